@@ -1,0 +1,1 @@
+"""Data sets of the tasks, and the mini data that stands in where the real data is not at hand."""

@@ -1,0 +1,34 @@
+"""The one exception for mistakes of the person at the command line, and what a command does with it."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Something that the user can put right: one sentence that says what is wrong and what to do."""
+
+
+def run_command(name: str, command: Callable[[], None]) -> int:
+    """Runs a command and turns its errors into an exit status: 2 for a user's mistake, 1 for a full disk.
+
+    Every other exception is a defect of the program, and passes with its traceback.
+    """
+    try:
+        command()
+    except UserError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+    except Exception as error:
+        # safetensors has its own exception for a failed write, so the words decide as well as the number.
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+            print(
+                f"{name}: error: the disk is full ({error}); make room and run the same command again: "
+                "it goes on from the last complete checkpoint",
+                file=sys.stderr,
+            )
+            return 1
+        raise
+    return 0

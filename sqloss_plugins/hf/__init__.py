@@ -1,0 +1,5 @@
+"""Host 2: Hugging Face's Trainer."""
+
+from sqloss_plugins.hf.trainer import SquareLossTrainer, TrainerLoss
+
+__all__ = ["SquareLossTrainer", "TrainerLoss"]

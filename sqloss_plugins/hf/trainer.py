@@ -1,0 +1,202 @@
+"""The losses in Hugging Face's Trainer: ``SquareLossTrainer``, or any Trainer with ``compute_loss_func=TrainerLoss(...)``.
+
+Every loss goes through the Trainer's ``compute_loss_func``, cross-entropy too. It is the one hook with which the
+gradient of an accumulated or distributed batch is that of the whole batch: the sum of the losses is divided by the
+number of targets in all micro-batches on all ranks. The cross-entropy that many models compute themselves (BERT's
+sequence classification, for one) ignores that number, and a comparison against it would compare learning rates.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.trainer_pt_utils import LabelSmoother
+
+from sqloss_plugins.losses import LOSSES, make_loss
+from sqloss_plugins.paper import rescaling
+
+logger = logging.getLogger(__name__)
+
+IGNORE_INDEX: int = LabelSmoother.ignore_index
+"""What the Trainer's own counting of targets leaves out: -100."""
+
+
+class TrainerLoss:
+    """A loss for ``Trainer(compute_loss_func=...)``: sum over the targets / number of targets in the whole batch.
+
+    Serves every head that returns ``logits`` with the classes last, for ``labels`` that are class indices: sequence
+    and token classification, multiple choice, masked and causal language models. One output (``num_labels=1``) is
+    regression, where there are no classes, and the loss the mean squared error.
+
+    Args:
+        loss: ``square``, ``cross_entropy`` or ``squentropy``.
+        k, M: rescaling of the square loss; None means 1.
+        label_smoothing: in [0, 1].
+        shift_labels: True for causal language models: outputs at position i are held against label i + 1.
+
+    Raises:
+        ValueError: unknown loss; k or M not positive, or given to another loss.
+        RuntimeError: label smoothing outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        loss: str = "square",
+        *,
+        k: float | None = None,
+        M: float | None = None,
+        label_smoothing: float = 0.0,
+        shift_labels: bool = False,
+    ) -> None:
+        self.name = loss
+        self.shift_labels = shift_labels
+        self.label_smoothing = label_smoothing
+        self.loss = make_loss(
+            loss, k=k, M=M, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
+        )
+
+    def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+        """The loss of one micro-batch.
+
+        Args:
+            outputs: what the model returned: a mapping with ``logits``, or a tuple that starts with them.
+            labels: class indices, -100 where they do not count; for regression, floating point values.
+            num_items_in_batch: how many targets the whole accumulated batch has on all ranks; None for "as many as
+                are here".
+
+        Raises:
+            ValueError: no labels or no logits, or labels that are not class indices.
+        """
+        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        if labels is None or not isinstance(logits, Tensor):
+            raise ValueError(f"the {self.name} loss needs `labels` in the batch and `logits` among the model's outputs")
+        # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
+        logits = logits.float()
+        labels = labels.to(logits.device)
+        if logits.shape[-1] == 1:
+            if self.label_smoothing:
+                raise ValueError("label smoothing needs classes, and a model with one output is a regression")
+            total = F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="sum")
+            count = labels.numel()
+        else:
+            if labels.is_floating_point():
+                raise ValueError(
+                    "the labels are floating point (multi-label or soft targets); the Trainer losses take class indices"
+                )
+            if self.shift_labels:
+                labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
+            total = self.loss(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
+            count = int((labels != IGNORE_INDEX).sum()) if num_items_in_batch is None else 0
+        if num_items_in_batch is None:
+            return total / max(count, 1)
+        if isinstance(num_items_in_batch, Tensor):
+            num_items_in_batch = num_items_in_batch.to(total.device).clamp_min(1)
+            return total / num_items_in_batch.reshape(-1)[0]
+        return total / max(num_items_in_batch, 1)
+
+
+class SquareLossTrainer(Trainer):
+    """A Trainer whose training and evaluation loss is the square loss, or another of this package's.
+
+    Used as :class:`transformers.Trainer` is, with everything it takes. ``label_smoothing_factor`` of the training
+    arguments is applied by the loss. Which loss, k and M is logged once.
+
+    Args:
+        *args, **kwargs: as for :class:`transformers.Trainer`.
+        loss: ``square``, ``cross_entropy`` or ``squentropy``.
+        k, M: rescaling of the square loss; by default that of :func:`sqloss_plugins.paper.rescaling`.
+        task: a task of the paper, to look its rescaling up; else the number of the model's classes decides.
+
+    Raises:
+        ValueError: unknown loss; k or M not positive, or given to another loss; ``compute_loss_func`` given as well;
+            a model or a setting whose loss would not pass through here, with the reason.
+        RuntimeError: label smoothing outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        loss: str = "square",
+        k: float | None = None,
+        M: float | None = None,
+        task: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("compute_loss_func is what SquareLossTrainer sets: give it `loss`, or use a Trainer")
+        super().__init__(*args, **kwargs)
+        model = _underlying(self.accelerator.unwrap_model(self.model))
+        self._refuse_bypasses(model)
+        if _is_regression(model):
+            if k is not None or M is not None:
+                raise ValueError("k and M rescale the true class, and a model with one output is a regression")
+            if loss not in LOSSES:
+                raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
+            logger.warning("One output: a regression. The loss is the mean squared error, whatever the loss named.")
+        elif loss == "square" and (k is None or M is None):
+            found = rescaling(task, _num_classes(model))
+            k, M = found.k if k is None else k, found.M if M is None else M
+            logger.warning("Square loss with k = %g, M = %g: %s", k, M, found.source)
+        shift_labels = _is_causal_lm(model)
+        self.compute_loss_func = TrainerLoss(
+            loss, k=k, M=M, label_smoothing=self.args.label_smoothing_factor, shift_labels=shift_labels
+        )
+        # What the Trainer counts must be what the loss adds up; by itself it knows some causal models only (not GPT-2).
+        self._loss_shifts_labels = shift_labels
+
+    def _refuse_bypasses(self, model: nn.Module) -> None:
+        """Refuses, with a reason, what would train on another loss than the one asked for."""
+        problem = getattr(getattr(model, "config", None), "problem_type", None)
+        if problem == "multi_label_classification":
+            raise ValueError("multi-label classification has no single true class, and these losses need one")
+        labels = [name for name in self.label_names if name != "labels"]
+        if labels:
+            raise ValueError(
+                f"{type(model).__name__} takes {', '.join(labels)} rather than `labels`: its loss is computed by the "
+                "model itself, out of reach of the Trainer's loss function"
+            )
+        if self.args.use_liger_kernel:
+            raise ValueError(
+                "use_liger_kernel fuses cross-entropy with the model's last layer and returns no logits, so that the "
+                "loss asked for would never be computed"
+            )
+        parallelism = getattr(self.accelerator, "parallelism_config", None)
+        if parallelism is not None and parallelism.sp_backend == "deepspeed" and parallelism.sp_enabled:
+            raise ValueError("DeepSpeed's sequence parallelism takes the loss of the model, not the Trainer's")
+
+
+def _underlying(model: nn.Module) -> nn.Module:
+    """The model inside a PEFT wrapper."""
+    base = getattr(model, "get_base_model", None)
+    return base() if callable(base) else model
+
+
+def _is_causal_lm(model: nn.Module) -> bool:
+    return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+
+
+def _is_regression(model: nn.Module) -> bool:
+    config = getattr(model, "config", None)
+    is_classifier = type(model).__name__.endswith(("ForSequenceClassification", "ForTokenClassification"))
+    return is_classifier and getattr(config, "num_labels", None) == 1
+
+
+def _num_classes(model: nn.Module) -> int | None:
+    """Classes of the head: words of a language model, labels of a classifier; None where neither is known."""
+    if type(model).__name__.endswith("MultipleChoice"):
+        return 2  # as many as an example has choices: few, and below the first step of the rule
+    if isinstance(model, PreTrainedModel):
+        embeddings = model.get_output_embeddings()
+        if isinstance(embeddings, nn.Module):
+            return int(model.config.get_text_config().vocab_size)
+    labels = getattr(getattr(model, "config", None), "num_labels", None)
+    return None if labels is None else int(labels)
+
+
+__all__ = ["IGNORE_INDEX", "SquareLossTrainer", "TrainerLoss"]

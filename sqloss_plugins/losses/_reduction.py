@@ -1,0 +1,66 @@
+"""From losses of rows to the loss: reduction, and one autograd node for it all in eager mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from sqloss_plugins.losses._targets import IndexTargets, class_dim, compute_dtype, is_traced, result_dtype
+
+
+class RowLoss(NamedTuple):
+    """A loss of one row against its class-index target, summed over the classes.
+
+    Attributes:
+        value: (input, targets) -> the loss of each row, of the targets' shape. Differentiable by autograd.
+        gradient: (input, targets, scale) -> scale times the gradient of ``value``, of the input's shape; ``scale``
+            has a class dimension of size 1. Differentiable by autograd, for second derivatives.
+    """
+
+    value: Callable[[Tensor, IndexTargets], Tensor]
+    gradient: Callable[[Tensor, IndexTargets, Tensor], Tensor]
+
+
+def reduce_rows(loss: RowLoss, input: Tensor, targets: IndexTargets, reduction: str) -> Tensor:
+    """Reduces ``loss`` as cross-entropy reduces: ``none``, ``sum``, or ``mean`` over the weights that count."""
+    dtype = result_dtype(input)
+    if is_traced():
+        # The compiler fuses the plain expression itself, and torch.func transforms want plain operations.
+        value = loss.value(input.to(compute_dtype(input)), targets)
+        return _reduce(value, targets, reduction).to(dtype)
+    reduced: Tensor = _Reduced.apply(input, loss, targets, reduction)  # type: ignore[no-untyped-call]
+    return reduced.to(dtype)
+
+
+def _reduce(value: Tensor, targets: IndexTargets, reduction: str) -> Tensor:
+    # Not a product alone: what an ignored row holds (padding may be inf or nan) must not count.
+    value = torch.where(targets.rows == 0, 0.0, value * targets.rows)
+    if reduction == "none":
+        return value
+    total = value.sum()
+    return total / targets.normaliser if reduction == "mean" else total
+
+
+class _Reduced(torch.autograd.Function):
+    """Keeps nothing but the input for the backward pass, where cross-entropy keeps the log-probabilities."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, loss: RowLoss, targets: IndexTargets, reduction: str) -> Tensor:
+        ctx.save_for_backward(input)
+        ctx.loss, ctx.targets, ctx.reduction = loss, targets, reduction
+        return _reduce(loss.value(input.to(compute_dtype(input)), targets), targets, reduction)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:
+        (input,) = ctx.saved_tensors
+        targets = ctx.targets
+        (scale,) = grad_outputs
+        if ctx.reduction == "mean":
+            scale = scale / targets.normaliser
+        # Nothing left after ignore_index: the mean is nan (0 / 0), its gradient zero, as in cross-entropy.
+        scale = torch.where(targets.rows == 0, 0.0, scale * targets.rows).unsqueeze(class_dim(input))
+        gradient = ctx.loss.gradient(input.to(compute_dtype(input)), targets, scale)
+        return gradient.to(input.dtype), None, None, None

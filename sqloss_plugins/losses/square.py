@@ -1,0 +1,230 @@
+"""The square loss of Hui & Belkin (ICLR 2021), with rescaling k and M.
+
+For outputs f in R^C, used as they are (no softmax), and true class c (their Section 5):
+
+    l(f, c) = (1/C) * [ k (f_c - M)^2 + sum_{i != c} f_i^2 ]
+
+k multiplies the true class's term, M is the true class's target; k = M = 1 is the plain square loss. Soft targets q,
+from label smoothing or given as probabilities, take the expectation of the hard loss, as they do in cross-entropy:
+
+    l(f, q) = (1/C) * sum_i [ q_i k (f_i - M)^2 + (1 - q_i) f_i^2 ]
+
+and with class weights w, u = q * w takes the place of q and sum(u) - u_i that of 1 - q_i.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from sqloss_plugins.losses._reduction import RowLoss, reduce_rows
+from sqloss_plugins.losses._targets import (
+    IndexTargets,
+    are_probabilities,
+    check_options,
+    class_dim,
+    compute_dtype,
+    index_targets,
+    is_traced,
+    probability_targets,
+    result_dtype,
+)
+
+
+def square_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+    k: float = 1.0,
+    M: float = 1.0,
+) -> Tensor:
+    """The (rescaled) square loss between raw outputs and class targets.
+
+    A drop-in for :func:`torch.nn.functional.cross_entropy`: every option of the same name means the same.
+    Computed in float32 when the input is narrower.
+
+    Args:
+        input: outputs f, floating point, of shape (C), (N, C) or (N, C, d1, ..., dK). No softmax.
+        target: class indices, int64, of shape (), (N) or (N, d1, ..., dK), each in [0, C) or ``ignore_index``;
+            or class probabilities, floating point, of the input's shape.
+        weight: a weight for each class, of shape (C).
+        ignore_index: a class-index target that counts for nothing.
+        reduction: ``"none"``; ``"sum"``; or ``"mean"``, over the targets that are not ignored, weighted by the
+            weight of their class. With nothing left, the mean is nan and the sum 0, both with gradient zero.
+        label_smoothing: in [0, 1]; targets become (1 - eps) * target + eps / C.
+        k: the weight of the true class's term, > 0.
+        M: the target of the true class, > 0.
+
+    Returns:
+        A scalar, or for ``"none"`` a tensor of the shape that class-index targets have. Of the input's dtype;
+        float32 under autocast.
+
+    Raises:
+        ValueError: k or M is not a positive finite number; unknown reduction.
+        IndexError, RuntimeError: as :func:`torch.nn.functional.cross_entropy`.
+
+    Source: Hui & Belkin (2021), Section 5; rescaling of the paper's tasks in their Table 9.
+    """
+    check_rescaling(k, M)
+    if k == 1.0 and weight is None and label_smoothing == 0.0:
+        loss = _small_mean_squared_error(input, target, ignore_index, reduction, M)
+        if loss is not None:
+            return loss
+    return quadratic_loss(input, target, weight, ignore_index, reduction, label_smoothing, float(k), float(M))
+
+
+def check_rescaling(k: float, M: float) -> None:
+    """Raises ValueError unless k and M are positive finite numbers."""
+    for name, value in (("k", k), ("M", M)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a positive finite number, got {value}")
+
+
+class SquareLoss(nn.Module):
+    """:func:`square_loss` as a module, made and used like :class:`torch.nn.CrossEntropyLoss`.
+
+    Args:
+        weight, ignore_index, reduction, label_smoothing, k, M: as in :func:`square_loss`.
+
+    Raises:
+        ValueError: k or M is not a positive finite number; unknown reduction.
+        RuntimeError: label smoothing outside [0, 1].
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        k: float = 1.0,
+        M: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_options(reduction, label_smoothing)
+        check_rescaling(k, M)
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+        self.k = k
+        self.M = M
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss; shapes as in :func:`square_loss`."""
+        return square_loss(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+            k=self.k,
+            M=self.M,
+        )
+
+    def extra_repr(self) -> str:
+        """k and M, shown by print(module)."""
+        return f"k={self.k:g}, M={self.M:g}"
+
+
+def _small_mean_squared_error(
+    input: Tensor, target: Tensor, ignore_index: int, reduction: str, M: float
+) -> Tensor | None:
+    """The plain square loss of a small input, by the fewest operations there are; None where it does not apply.
+
+    Fine-tuning a classifier calls the loss on some (32, 2) outputs, where Python's overhead is all of the cost.
+    """
+    if (
+        input.dim() != 2
+        or not 0 < input.numel() <= _SMALL
+        or target.shape != input.shape[:1]
+        or reduction not in _REDUCTION_ENUM
+        or input.device.type != "cpu"
+        or input.dtype not in (torch.float32, torch.float64)
+        or 0 <= ignore_index < input.shape[1]
+        or torch.is_autocast_enabled("cpu")
+        or is_traced()
+    ):
+        return None
+    try:
+        minus_M = torch.full((1, 1), -M, dtype=input.dtype).expand(input.shape[0], 1)
+        residual = input.scatter_add(1, target.unsqueeze(1), minus_M)
+    except RuntimeError:  # a target that is ignored or wrong: not for here
+        return None
+    loss: Tensor = torch._C._nn.mse_loss(residual, residual.new_zeros(()), _REDUCTION_ENUM[reduction])
+    return loss if reduction == "mean" else loss / input.shape[1]
+
+
+_SMALL = 1 << 16
+_REDUCTION_ENUM = {"mean": 1, "sum": 2}
+
+
+def quadratic_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    label_smoothing: float,
+    k: float,
+    M: float,
+) -> Tensor:
+    """The square loss for any k >= 0: k = 0 leaves the outputs of the wrong classes, which is squentropy's term."""
+    check_options(reduction, label_smoothing)
+    if not are_probabilities(input, target):
+        targets = index_targets(input, target, weight, ignore_index, label_smoothing)
+        return reduce_rows(_row_loss(k, M), input, targets, reduction)
+
+    u = probability_targets(input, target, weight, ignore_index, label_smoothing)
+    dim = class_dim(input)
+    f = input.to(compute_dtype(input))
+    terms = u * k * (f - M).square() + (u.sum(dim, keepdim=True) - u) * f.square()
+    rows = terms.sum(dim) / input.shape[dim]
+    if reduction == "mean":  # cross-entropy divides by the number of rows here, whatever the weights
+        rows = rows.mean()
+    elif reduction == "sum":
+        rows = rows.sum()
+    return rows.to(result_dtype(input))
+
+
+@lru_cache(maxsize=64)
+def _row_loss(k: float, M: float) -> RowLoss:
+    """The square loss of one row; nothing of size N x C but the terms themselves."""
+
+    def value(f: Tensor, t: IndexTargets) -> Tensor:
+        dim = class_dim(f)
+        f_true = f.gather(dim, t.index)
+        if isinstance(t.off, float) and t.off == 0.0:
+            terms = f.square()
+            true_term = (f_true - M).square() * k
+        else:
+            terms = (t.off * k) * (f - M).square() + (t.total - t.off) * f.square()
+            true_term = (t.on * k) * (f_true - M).square() + (t.total - t.on) * f_true.square()
+        # The true class's term is put in its place rather than corrected for afterwards: near f_c = M the
+        # difference of the two sums would be rounding error.
+        return terms.scatter_(dim, t.index, true_term).sum(dim) / f.shape[dim]
+
+    def gradient(f: Tensor, t: IndexTargets, scale: Tensor) -> Tensor:
+        dim = class_dim(f)
+        scale = scale * (2.0 / f.shape[dim])
+        f_true = f.gather(dim, t.index)
+        if isinstance(t.off, float) and t.off == 0.0:
+            grad = f * scale
+            true_grad = (f_true - M) * (scale * k)
+        else:
+            grad = ((t.off * k) * (f - M) + (t.total - t.off) * f) * scale
+            true_grad = ((t.on * k) * (f_true - M) + (t.total - t.on) * f_true) * scale
+        return grad.scatter_(dim, t.index, true_grad)
+
+    return RowLoss(value, gradient)

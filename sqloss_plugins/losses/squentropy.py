@@ -1,0 +1,120 @@
+"""Squentropy (Hui, Belkin & Wright, ICML 2023): cross-entropy plus the square of the wrong classes' outputs.
+
+    l(f, c) = CE(f, c) + 1/(C-1) * sum_{i != c} f_i^2
+
+Soft targets and class weights take the expectation of the hard loss, as in the square loss. With one class there is
+no wrong one, and the second term is 0.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sqloss_plugins.losses._reduction import RowLoss, reduce_rows
+from sqloss_plugins.losses._targets import (
+    IndexTargets,
+    are_probabilities,
+    check_options,
+    class_dim,
+    index_targets,
+)
+from sqloss_plugins.losses.square import quadratic_loss
+
+
+def squentropy_loss(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """Squentropy between raw outputs and class targets; it has no k and M.
+
+    A drop-in for :func:`torch.nn.functional.cross_entropy`: every option of the same name means the same. Shapes,
+    dtypes, result and errors as in :func:`sqloss_plugins.losses.square_loss`.
+
+    Source: Hui, Belkin & Wright (2023), equation 1.
+    """
+    check_options(reduction, label_smoothing)
+    if label_smoothing == 0.0 and not are_probabilities(input, target):
+        targets = index_targets(input, target, weight, ignore_index, label_smoothing)
+        return reduce_rows(_ROW_LOSS, input, targets, reduction)
+
+    num_classes = input.shape[class_dim(input)]
+    options = weight, ignore_index, reduction, label_smoothing
+    squares = quadratic_loss(input, target, *options, k=0.0, M=0.0)
+    if input.dtype != squares.dtype:
+        input = input.to(squares.dtype)
+    entropy = F.cross_entropy(
+        input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+    )
+    return entropy + squares * (num_classes / max(num_classes - 1, 1))
+
+
+class SquentropyLoss(nn.Module):
+    """:func:`squentropy_loss` as a module, made and used like :class:`torch.nn.CrossEntropyLoss`.
+
+    Args:
+        weight, ignore_index, reduction, label_smoothing: as in :func:`squentropy_loss`.
+
+    Raises:
+        ValueError: unknown reduction.
+        RuntimeError: label smoothing outside [0, 1].
+    """
+
+    weight: Tensor | None
+
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_options(reduction, label_smoothing)
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+        self.reduction = reduction
+        self.label_smoothing = label_smoothing
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+        """The loss; shapes as in :func:`squentropy_loss`."""
+        return squentropy_loss(
+            input,
+            target,
+            self.weight,
+            ignore_index=self.ignore_index,
+            reduction=self.reduction,
+            label_smoothing=self.label_smoothing,
+        )
+
+
+def _value(f: Tensor, t: IndexTargets) -> Tensor:
+    dim = class_dim(f)
+    log_probs = torch.log_softmax(f, dim)
+    entropy = log_probs.gather(dim, t.index).squeeze(dim).neg()
+    if torch.is_grad_enabled():
+        squares = f.square()
+    else:
+        squares = torch.square(f, out=log_probs)  # read already: its memory serves again
+    squares = squares.scatter_(dim, t.index, 0.0).sum(dim)
+    return entropy + squares / max(f.shape[dim] - 1, 1)
+
+
+def _gradient(f: Tensor, t: IndexTargets, scale: Tensor) -> Tensor:
+    dim = class_dim(f)
+    probs = torch.softmax(f, dim)
+    true_grad = probs.gather(dim, t.index) - 1.0
+    factor = 2.0 / max(f.shape[dim] - 1, 1)
+    # In place only where no second derivative will ask for the probabilities.
+    grad = torch.add(probs, f, alpha=factor) if torch.is_grad_enabled() else probs.add_(f, alpha=factor)
+    return grad.scatter_(dim, t.index, true_grad).mul(scale)
+
+
+_ROW_LOSS = RowLoss(_value, _gradient)

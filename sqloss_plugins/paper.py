@@ -1,0 +1,131 @@
+"""The numbers of Hui & Belkin (ICLR 2021), typed: rescaling, hyper-parameters, protocols and published results.
+
+All of them are read from one file, ``paper_tables.yaml``; none is written down anywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Rescaling:
+    """How the square loss is rescaled, and where that comes from.
+
+    Attributes:
+        k: weight of the true class's term.
+        M: target of the true class.
+        source: one phrase to print beside the two.
+    """
+
+    k: float
+    M: float
+    source: str
+
+
+@dataclass(frozen=True)
+class HyperParameters:
+    """How the paper trains one model on one task with one loss (Tables 10 to 12).
+
+    Attributes:
+        batch_size: examples a step; None where the paper refers to another recipe's configuration.
+        max_length: tokens; None for "the longest training example", or where it does not apply.
+        learning_rate: None where the paper refers to another recipe's configuration.
+        epochs: None where the paper counts steps.
+        steps: None where the paper counts epochs.
+        dropout: None where the paper gives none.
+        backbone: the pre-trained model's name, None where there is none.
+        config: the configuration that the paper refers to, None where it gives the values.
+    """
+
+    batch_size: int | None
+    max_length: int | None
+    learning_rate: float | None
+    epochs: int | None
+    steps: int | None
+    dropout: float | None
+    backbone: str | None
+    config: str | None
+
+
+@cache
+def tables() -> Mapping[str, Any]:
+    """All tables as the file has them; see its comments for which table each is."""
+    text = resources.files("sqloss_plugins").joinpath("paper_tables.yaml").read_text(encoding="utf-8")
+    content: dict[str, Any] = yaml.safe_load(text)
+    return content
+
+
+def tasks() -> tuple[str, ...]:
+    """The paper's tasks, by the names that this package uses."""
+    return tuple(row["task"] for row in tables()["rescaling"])
+
+
+def rescaling(task: str | None = None, num_classes: int | None = None) -> Rescaling:
+    """k and M for a task: the paper's where it names the task (Table 9), else by the number of classes.
+
+    The rule for other tasks extends the paper's table: (1, 1) below 42 classes, (1, 15) from 42 and (15, 30) from
+    1000. Between 52 and 1000 classes the paper has one task, enwik8 (204), which it does not rescale.
+
+    Raises:
+        ValueError: the paper does not name the task, and there is no number of classes to go by.
+    """
+    for row in tables()["rescaling"]:
+        if row["task"] == task:
+            return Rescaling(float(row["k"]), float(row["M"]), f"the paper's Table 9 for {task}")
+    if num_classes is None or num_classes < 1:
+        raise ValueError(f"the paper has no task {task!r}; give the number of classes, or k and M")
+    if num_classes < 42:
+        k, M = 1.0, 1.0
+    elif num_classes < 1000:
+        k, M = 1.0, 15.0
+    else:
+        k, M = 15.0, 30.0
+    return Rescaling(k, M, f"the rule for {num_classes} classes, after the paper's Table 9")
+
+
+def hyperparameters(task: str, model: str, loss: str) -> HyperParameters | None:
+    """What the paper trains ``model`` on ``task`` with; None where it does not have that pair.
+
+    Args:
+        task, model: names as in the file, such as ``mrpc`` and ``bert``.
+        loss: ``square`` has the paper's values for the square loss; every other loss those for cross-entropy.
+    """
+    column = 0 if loss == "square" else 1
+    for row in tables()["hyperparameters"]:
+        if row["task"] == task and row["model"] == model:
+
+            def pick(name: str, row: Mapping[str, Any] = row) -> Any:
+                return row[name][column] if name in row else None
+
+            return HyperParameters(
+                batch_size=row.get("batch"),
+                max_length=row.get("max_length"),
+                learning_rate=pick("lr"),
+                epochs=pick("epochs"),
+                steps=pick("steps"),
+                dropout=row.get("dropout"),
+                backbone=row.get("backbone"),
+                config=row.get("config"),
+            )
+    return None
+
+
+def test_results(task: str, model: str) -> dict[str, Mapping[str, float]]:
+    """The paper's test results of one model on one task by metric (Tables 2, 3, 5, 7 and 8), in per cent.
+
+    Returns:
+        metric -> {``square``, ``cross_entropy``, ``same_epochs``} and, where the paper gives them,
+        ``std_square`` and ``std_cross_entropy``. Empty where the paper does not have the pair.
+    """
+    found = {}
+    for row in tables()["test_results"]:
+        if row["task"] == task and row["model"] == model:
+            found[row["metric"]] = {key: row[key] for key in row if key not in ("task", "model", "metric")}
+    return found

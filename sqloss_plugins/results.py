@@ -1,0 +1,166 @@
+"""One run, one folder: ``result.json``, written last and atomically, and ``outputs.npz`` beside it.
+
+Both hosts write their results here, and every table, statistic and figure is made from these files alone.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+RESULT_NAME = "result.json"
+OUTPUTS_NAME = "outputs.npz"
+
+_PACKAGES = ("torch", "transformers", "datasets", "accelerate", "espnet", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run was and what came out.
+
+    Attributes:
+        task: the task's name, as in the paper's tables where the paper has it.
+        arch: the model's short name.
+        loss: ``square``, ``cross_entropy`` or ``squentropy``.
+        k, M: rescaling of the square loss; None for other losses.
+        rescaling_source: where k and M come from; None for other losses.
+        protocol: ``early_stopping`` or ``same_epochs``.
+        epochs: epochs that were trained (they may be more than the best model's).
+        seed: the random seed.
+        mini: True for the embedded mini data, which is never the real task.
+        hyperparameters: every setting of the host.
+        data: where the data came from, its fingerprint, and examples by split.
+        parameters: how many the model has.
+        device: what trained it.
+        wall_time_s: seconds from the start of training to the last prediction, in the process that finished.
+        resumed: True where an earlier process had begun the training.
+        metrics: split -> metric -> value; accuracies and the like are fractions.
+        versions: of this package, of Python and of the libraries.
+        schema_version: of this format.
+    """
+
+    task: str
+    arch: str
+    loss: str
+    k: float | None
+    M: float | None
+    rescaling_source: str | None
+    protocol: str
+    epochs: float
+    seed: int
+    mini: bool
+    hyperparameters: dict[str, Any]
+    data: dict[str, Any]
+    parameters: int
+    device: str
+    wall_time_s: float
+    resumed: bool
+    metrics: dict[str, dict[str, float]]
+    versions: dict[str, str | None] = field(default_factory=lambda: versions())
+    schema_version: int = SCHEMA_VERSION
+
+
+def run_folder(
+    task: str, arch: str, loss: str, k: float | None, M: float | None, learning_rate: float, seed: int, mini: bool
+) -> Path:
+    """``runs/<task>/<arch>/<loss>[-k<k>-M<M>]-lr<lr>-s<seed>[-mini]``, the default folder of a run."""
+    rescaled = "" if k is None or M is None else f"-k{k:g}-M{M:g}"
+    name = f"{loss}{rescaled}-lr{learning_rate:g}-s{seed}{'-mini' if mini else ''}"
+    return Path("runs") / task / arch / name
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON so that a reader, or a crash, sees the old file or the whole new one."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_result(folder: Path, result: Result, outputs: Mapping[str, Any]) -> Path:
+    """Writes ``outputs.npz`` (name -> array), then ``result.json``, into the run's folder; returns the latter."""
+    import numpy as np
+
+    partial = folder / f".{OUTPUTS_NAME}"
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **outputs)
+    os.replace(partial, folder / OUTPUTS_NAME)
+    path = folder / RESULT_NAME
+    write_json(path, asdict(result))
+    return path
+
+
+def read_result(path: Path) -> Result:
+    """Reads a ``result.json``, given itself or its folder.
+
+    Raises:
+        ValueError: not a result, or of another schema version.
+    """
+    path = path / RESULT_NAME if path.is_dir() else path
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a result file") from error
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{path} has schema version {version}; this package reads version {SCHEMA_VERSION}")
+    return Result(**content)
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of Python, of this package (and its git commit in a checkout) and of the libraries installed."""
+    from sqloss_plugins import __version__
+
+    found: dict[str, str | None] = {"python": platform.python_version(), "sqloss_plugins": __version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found["git"] = _git_commit()
+    return found
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this package runs from, ``-dirty`` where it was changed; else None."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
+
+
+def device_name() -> str:
+    """What PyTorch computes on: the GPU's name, or the processor with its number of threads."""
+    import torch
+
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
