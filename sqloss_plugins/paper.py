@@ -124,7 +124,7 @@ def test_results(task: str, model: str) -> dict[str, Mapping[str, float]]:
         metric -> {``square``, ``cross_entropy``, ``same_epochs``} and, where the paper gives them,
         ``std_square`` and ``std_cross_entropy``. Empty where the paper does not have the pair.
     """
-    found = {}
+    found: dict[str, Mapping[str, float]] = {}
     for row in tables()["test_results"]:
         if row["task"] == task and row["model"] == model:
             found[row["metric"]] = {key: row[key] for key in row if key not in ("task", "model", "metric")}

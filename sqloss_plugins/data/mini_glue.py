@@ -17,16 +17,51 @@ from sqloss_plugins.data.glue import TASKS, GlueData, GlueTask, load_from_dir
 SIZES = {"train": 480, "dev": 128, "test": 128}
 
 # Each entry is one concept and the words for it; a paraphrase exchanges words, never concepts.
-_PEOPLE = (("doctor", "physician"), ("teacher", "instructor"), ("lawyer", "attorney"), ("child", "kid"))
-_PEOPLE += (("woman", "lady"), ("police officer", "cop"), ("writer", "author"), ("farmer", "grower"))
-_ACTS = (("bought", "purchased"), ("repaired", "fixed"), ("sold", "traded away"), ("found", "discovered"))
-_ACTS += (("broke", "smashed"), ("painted", "coloured"), ("hid", "concealed"), ("washed", "cleaned"))
-_THINGS = (("car", "automobile"), ("picture", "image"), ("bicycle", "bike"), ("sofa", "couch"))
-_THINGS += (("lamp", "light"), ("boat", "ship"), ("phone", "telephone"), ("coat", "jacket"))
-_PLACES = (("in the shop", "at the store"), ("near the forest", "by the woods"), ("in the city", "in the town"))
-_PLACES += (("at home", "in the house"), ("on the street", "on the road"), ("by the sea", "near the ocean"))
-_TIMES = (("yesterday", "the day before"), ("last week", "a week ago"), ("this morning", "today at dawn"))
-_TIMES += (("in winter", "during the cold months"), ("at noon", "in the middle of the day"))
+_PEOPLE = (
+    ("doctor", "physician"),
+    ("teacher", "instructor"),
+    ("lawyer", "attorney"),
+    ("child", "kid"),
+    ("woman", "lady"),
+    ("police officer", "cop"),
+    ("writer", "author"),
+    ("farmer", "grower"),
+)
+_ACTS = (
+    ("bought", "purchased"),
+    ("repaired", "fixed"),
+    ("sold", "traded away"),
+    ("found", "discovered"),
+    ("broke", "smashed"),
+    ("painted", "coloured"),
+    ("hid", "concealed"),
+    ("washed", "cleaned"),
+)
+_THINGS = (
+    ("car", "automobile"),
+    ("picture", "image"),
+    ("bicycle", "bike"),
+    ("sofa", "couch"),
+    ("lamp", "light"),
+    ("boat", "ship"),
+    ("phone", "telephone"),
+    ("coat", "jacket"),
+)
+_PLACES = (
+    ("in the shop", "at the store"),
+    ("near the forest", "by the woods"),
+    ("in the city", "in the town"),
+    ("at home", "in the house"),
+    ("on the street", "on the road"),
+    ("by the sea", "near the ocean"),
+)
+_TIMES = (
+    ("yesterday", "the day before"),
+    ("last week", "a week ago"),
+    ("this morning", "today at dawn"),
+    ("in winter", "during the cold months"),
+    ("at noon", "in the middle of the day"),
+)
 _SLOTS = (_PEOPLE, _ACTS, _THINGS, _PLACES, _TIMES)
 
 _GOOD = ("wonderful", "brilliant", "charming", "delightful", "superb", "touching")
@@ -57,13 +92,15 @@ class _Scene:
 
 def _statement(rng: random.Random, scene: _Scene) -> str:
     person, act, thing, place, time = scene.words(rng)
-    text = rng.choice((f"the {person} {act} the {thing} {place} {time}", f"{time} , the {person} {act} the {thing} {place}"))
+    text = f"the {person} {act} the {thing} {place}"
+    text = rng.choice((f"{text} {time}", f"{time} , {text}"))
     return f"{text[0].upper()}{text[1:]} ."
 
 
 def _question(rng: random.Random, scene: _Scene) -> str:
     person, act, thing, place, time = scene.words(rng)
-    return rng.choice((f"Who {act} the {thing} {place} {time} : the {person} ?", f"Is it the {person} who {act} the {thing} {place} {time} ?"))
+    text = f"{act} the {thing} {place} {time}"
+    return rng.choice((f"Who {text} : the {person} ?", f"Is it the {person} who {text} ?"))
 
 
 def _paraphrase(write: Callable[[random.Random, _Scene], str]) -> Callable[[random.Random], tuple[list[str], str]]:

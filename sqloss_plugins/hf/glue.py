@@ -286,7 +286,9 @@ def _check(glue: GlueArguments, training: TrainingArguments) -> None:
     if glue.protocol == "same_epochs" and training.load_best_model_at_end:
         raise UserError("--protocol same_epochs takes the last model: leave --load_best_model_at_end out")
     if training.use_liger_kernel:
-        raise UserError("--use_liger_kernel computes cross-entropy inside the model, not the loss asked for: leave it out")
+        raise UserError(
+            "--use_liger_kernel computes cross-entropy inside the model, whatever --loss says: leave it out"
+        )
     if glue.mini and glue.data_dir:
         raise UserError("--mini and --data_dir exclude each other: the mini data or your own")
 
@@ -451,7 +453,7 @@ class _Progress:
 
 
 def _earlier_progress(folder: Path) -> _Progress | None:
-    """Looks for complete checkpoints: the Trainer writes ``trainer_state.json`` last, so its being whole is the sign."""
+    """The newest complete checkpoint: one with ``trainer_state.json``, which the Trainer writes last."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
         try:
             state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
@@ -493,8 +495,11 @@ def _banner(run: _Run) -> None:
         *(("", note) for note in data.notes),
         ("model", run.arch),
         ("loss", loss),
-        ("training", f"{run.args.protocol}, {training.num_train_epochs:g} epochs, lr {training.learning_rate:g}, "
-                     f"batch {training.train_batch_size}, seed {training.seed}"),
+        (
+            "training",
+            f"{run.args.protocol}, {training.num_train_epochs:g} epochs, lr {training.learning_rate:g}, "
+            f"batch {training.train_batch_size}, seed {training.seed}",
+        ),
         ("folder", str(run.folder)),
     ]
     if run.args.loss == "squentropy" and not task.is_regression:
@@ -512,7 +517,7 @@ def _load_model(run: _Run, path: str) -> tuple[PreTrainedModel, PreTrainedTokeni
         "token": args.token,
         "trust_remote_code": args.trust_remote_code,
     }
-    names = {i: name for i, name in enumerate(task.labels)} or {0: "similarity"}
+    names = dict(enumerate(task.labels)) or {0: "similarity"}
     try:
         config = AutoConfig.from_pretrained(
             args.config_name or path,
@@ -598,7 +603,7 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
     outputs: dict[str, Any] = {}
     submissions = []
     for split in run.data.splits:
-        if not (split.startswith("validation") and training.do_eval or split.startswith("test") and training.do_predict):
+        if not (training.do_predict if split.startswith("test") else training.do_eval and split != "train"):
             continue
         predicted = trainer.predict(datasets[split], metric_key_prefix=split)
         outputs[f"{split}_outputs"] = predicted.predictions
@@ -644,7 +649,8 @@ def _decided(task: GlueTask, outputs: Any) -> Any:
 
 
 def _print_result(folder: Path, result: Result) -> None:
-    print(f"\n{result.task}{' (MINI DATA: not the real task)' if result.mini else ''}, {result.loss}, seed {result.seed}:")
+    mini = " (MINI DATA: not the real task)" if result.mini else ""
+    print(f"\n{result.task}{mini}, {result.loss}, seed {result.seed}:")
     for split, values in result.metrics.items():
         if split != "train":
             print(f"  {split:22s}" + "  ".join(f"{name} {value:.4f}" for name, value in values.items()))

@@ -1,4 +1,4 @@
-"""The losses in Hugging Face's Trainer: ``SquareLossTrainer``, or any Trainer with ``compute_loss_func=TrainerLoss(...)``.
+"""The losses in Hugging Face's Trainer: ``SquareLossTrainer``, or a Trainer with ``compute_loss_func=TrainerLoss()``.
 
 Every loss goes through the Trainer's ``compute_loss_func``, cross-entropy too. It is the one hook with which the
 gradient of an accumulated or distributed batch is that of the whole batch: the sum of the losses is divided by the
@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,17 +10,22 @@ from torch import Tensor
 from sqloss_plugins.losses._targets import IndexTargets, class_dim, compute_dtype, is_traced, result_dtype
 
 
-class RowLoss(NamedTuple):
-    """A loss of one row against its class-index target, summed over the classes.
+class RowLoss(Protocol):
+    """A loss of one row against its class-index target. Both methods are differentiable by autograd."""
 
-    Attributes:
-        value: (input, targets) -> the loss of each row, of the targets' shape. Differentiable by autograd.
-        gradient: (input, targets, scale) -> scale times the gradient of ``value``, of the input's shape; ``scale``
-            has a class dimension of size 1. Differentiable by autograd, for second derivatives.
-    """
+    def value(self, f: Tensor, t: IndexTargets) -> Tensor:
+        """The loss of each row of the outputs ``f``, of the targets' shape."""
 
-    value: Callable[[Tensor, IndexTargets], Tensor]
-    gradient: Callable[[Tensor, IndexTargets, Tensor], Tensor]
+    def gradient(self, f: Tensor, t: IndexTargets, scale: Tensor) -> Tensor:
+        """``scale`` (which has a class dimension of size 1) times the gradient of ``value``, of the shape of ``f``."""
+
+
+def put_true_class(rows: Tensor, t: IndexTargets, value: float | Tensor) -> Tensor:
+    """Sets what ``rows``, a fresh tensor of the input's shape, has at the true classes; in place where that can be."""
+    dim = class_dim(rows)
+    if is_traced():
+        return rows.scatter(dim, t.true_class, value)  # type: ignore[arg-type]
+    return rows.scatter_(dim, t.true_class, value)  # type: ignore[arg-type]
 
 
 def reduce_rows(loss: RowLoss, input: Tensor, targets: IndexTargets, reduction: str) -> Tensor:

@@ -25,7 +25,7 @@ class IndexTargets(NamedTuple):
     ``off`` its value at all others, ``total`` its sum over the classes.
 
     Attributes:
-        index: the true class of each row, int64, with a class dimension of size 1; 0 <= index < C even where the
+        true_class: the true class of each row, int64, with a class dimension of size 1; 0 <= index < C even where the
             target is ignored.
         rows: what each row counts for: 0 where the target is ignored, else 1, or the weight of its class where
             there is no label smoothing. Shape of the targets, dtype of the computation.
@@ -33,7 +33,7 @@ class IndexTargets(NamedTuple):
         on, off, total: floats, or with weights *and* label smoothing tensors that broadcast against the input.
     """
 
-    index: Tensor
+    true_class: Tensor
     rows: Tensor
     normaliser: Tensor
     on: float | Tensor
@@ -102,19 +102,19 @@ def index_targets(
         ignore_index=ignore_index,
         reduction="none",
     ).view(target.shape)
-    index = target.long().clamp(0, num_classes - 1).unsqueeze(dim)
+    true_class = target.long().clamp(0, num_classes - 1).unsqueeze(dim)
     normaliser = weights.sum()
 
     if label_smoothing == 0.0:
-        return IndexTargets(index, weights, normaliser, 1.0, 0.0, 1.0)
+        return IndexTargets(true_class, weights, normaliser, 1.0, 0.0, 1.0)
     off = label_smoothing / num_classes
     if weight is None:
-        return IndexTargets(index, weights, normaliser, 1.0 - label_smoothing + off, off, 1.0)
+        return IndexTargets(true_class, weights, normaliser, 1.0 - label_smoothing + off, off, 1.0)
     per_class = [1] * input.dim()
     per_class[dim] = num_classes
-    true_weight = weight[index]
+    true_weight = weight[true_class]
     return IndexTargets(
-        index,
+        true_class,
         (target != ignore_index).to(dtype),
         normaliser,
         (1.0 - label_smoothing + off) * true_weight,

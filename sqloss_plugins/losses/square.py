@@ -15,12 +15,12 @@ and with class weights w, u = q * w takes the place of q and sum(u) - u_i that o
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sqloss_plugins.losses._reduction import RowLoss, reduce_rows
+from sqloss_plugins.losses._reduction import put_true_class, reduce_rows
 from sqloss_plugins.losses._targets import (
     IndexTargets,
     are_probabilities,
@@ -149,6 +149,7 @@ def _small_mean_squared_error(
         input.dim() != 2
         or not 0 < input.numel() <= _SMALL
         or target.shape != input.shape[:1]
+        or target.dtype != torch.int64
         or reduction not in _REDUCTION_ENUM
         or input.device.type != "cpu"
         or input.dtype not in (torch.float32, torch.float64)
@@ -162,7 +163,8 @@ def _small_mean_squared_error(
         residual = input.scatter_add(1, target.unsqueeze(1), minus_M)
     except RuntimeError:  # a target that is ignored or wrong: not for here
         return None
-    loss: Tensor = torch._C._nn.mse_loss(residual, residual.new_zeros(()), _REDUCTION_ENUM[reduction])
+    zero = residual.new_zeros(())
+    loss: Tensor = torch._C._nn.mse_loss(residual, zero, _REDUCTION_ENUM[reduction])  # type: ignore[arg-type]
     return loss if reduction == "mean" else loss / input.shape[1]
 
 
@@ -184,7 +186,7 @@ def quadratic_loss(
     check_options(reduction, label_smoothing)
     if not are_probabilities(input, target):
         targets = index_targets(input, target, weight, ignore_index, label_smoothing)
-        return reduce_rows(_row_loss(k, M), input, targets, reduction)
+        return reduce_rows(_Quadratic(k, M), input, targets, reduction)
 
     u = probability_targets(input, target, weight, ignore_index, label_smoothing)
     dim = class_dim(input)
@@ -198,13 +200,15 @@ def quadratic_loss(
     return rows.to(result_dtype(input))
 
 
-@lru_cache(maxsize=64)
-def _row_loss(k: float, M: float) -> RowLoss:
+class _Quadratic(NamedTuple):
     """The square loss of one row; nothing of size N x C but the terms themselves."""
 
-    def value(f: Tensor, t: IndexTargets) -> Tensor:
-        dim = class_dim(f)
-        f_true = f.gather(dim, t.index)
+    k: float
+    M: float
+
+    def value(self, f: Tensor, t: IndexTargets) -> Tensor:
+        k, M, dim = self.k, self.M, class_dim(f)
+        f_true = f.gather(dim, t.true_class)
         if isinstance(t.off, float) and t.off == 0.0:
             terms = f.square()
             true_term = (f_true - M).square() * k
@@ -213,18 +217,16 @@ def _row_loss(k: float, M: float) -> RowLoss:
             true_term = (t.on * k) * (f_true - M).square() + (t.total - t.on) * f_true.square()
         # The true class's term is put in its place rather than corrected for afterwards: near f_c = M the
         # difference of the two sums would be rounding error.
-        return terms.scatter_(dim, t.index, true_term).sum(dim) / f.shape[dim]
+        return put_true_class(terms, t, true_term).sum(dim) / f.shape[dim]
 
-    def gradient(f: Tensor, t: IndexTargets, scale: Tensor) -> Tensor:
-        dim = class_dim(f)
+    def gradient(self, f: Tensor, t: IndexTargets, scale: Tensor) -> Tensor:
+        k, M, dim = self.k, self.M, class_dim(f)
         scale = scale * (2.0 / f.shape[dim])
-        f_true = f.gather(dim, t.index)
+        f_true = f.gather(dim, t.true_class)
         if isinstance(t.off, float) and t.off == 0.0:
-            grad = f * scale
-            true_grad = (f_true - M) * (scale * k)
+            terms = f * scale
+            true_term = (f_true - M) * (scale * k)
         else:
-            grad = ((t.off * k) * (f - M) + (t.total - t.off) * f) * scale
-            true_grad = ((t.on * k) * (f_true - M) + (t.total - t.on) * f_true) * scale
-        return grad.scatter_(dim, t.index, true_grad)
-
-    return RowLoss(value, gradient)
+            terms = ((t.off * k) * (f - M) + (t.total - t.off) * f) * scale
+            true_term = ((t.on * k) * (f_true - M) + (t.total - t.on) * f_true) * scale
+        return put_true_class(terms, t, true_term)

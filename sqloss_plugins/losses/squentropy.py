@@ -12,13 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sqloss_plugins.losses._reduction import RowLoss, reduce_rows
+from sqloss_plugins.losses._reduction import put_true_class, reduce_rows
 from sqloss_plugins.losses._targets import (
     IndexTargets,
     are_probabilities,
     check_options,
     class_dim,
     index_targets,
+    is_traced,
 )
 from sqloss_plugins.losses.square import quadratic_loss
 
@@ -42,7 +43,7 @@ def squentropy_loss(
     check_options(reduction, label_smoothing)
     if label_smoothing == 0.0 and not are_probabilities(input, target):
         targets = index_targets(input, target, weight, ignore_index, label_smoothing)
-        return reduce_rows(_ROW_LOSS, input, targets, reduction)
+        return reduce_rows(_Squentropy(), input, targets, reduction)
 
     num_classes = input.shape[class_dim(input)]
     options = weight, ignore_index, reduction, label_smoothing
@@ -95,26 +96,24 @@ class SquentropyLoss(nn.Module):
         )
 
 
-def _value(f: Tensor, t: IndexTargets) -> Tensor:
-    dim = class_dim(f)
-    log_probs = torch.log_softmax(f, dim)
-    entropy = log_probs.gather(dim, t.index).squeeze(dim).neg()
-    if torch.is_grad_enabled():
-        squares = f.square()
-    else:
-        squares = torch.square(f, out=log_probs)  # read already: its memory serves again
-    squares = squares.scatter_(dim, t.index, 0.0).sum(dim)
-    return entropy + squares / max(f.shape[dim] - 1, 1)
+class _Squentropy:
+    """Squentropy of one row, with no label smoothing."""
 
+    @staticmethod
+    def value(f: Tensor, t: IndexTargets) -> Tensor:
+        dim = class_dim(f)
+        log_probs = torch.log_softmax(f, dim)
+        entropy = log_probs.gather(dim, t.true_class).squeeze(dim).neg()
+        # The log-probabilities are read already: without a graph their memory serves again.
+        squares = f.square() if torch.is_grad_enabled() or is_traced() else torch.square(f, out=log_probs)
+        return entropy + put_true_class(squares, t, 0.0).sum(dim) / max(f.shape[dim] - 1, 1)
 
-def _gradient(f: Tensor, t: IndexTargets, scale: Tensor) -> Tensor:
-    dim = class_dim(f)
-    probs = torch.softmax(f, dim)
-    true_grad = probs.gather(dim, t.index) - 1.0
-    factor = 2.0 / max(f.shape[dim] - 1, 1)
-    # In place only where no second derivative will ask for the probabilities.
-    grad = torch.add(probs, f, alpha=factor) if torch.is_grad_enabled() else probs.add_(f, alpha=factor)
-    return grad.scatter_(dim, t.index, true_grad).mul(scale)
-
-
-_ROW_LOSS = RowLoss(_value, _gradient)
+    @staticmethod
+    def gradient(f: Tensor, t: IndexTargets, scale: Tensor) -> Tensor:
+        dim = class_dim(f)
+        probs = torch.softmax(f, dim)
+        true_grad = probs.gather(dim, t.true_class) - 1.0
+        factor = 2.0 / max(f.shape[dim] - 1, 1)
+        # In place only where no second derivative will ask for the probabilities.
+        grad = torch.add(probs, f, alpha=factor) if torch.is_grad_enabled() else probs.add_(f, alpha=factor)
+        return put_true_class(grad, t, true_grad).mul(scale)
