@@ -30,9 +30,8 @@ def reference(loss, input, target, weight=None, ignore_index=-100, reduction="me
     rows = rows.reshape(-1, C)
     w = np.ones(C) if weight is None else np.asarray(weight, dtype=np.float64)
     if probabilities:
-        targets = np.moveaxis(target, 0 if f.ndim == 1 else 1, -1).reshape(-1, C)
-    else:
-        targets = target.reshape(-1)
+        target = np.moveaxis(target, 0 if f.ndim == 1 else 1, -1)
+    targets = target.reshape(-1, C) if probabilities else target.reshape(-1)
 
     losses, normaliser = [], 0.0
     for n in range(len(rows)):

@@ -84,7 +84,9 @@ def index_targets(
             input: a target out of range (on CUDA a device-side assertion), of a wrong dtype or shape; a weight
             that does not fit the number of classes.
     """
-    if input.dim() != 1 and target.shape != input.shape[:1] + input.shape[2:]:
+    if input.dim() == 1:
+        target = target.reshape(())  # cross-entropy takes a target of shape (1,) here as well
+    elif target.shape != input.shape[:1] + input.shape[2:]:
         F.nll_loss(input, target, weight, ignore_index=ignore_index)  # raises, in PyTorch's words
     dim = class_dim(input)
     num_classes = input.shape[dim]

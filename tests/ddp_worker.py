@@ -1,0 +1,21 @@
+"""One rank of two: saves the gradient of one step for each head and loss; run by torch.distributed.run."""
+
+import sys
+from pathlib import Path
+
+import torch
+from tiny import HEADS, model, one_sgd_step
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    gradients, losses = {}, {}
+    for head in HEADS:
+        for loss in ("square", "cross_entropy", "squentropy"):
+            sizes = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 6}
+            gradients[head, loss], trainer = one_sgd_step(
+                head, loss, 12, folder / "out", gradient_accumulation_steps=3, **sizes
+            )
+            trainer.model.load_state_dict(model(head).state_dict())
+            losses[head, loss] = trainer.evaluate()["eval_loss"]
+    if trainer.is_world_process_zero():
+        torch.save((gradients, losses), folder / "gradients.pt")

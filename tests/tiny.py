@@ -1,0 +1,119 @@
+"""Tiny models of every head that the Trainer host serves, with data for them; no dropout, float32, seeded."""
+
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+)
+
+VOCABULARY, CLASSES, CHOICES, LENGTH = 40, 5, 3, 7
+HEADS = {
+    "sequence classification": BertForSequenceClassification,
+    "token classification": BertForTokenClassification,
+    "multiple choice": BertForMultipleChoice,
+    "masked LM": BertForMaskedLM,
+    "causal LM": LlamaForCausalLM,
+    "causal LM, GPT-2": GPT2LMHeadModel,
+    "sequence classification, Llama": LlamaForSequenceClassification,
+}
+
+
+def model(head):
+    torch.manual_seed(1)
+    sizes = {"vocab_size": VOCABULARY, "num_labels": CLASSES, "pad_token_id": 0}
+    if "GPT-2" in head:
+        config = GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=16, **sizes)
+        config.attn_pdrop = config.embd_pdrop = config.resid_pdrop = 0.0
+    else:
+        sizes |= {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+        config = (LlamaConfig if "Llama" in head or head == "causal LM" else BertConfig)(**sizes)
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = config.attention_dropout = 0.0
+    return HEADS[head](config)
+
+
+def examples(head, count):
+    """As the default collator takes them. Token-level targets are ignored here and there, unevenly."""
+    generator = torch.Generator().manual_seed(2)
+
+    def draw(high, *shape):
+        return torch.randint(1, high, shape, generator=generator)
+
+    data = []
+    for i in range(count):
+        shape = (CHOICES, LENGTH) if head == "multiple choice" else (LENGTH,)
+        ids = draw(VOCABULARY, *shape)
+        if head.startswith("sequence"):
+            labels = draw(CLASSES)
+        elif head == "multiple choice":
+            labels = draw(CHOICES)
+        else:
+            labels = draw(CLASSES if head.startswith("token") else VOCABULARY, LENGTH)
+            labels[: i % (LENGTH - 2)] = -100
+        data.append({"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
+    return data
+
+
+def one_sgd_step(head, loss, count, output_dir, trainer_class=None, **arguments):
+    """Gradients, one flat tensor, that a Trainer's first optimiser step takes over ``count`` examples."""
+    from transformers import TrainingArguments
+
+    from sqloss_plugins.hf import SquareLossTrainer
+
+    network = model(head)
+    before = _flat(network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    options = {} if trainer_class else {"loss": loss, **({"k": 3.0, "M": 2.0} if loss == "square" else {})}
+    trainer = (trainer_class or SquareLossTrainer)(
+        model=network,
+        args=TrainingArguments(
+            output_dir=str(output_dir),
+            max_steps=1,
+            max_grad_norm=0.0,
+            lr_scheduler_type="constant",
+            save_strategy="no",
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+            **arguments,
+        ),
+        train_dataset=examples(head, count),
+        eval_dataset=examples(head, count),
+        optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
+        **options,
+    )
+    trainer.train()
+    return before - _flat(network), trainer
+
+
+def full_batch(head, loss, count, label_smoothing=0.0):
+    """The gradient and value over all examples at once, by the loss functions alone."""
+    import torch.nn.functional as F
+
+    from sqloss_plugins import square_loss, squentropy_loss
+
+    network = model(head).train()
+    batch = {key: torch.stack([e[key] for e in examples(head, count)]) for key in ("input_ids", "attention_mask")}
+    labels = torch.stack([e["labels"] for e in examples(head, count)])
+    logits = network(**batch).logits
+    if head.startswith("causal"):
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    function = {"square": square_loss, "squentropy": squentropy_loss, "cross_entropy": F.cross_entropy}[loss]
+    options = {"k": 3.0, "M": 2.0} if loss == "square" else {}
+    value = function(
+        logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), label_smoothing=label_smoothing, **options
+    )
+    value.backward()
+    gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in network.parameters()])
+    return gradient, value.item()
+
+
+def _flat(network):
+    return torch.cat([parameter.detach().clone().flatten() for parameter in network.parameters()])
