@@ -1,0 +1,1 @@
+"""Comparisons of finished runs, made from their result files alone."""

@@ -1,0 +1,250 @@
+"""Compares losses over finished runs.
+
+    python -m sqloss_plugins.experiments.compare runs/mrpc
+
+Reads every result.json below the given folders. Within one task, model and protocol, each loss gets the learning rate
+with the best validation metric (over the seeds that were run with every rate), then mean and standard deviation over
+all seeds of that rate, and its paired differences, seed by seed, against cross-entropy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sqloss_plugins.errors import UserError, run_command
+from sqloss_plugins.results import RESULT_NAME, Result, read_result
+
+PROGRAM = "compare"
+BASELINE = "cross_entropy"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One loss with its chosen learning rate.
+
+    Attributes:
+        loss: with k and M where it has them.
+        learning_rate: the chosen one.
+        rates: every rate tried -> the mean validation metric it was chosen by.
+        seeds: the seeds run at the chosen rate.
+        values: ``split metric`` -> one value a seed, as the seeds are ordered.
+    """
+
+    loss: str
+    learning_rate: float
+    rates: dict[float, float]
+    seeds: list[int]
+    values: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A loss minus the baseline, seed by seed.
+
+    Attributes:
+        loss, metric: what is compared.
+        seeds: those that both were run with.
+        differences: one a seed.
+        p_value: of the paired t-test, two-sided; None below three seeds or where all differences are equal.
+    """
+
+    loss: str
+    metric: str
+    seeds: list[int]
+    differences: list[float]
+    p_value: float | None
+
+
+def find_results(folders: Iterable[Path]) -> list[Result]:
+    """Every result below the folders.
+
+    Raises:
+        UserError: a folder that is not there, a file that is not a result, or none at all.
+    """
+    results = []
+    folders = list(folders)
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder")
+        for path in sorted(folder.rglob(RESULT_NAME)):
+            try:
+                results.append(read_result(path))
+            except ValueError as error:
+                raise UserError(str(error)) from error
+    if not results:
+        raise UserError(f"no {RESULT_NAME} below {', '.join(map(str, folders))}: no run is finished there")
+    return results
+
+
+def _label(result: Result) -> str:
+    return result.loss if result.k is None else f"{result.loss} (k={result.k:g}, M={result.M:g})"
+
+
+def _group(result: Result) -> tuple[str, str, str, bool, str]:
+    """Runs that may be compared: equal but for loss, learning rate and seed."""
+    data = str(result.data.get("fingerprint", ""))
+    return result.task, result.arch, result.protocol, result.mini, data
+
+
+def summarise(results: Sequence[Result]) -> dict[str, Summary]:
+    """Chooses each loss's learning rate and gathers its seeds; for the results of one group.
+
+    Raises:
+        UserError: two results of the same loss, rate and seed.
+    """
+    runs: dict[str, dict[float, dict[int, Result]]] = defaultdict(lambda: defaultdict(dict))
+    for result in results:
+        by_seed = runs[_label(result)][float(result.hyperparameters["learning_rate"])]
+        if result.seed in by_seed:
+            raise UserError(
+                f"two runs of {result.task}, {_label(result)}, lr {result.hyperparameters['learning_rate']:g}, seed "
+                f"{result.seed}, with different settings: compare them in separate folders"
+            )
+        by_seed[result.seed] = result
+    summaries = {}
+    for label, by_rate in runs.items():
+        common = set.intersection(*(set(by_seed) for by_seed in by_rate.values()))
+        if not common:
+            raise UserError(f"{label}: no seed was run with every learning rate, so that none can be chosen")
+        metric = _selection_metric(results[0])
+        rates = {
+            rate: statistics.fmean(by_seed[seed].metrics["validation"][metric] for seed in sorted(common))
+            for rate, by_seed in sorted(by_rate.items())
+        }
+        best = max(rates, key=lambda rate: rates[rate])
+        seeds = sorted(by_rate[best])
+        values: dict[str, list[float]] = {}
+        for split in ("validation", "test"):
+            for name in results[0].metrics.get(split, {}):
+                if name != "loss":
+                    values[f"{split} {name}"] = [by_rate[best][seed].metrics[split][name] for seed in seeds]
+        summaries[label] = Summary(label, best, rates, seeds, values)
+    return summaries
+
+
+def _selection_metric(result: Result) -> str:
+    """The first metric of the task; the loss is no measure across losses."""
+    return next(name for name in result.metrics["validation"] if name != "loss")
+
+
+def differences(summaries: dict[str, Summary], baseline: str = BASELINE) -> list[Difference]:
+    """Every other loss minus the baseline, on every metric; empty where the baseline was not run."""
+    from scipy.stats import ttest_rel
+
+    found = []
+    base = summaries.get(baseline)
+    for label, summary in summaries.items():
+        if base is None or label == baseline:
+            continue
+        seeds = sorted(set(base.seeds) & set(summary.seeds))
+        for metric in summary.values:
+            ours = [summary.values[metric][summary.seeds.index(seed)] for seed in seeds]
+            theirs = [base.values[metric][base.seeds.index(seed)] for seed in seeds]
+            paired = [a - b for a, b in zip(ours, theirs, strict=True)]
+            testable = len(seeds) >= 3 and max(paired) > min(paired)
+            p_value = float(ttest_rel(ours, theirs).pvalue) if testable else None
+            found.append(Difference(label, metric, seeds, paired, p_value))
+    return found
+
+
+def _percent(values: Sequence[float], sign: str = "") -> str:
+    """Mean +- sample standard deviation, in per cent."""
+    mean = f"{100 * statistics.fmean(values):{sign}.2f}"
+    return f"{mean} +- {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first being the header, as an aligned Markdown table."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)
+
+
+def compare(folders: Sequence[Path], json_path: Path | None = None) -> None:
+    """Prints the comparison of every group found, and writes it as JSON where a path is given."""
+    groups: dict[tuple[str, str, str, bool, str], list[Result]] = defaultdict(list)
+    for result in find_results(folders):
+        groups[_group(result)].append(result)
+    content = []
+    for (task, arch, protocol, mini, fingerprint), results in sorted(groups.items()):
+        summaries = summarise(results)
+        paired = differences(summaries)
+        warning = ", MINI DATA: not the real task" if mini else ""
+        print(f"\n{task}, {arch}, {protocol}{warning} (data {fingerprint[:12]})\n")
+        metrics = list(next(iter(summaries.values())).values)
+        rows = [["loss", "lr", "lr tried", "seeds", *(f"{metric} %" for metric in metrics)]]
+        for label, summary in sorted(summaries.items()):
+            tried = ", ".join(f"{rate:g}: {100 * value:.2f}" for rate, value in summary.rates.items())
+            values = [_percent(summary.values[metric]) for metric in metrics]
+            rows.append([label, f"{summary.learning_rate:g}", tried, str(len(summary.seeds)), *values])
+        print(markdown_table(rows))
+        if paired:
+            rows = [["minus cross_entropy", "metric", "mean difference %", "by seed %", "seeds better", "paired t, p"]]
+            for item in paired:
+                rows.append(
+                    [
+                        item.loss,
+                        item.metric,
+                        _percent(item.differences, "+"),
+                        " ".join(f"{100 * value:+.2f}" for value in item.differences),
+                        f"{sum(value > 0 for value in item.differences)} of {len(item.seeds)}",
+                        "-" if item.p_value is None else f"{item.p_value:.3f}",
+                    ]
+                )
+            print(f"\n{markdown_table(rows)}")
+        content.append(
+            {
+                "task": task,
+                "arch": arch,
+                "protocol": protocol,
+                "mini": mini,
+                "data_fingerprint": fingerprint,
+                "summaries": [asdict(summary) for summary in summaries.values()],
+                "differences": [asdict(item) for item in paired],
+            }
+        )
+    if json_path is not None:
+        try:
+            json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {json_path}: {error.strerror}") from error
+
+
+def best_learning_rate(folders: Sequence[Path], loss: str) -> float:
+    """The learning rate that the comparison chooses for a loss.
+
+    Raises:
+        UserError: no or several runs to choose among: another task, model or data in the same folders.
+    """
+    results = [result for result in find_results(folders) if result.loss == loss]
+    if len({_group(result) for result in results}) != 1 or len({_label(result) for result in results}) != 1:
+        raise UserError(f"the folders must hold runs of {loss} on one task with one model, and with one k and M")
+    return next(iter(summarise(results).values())).learning_rate
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where the runs are")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there as well")
+    parser.add_argument("--best_lr", metavar="LOSS", help="print that loss's chosen learning rate and nothing else")
+    args = parser.parse_args(argv)
+    if args.best_lr:
+        return run_command(PROGRAM, lambda: print(f"{best_learning_rate(args.folders, args.best_lr):g}"))
+    return run_command(PROGRAM, lambda: compare(args.folders, args.json))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,373 @@
+"""The GLUE script, through the command line that a user types."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+
+from sqloss_plugins.data.glue import TASKS
+from sqloss_plugins.data.mini_glue import write_mini_task
+from sqloss_plugins.experiments.compare import main as compare
+from sqloss_plugins.hf.glue import main, parse
+from sqloss_plugins.hf.hub import embedded_model
+from sqloss_plugins.results import read_result
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A BERT with one small layer and the embedded model's tokenizer: every task in a second."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def small(tiny_model, tmp_path, monkeypatch):
+    """Options of a small run, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return ["--mini", "--model_name_or_path", str(tiny_model), "--num_train_epochs", "2", "--use_cpu"]
+
+
+def script(*options, cwd, **env):
+    return subprocess.run(
+        [sys.executable, str(ROOT / "run_glue_sq.py"), *options],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_script_on_its_embedded_default(tmp_path):
+    """python run_glue_sq.py --task mrpc, where no hub can be reached: says so, marks all as mini, and learns."""
+    options = ["--task", "mrpc", "--num_train_epochs", "4", "--learning_rate", "1e-4"]
+    done = script(*options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "The Hugging Face hub cannot be reached" in done.stdout
+    assert "*** MINI DATA: not the real task ***" in done.stdout
+    assert "square, k = 1, M = 1 (the paper's Table 9 for mrpc)" in done.stdout
+    folder = tmp_path / "runs/mrpc/minilm-l6/square-k1-M1-lr0.0001-s42-mini"
+    result = read_result(folder)
+    assert result.mini
+    assert (result.loss, result.k, result.M, result.epochs) == ("square", 1.0, 1.0, 4.0)
+    assert result.metrics["test"]["accuracy"] > 0.65
+    assert result.data["sizes"] == {"train": 480, "validation": 128, "test": 128}
+    assert {"torch", "transformers", "python", "sqloss_plugins", "git"} <= set(result.versions)
+    with np.load(folder / "outputs.npz") as outputs:
+        decided = outputs["test_outputs"].argmax(1) == outputs["test_targets"]
+        assert decided.mean() == pytest.approx(result.metrics["test"]["accuracy"])
+        difference = outputs["test_outputs"] - np.eye(2)[outputs["test_targets"]]
+        assert (difference**2).mean() == pytest.approx(result.metrics["test"]["loss"], rel=1e-4)
+    AutoModelForSequenceClassification.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_every_task(task, small, capsys):
+    assert main(["--task", task, *small, "--max_train_samples", "64", "--seed", "3"]) == 0
+    (path,) = Path("runs").rglob("result.json")
+    result = read_result(path)
+    assert result.mini
+    assert path.parent.name.endswith("-s3-mini")
+    for split in ("validation", "test", *TASKS[task].extra_splits):
+        assert set(result.metrics[split]) == {"loss", *TASKS[task].metrics}
+    if task == "stsb":
+        assert result.loss == "mean_squared_error"
+        assert "stsb is a regression" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "squentropy"])
+def test_other_losses_and_their_hyperparameters(loss, small, capsys):
+    """The paper's for cross-entropy: lr 2e-5 (square: 5e-5)."""
+    assert main(["--task", "mrpc", "--loss", loss, *small]) == 0
+    (path,) = Path("runs").rglob("result.json")
+    result = read_result(path)
+    assert (result.loss, result.k, result.hyperparameters["learning_rate"]) == (loss, None, 2e-5)
+    assert ("the paper has no squentropy" in capsys.readouterr().out) == (loss == "squentropy")
+
+
+def test_defaults_are_the_papers():
+    _, square = parse(["--task", "mrpc"])
+    assert (square.learning_rate, square.num_train_epochs, square.per_device_train_batch_size) == (5e-5, 5, 32)
+    glue, entropy = parse(["--task_name", "mrpc", "--loss", "cross_entropy"])
+    assert (entropy.learning_rate, entropy.num_train_epochs, glue.max_seq_length) == (2e-5, 3, 128)
+    _, same = parse(["--task", "mrpc", "--protocol", "same_epochs"])
+    assert (same.learning_rate, same.num_train_epochs, same.load_best_model_at_end) == (5e-5, 3, False)
+    _, given = parse(["--task", "mrpc", "--learning_rate", "1e-3", "--warmup_steps", "7", "--num_train_epochs", "9"])
+    assert (given.learning_rate, given.warmup_steps, given.num_train_epochs) == (1e-3, 7, 9)
+
+
+def test_settings_from_a_file(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("task: sst2\nlearning_rate: 5e-5\nbf16: true\nuse_cpu: true\nmax_train_samples: null\n")
+    glue, training = parse([str(file)])
+    assert (glue.task, training.learning_rate, training.bf16) == ("sst2", 5e-5, True)
+
+
+def test_rescaling_reaches_the_loss(small):
+    assert main(["--task", "mrpc", *small, "--k", "4", "--M", "3", "--label_smoothing_factor", "0.1"]) == 0
+    (folder,) = (path.parent for path in Path("runs").rglob("result.json"))
+    assert folder.name.startswith("square-k4-M3-")
+    result = read_result(folder)
+    assert result.rescaling_source == "given on the command line"
+    with np.load(folder / "outputs.npz") as outputs:
+        f, q = outputs["test_outputs"], 0.9 * np.eye(2)[outputs["test_targets"]] + 0.05
+    expected = (q * 4 * (f - 3) ** 2 + (1 - q) * f**2).mean()
+    assert result.metrics["test"]["loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_early_stopping_keeps_the_best_epoch(small):
+    """With a learning rate of next to nothing no epoch improves on the first: stop after patience more."""
+    options = [*small, "--num_train_epochs", "9", "--patience", "2", "--learning_rate", "1e-12"]
+    assert main(["--task", "mrpc", *options]) == 0
+    (path,) = Path("runs").rglob("result.json")
+    assert read_result(path).epochs == 3.0
+
+
+def test_same_epochs_takes_the_last_model(small):
+    assert main(["--task", "mrpc", *small, "--protocol", "same_epochs"]) == 0
+    (path,) = Path("runs").rglob("result.json")
+    result = read_result(path)
+    assert (result.protocol, result.epochs) == ("same_epochs", 2.0)
+
+
+def test_hidden_test_labels_become_a_submission(small, tmp_path, capsys):
+    folder = write_mini_task(TASKS["rte"], tmp_path / "data")
+    lines = (folder / "test.tsv").read_text().splitlines()
+    (folder / "test.tsv").write_text("\n".join(line.rsplit("\t", 1)[0] for line in lines) + "\n")
+    assert main(["--task", "rte", "--data_dir", str(tmp_path / "data"), *small[1:], "--output_dir", "out"]) == 0
+    rows = Path("out/RTE.tsv").read_text().splitlines()
+    assert rows[0] == "index\tprediction"
+    assert len(rows) == 129
+    assert {row.split("\t")[1] for row in rows[1:]} <= {"entailment", "not_entailment"}
+    result = read_result(Path("out"))
+    assert "test" not in result.metrics
+    assert not result.mini
+    assert "RTE.tsv" in capsys.readouterr().out
+
+
+def test_evaluation_alone(small, tiny_model):
+    """--do_eval as in run_glue: no training, the model as it is."""
+    assert main(["--task", "mrpc", *small, "--do_eval", "--output_dir", "out"]) == 0
+    result = read_result(Path("out"))
+    assert set(result.metrics) == {"validation"}
+    assert result.epochs == 0
+    assert not list(Path("out").glob("*.safetensors"))
+
+
+def test_a_finished_run_is_not_repeated(small, capsys):
+    assert main(["--task", "mrpc", *small]) == 0
+    (path,) = Path("runs").rglob("result.json")
+    before = path.stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["--task", "mrpc", *small]) == 0
+    assert "This run is finished already" in capsys.readouterr().out
+    assert path.stat().st_mtime_ns == before
+
+
+def results_and_outputs(folder):
+    result = read_result(folder)
+    with np.load(folder / "outputs.npz") as outputs:
+        return result.metrics["test"], result.epochs, {name: outputs[name] for name in outputs.files}
+
+
+@pytest.mark.parametrize("kill_in", ["training", "a checkpoint", "the end"])
+def test_a_killed_run_goes_on_to_the_same_result(kill_in, small, tmp_path):
+    """SIGKILL at an epoch's end, with a torn checkpoint, and after the last epoch; to the last bit."""
+    options = ["--task", "mrpc", *small, "--num_train_epochs", "4", "--learning_rate", "1e-3", "--patience", "2"]
+    assert main([*options, "--output_dir", "whole"]) == 0
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "run_glue_sq.py"), *options, "--output_dir", "killed"]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wanted = Path("killed") / ("model.safetensors" if kill_in == "the end" else "checkpoint-15/trainer_state.json")
+    deadline = time.monotonic() + 120
+    while not wanted.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert wanted.exists()
+    assert not Path("killed/result.json").exists()
+    if kill_in == "a checkpoint":  # the second of them, half written
+        shutil.rmtree("killed/checkpoint-30", ignore_errors=True)
+        shutil.copytree("killed/checkpoint-15", "killed/checkpoint-30")
+        Path("killed/checkpoint-30/trainer_state.json").unlink()
+        Path("killed/checkpoint-30/optimizer.pt").write_bytes(b"torn")
+
+    assert main([*options, "--output_dir", "killed"]) == 0
+    assert read_result(Path("killed")).resumed
+    whole, killed = results_and_outputs(Path("whole")), results_and_outputs(Path("killed"))
+    assert whole[:2] == killed[:2]
+    for name, array in whole[2].items():
+        assert np.array_equal(array, killed[2][name]), name
+
+
+BAD_OPTIONS = {
+    "no task": ([], "--task is missing: choose from cola, mnli, mrpc"),
+    "unknown task": (["--task", "imagenet"], "argument --task/--task_name: invalid choice: 'imagenet'"),
+    "unknown loss": (["--task", "mrpc", "--loss", "hinge"], "argument --loss: invalid choice: 'hinge'"),
+    "unknown option": (["--task", "mrpc", "--learnin_rate", "1"], "--learnin_rate"),
+    "unknown model": (
+        ["--task", "mrpc", "--mini", "--model_name_or_path", "no/such"],
+        "--model_name_or_path no/such is",
+    ),
+    "k of zero": (["--task", "mrpc", "--k", "0"], "--k must be a positive finite number, got 0.0"),
+    "negative M": (["--task", "mrpc", "--M", "-1"], "--M must be a positive finite number, got -1.0"),
+    "k not a number": (["--task", "mrpc", "--k", "nan"], "--k must be a positive finite number, got nan"),
+    "k a word": (["--task", "mrpc", "--k", "big"], "argument --k: invalid float value: 'big'"),
+    "k for cross-entropy": (
+        ["--task", "mrpc", "--loss", "cross_entropy", "--k", "15"],
+        "--k and --M rescale the square",
+    ),
+    "k for regression": (["--task", "stsb", "--k", "15"], "stsb is a regression"),
+    "smoothing": (
+        ["--task", "mrpc", "--label_smoothing_factor", "2"],
+        "--label_smoothing_factor must be between 0 and 1",
+    ),
+    "smoothed regression": (["--task", "stsb", "--label_smoothing_factor", "0.1"], "needs classes"),
+    "protocol": (["--task", "mrpc", "--protocol", "forever"], "argument --protocol: invalid choice"),
+    "no epochs": (["--task", "mrpc", "--num_train_epochs", "0"], "--num_train_epochs must be greater than 0"),
+    "no examples": (["--task", "mrpc", "--max_train_samples", "0"], "--max_train_samples must be at least 1"),
+    "no evaluation": (["--task", "mrpc", "--eval_strategy", "no"], "save and eval strategy to match"),
+    "metric": (["--task", "sst2", "--metric_for_best_model", "f1"], "--metric_for_best_model must be one of accuracy"),
+    "liger": (["--task", "mrpc", "--use_liger_kernel"], "use_liger_kernel"),
+    "mini and real": (["--task", "mrpc", "--mini", "--data_dir", "."], "--mini and --data_dir exclude each other"),
+    "no data": (["--task", "mrpc", "--data_dir", "nowhere"], "data_dir nowhere is not a folder"),
+    "no settings": (["nowhere.yaml"], "nowhere.yaml cannot be read as settings"),
+    "unwritable": (["--task", "mrpc", "--mini", "--output_dir", "/dev/null/x"], "cannot write to the output folder"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_OPTIONS))
+def test_bad_options(case, tmp_path, monkeypatch, capsys):
+    """One sentence, exit status 2, and nothing left behind."""
+    monkeypatch.chdir(tmp_path)
+    options, message = BAD_OPTIONS[case]
+    assert main(options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("run_glue_sq.py: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_options_end_the_process_with_2(tmp_path):
+    done = script("--task", "mrpc", "--k", "-3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    done = script("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "--learning_rate" in done.stdout
+
+
+def test_another_runs_folder_is_left_alone(small, capsys):
+    assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 0
+    before = {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()}
+    assert main(["--task", "mrpc", *small, "--output_dir", "out", "--learning_rate", "1e-3"]) == 2
+    assert "holds another run (learning_rate 5e-05 -> 0.001)" in capsys.readouterr().err
+    Path("foreign/checkpoint-7").mkdir(parents=True)
+    assert main(["--task", "mrpc", *small, "--output_dir", "foreign"]) == 2
+    assert "holds checkpoints or results of something else" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
+def test_a_full_disk_is_said_before_training(small, monkeypatch, capsys):
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 2
+    assert "0.0 GB free, and the checkpoints of this run take up to" in capsys.readouterr().err
+    assert not list(Path("out").glob("checkpoint-*"))
+
+
+def test_a_disk_that_fills_up_is_said(small, monkeypatch, capsys):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sqloss_plugins.hf.glue.write_result", full)
+    assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 1
+    assert "the disk is full" in capsys.readouterr().err
+    monkeypatch.undo()
+    monkeypatch.chdir(Path.cwd())
+
+
+def fake_result(folder, loss, rate, seed, accuracy, **changes):
+    template = {
+        "task": "mrpc", "arch": "bert", "loss": loss, "k": None, "M": None, "rescaling_source": None,
+        "protocol": "early_stopping", "epochs": 3.0, "seed": seed, "mini": False, "resumed": False,
+        "hyperparameters": {"learning_rate": rate}, "data": {"fingerprint": "f" * 64}, "parameters": 1,
+        "device": "cpu", "wall_time_s": 1.0, "versions": {}, "schema_version": 1,
+        "metrics": {s: {"loss": 9.0, "accuracy": accuracy - d} for s, d in (("validation", 0.0), ("test", 0.1))},
+    }  # fmt: skip
+    target = folder / f"{loss}-{rate}-{seed}"
+    target.mkdir(parents=True)
+    (target / "result.json").write_text(json.dumps({**template, **changes}))
+
+
+def test_comparison(tmp_path, capsys):
+    """The rate is chosen on validation with the seed that all rates have, then paired by seed."""
+    for loss, rate, seed, accuracy in [
+        ("square", 1e-5, 1, 0.70), ("square", 1e-4, 1, 0.80), ("square", 1e-4, 2, 0.82), ("square", 1e-4, 3, 0.87),
+        ("cross_entropy", 1e-5, 1, 0.75), ("cross_entropy", 1e-4, 1, 0.60), ("cross_entropy", 1e-5, 2, 0.79),
+        ("cross_entropy", 1e-5, 3, 0.80),
+    ]:  # fmt: skip
+        fake_result(tmp_path, loss, rate, seed, accuracy)
+    assert compare([str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "83.00 +- 3.61" in printed
+    assert "+5.00 +- 2.00" in printed
+    assert "+5.00 +3.00 +7.00" in printed
+    assert "3 of 3" in printed
+    (content,) = json.loads((tmp_path / "out.json").read_text())
+    assert {s["loss"]: s["learning_rate"] for s in content["summaries"]} == {"square": 1e-4, "cross_entropy": 1e-5}
+    assert content["differences"][0]["p_value"] == pytest.approx(0.0494, abs=1e-3)
+    assert compare([str(tmp_path), "--best_lr", "cross_entropy"]) == 0
+    assert capsys.readouterr().out == "1e-05\n"
+
+
+def test_comparison_of_wrong_folders(tmp_path, capsys):
+    assert compare([str(tmp_path)]) == 2
+    assert "no run is finished there" in capsys.readouterr().err
+    assert compare([str(tmp_path / "nowhere")]) == 2
+    fake_result(tmp_path, "square", 1e-4, 1, 0.8, schema_version=99)
+    assert compare([str(tmp_path)]) == 2
+    assert "has schema version 99; this package reads version 1" in capsys.readouterr().err
+
+
+def test_the_recipe(tmp_path, tiny_model):
+    """recipes/glue/run.sh: the grid on the first seed, the other seeds at the chosen rate, one table."""
+    command = [str(ROOT / "recipes/glue/run.sh"), "--task", "sst2", "--learning_rates", "1e-3 1e-9", "--seeds", "1 2"]
+    command += [
+        "--exp",
+        "exp",
+        "--mini",
+        "--model_name_or_path",
+        str(tiny_model),
+        "--num_train_epochs",
+        "1",
+        "--use_cpu",
+    ]
+    env = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "MINI DATA: not the real task" in done.stdout
+    assert len(list((tmp_path / "exp").glob("*/result.json"))) == 6
+    refused = subprocess.run([command[0], "--seed", "1"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "--seed is what this script varies" in refused.stderr
