@@ -31,7 +31,7 @@ TEST = ["pytest>=8", "pytest-xdist", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1
 setup(
     name="sqloss_plugins",
     version=VERSION.group(1) if VERSION else "0",
-    description="The square loss as a first-class training loss for classifiers, in ESPnet and Hugging Face's Trainer",
+    description="The square loss as a training loss for classifiers, in PyTorch and Hugging Face's Trainer",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

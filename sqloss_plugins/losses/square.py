@@ -146,24 +146,25 @@ def _small_mean_squared_error(
     Fine-tuning a classifier calls the loss on some (32, 2) outputs, where Python's overhead is all of the cost.
     """
     if (
-        input.dim() != 2
-        or not 0 < input.numel() <= _SMALL
-        or target.shape != input.shape[:1]
-        or target.dtype != torch.int64
-        or reduction not in _REDUCTION_ENUM
-        or input.device.type != "cpu"
+        not input.is_cpu
         or input.dtype not in (torch.float32, torch.float64)
-        or 0 <= ignore_index < input.shape[1]
+        or input.dim() != 2
+        or not 0 < input.numel() <= _SMALL
+        or target.dtype != torch.int64
+        or target.dim() != 1
+        or len(target) != len(input)
+        or 0 <= ignore_index < input.size(1)
+        or reduction not in _REDUCTION_ENUM
         or torch.is_autocast_enabled("cpu")
         or is_traced()
     ):
         return None
     try:
-        minus_M = torch.full((1, 1), -M, dtype=input.dtype).expand(input.shape[0], 1)
+        minus_M = torch.full((1, 1), -M, dtype=input.dtype).expand(len(input), 1)
         residual = input.scatter_add(1, target.unsqueeze(1), minus_M)
     except RuntimeError:  # a target that is ignored or wrong: not for here
         return None
-    zero = residual.new_zeros(())
+    zero = torch.zeros_like(residual)
     loss: Tensor = torch._C._nn.mse_loss(residual, zero, _REDUCTION_ENUM[reduction])  # type: ignore[arg-type]
     return loss if reduction == "mean" else loss / input.shape[1]
 

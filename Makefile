@@ -1,0 +1,32 @@
+# Everything on a fresh machine: `make demo` shows the package at work, `make test` runs its tests.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+DEMO := --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed 1
+
+.PHONY: demo test lint benchmark clean
+
+demo: $(VENV)/hf.installed
+	$(PY) run_glue_sq.py $(DEMO) --loss square --output_dir runs/demo/square
+	$(PY) run_glue_sq.py $(DEMO) --loss cross_entropy --output_dir runs/demo/cross_entropy
+	$(PY) -m sqloss_plugins.experiments.compare runs/demo
+
+test: $(VENV)/test.installed lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+
+lint: $(VENV)/test.installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+benchmark: $(VENV)/hf.installed
+	$(PY) -m benchmarks.losses --json benchmarks/results/losses_cpu.json
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
+
+# An extra is installed anew when what it depends on has changed.
+$(VENV)/%.installed: setup.py pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@

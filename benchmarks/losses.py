@@ -1,0 +1,147 @@
+"""Speed and memory of the losses beside cross-entropy and the textbook square loss, in one process.
+
+    python -m benchmarks.losses --json benchmarks/results/losses_cpu.json
+
+Forward and backward on float32 outputs. Every round times each loss in turn, so that all see the same machine; the
+table has the median over the rounds and its ratio to cross-entropy's, taken round by round. Memory is the peak above
+the outputs themselves, in units of the outputs' size: on the CPU from the allocator's own record of one pass, on a
+GPU from CUDA's counter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from sqloss_plugins import square_loss, squentropy_loss
+from sqloss_plugins.experiments.compare import markdown_table
+from sqloss_plugins.results import device_name, versions
+
+SHAPES = ((32, 2), (4096, 1000), (256, 30522), (4096, 50257))
+BASELINE = "cross_entropy"
+
+
+def textbook(input: Tensor, target: Tensor) -> Tensor:
+    """The square loss as it is often written: mean squared error against one-hot targets."""
+    return F.mse_loss(input, F.one_hot(target, input.shape[1]).to(input.dtype))
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "textbook one-hot": textbook,
+    "square": square_loss,
+    "square k=15 M=30": lambda f, c: square_loss(f, c, k=15.0, M=30.0),
+    "squentropy": squentropy_loss,
+}
+
+
+def one_pass(loss: Callable[[Tensor, Tensor], Tensor], f: Tensor, c: Tensor) -> None:
+    f.grad = None
+    loss(f, c).backward()  # type: ignore[no-untyped-call]
+
+
+def seconds(loss: Callable[[Tensor, Tensor], Tensor], f: Tensor, c: Tensor, repeats: int) -> float:
+    """Seconds of one pass, the mean over the repeats."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        one_pass(loss, f, c)
+    if f.is_cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+def peak_memory(loss: Callable[[Tensor, Tensor], Tensor], f: Tensor, c: Tensor) -> float:
+    """Peak of what one pass allocates, the gradient included, in units of the outputs' bytes."""
+    f.grad = None
+    size = f.numel() * f.element_size()
+    if f.is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        one_pass(loss, f, c)
+        return (torch.cuda.max_memory_allocated() - before) / size
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        one_pass(loss, f, c)
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak / size
+
+
+def measure(N: int, C: int, rounds: int, device: str) -> list[dict[str, float | str]]:
+    """One shape: a row for each loss."""
+    f = torch.randn(N, C, device=device, requires_grad=True)
+    c = torch.randint(0, C, (N,), device=device)
+    repeats = max(1, min(300, 30_000_000 // (N * C)))
+    for loss in LOSSES.values():  # warm-up
+        seconds(loss, f, c, max(1, repeats // 10))
+    times: dict[str, list[float]] = {name: [] for name in LOSSES}
+    for number in range(rounds):
+        print(f"\r({N}, {C}): round {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
+        names = list(LOSSES)
+        for name in names[number % len(names) :] + names[: number % len(names)]:  # no loss always follows the same one
+            times[name].append(seconds(LOSSES[name], f, c, repeats))
+    print("\r" + " " * 50 + "\r", end="", file=sys.stderr)
+    return [
+        {
+            "N": N,
+            "C": C,
+            "loss": name,
+            "milliseconds": 1e3 * statistics.median(taken),
+            "ratio": statistics.median(a / b for a, b in zip(taken, times[BASELINE], strict=True)),
+            "memory": peak_memory(LOSSES[name], f, c),
+        }
+        for name, taken in times.items()
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="rounds over all losses (default 15)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    args = parser.parse_args()
+    if args.rounds < 1 or args.threads < 1:
+        parser.error("--rounds and --threads must be at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no CUDA device that PyTorch can use")
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+    rows = [row for N, C in SHAPES for row in measure(N, C, args.rounds, args.device)]
+    table = [["N", "C", "loss", "ms", "time / CE", "peak memory / outputs"]]
+    for row in rows:
+        table.append(
+            [
+                str(row["N"]),
+                str(row["C"]),
+                str(row["loss"]),
+                f"{row['milliseconds']:.3f}",
+                f"{row['ratio']:.2f}",
+                f"{row['memory']:.2f}",
+            ]
+        )
+    print(markdown_table(table))
+    environment = {"device": device_name() if args.device == "cuda" else f"CPU, {args.threads} threads", **versions()}
+    print("\n" + ", ".join(f"{name} {value}" for name, value in environment.items()))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"environment": environment, "rows": rows}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
