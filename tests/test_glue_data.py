@@ -39,7 +39,7 @@ def test_mini_data_is_glue_for_every_task(name, tmp_path):
         assert max(labels) == 5.0
     else:
         assert np.bincount(labels, minlength=len(task.labels)).min() > SIZES["train"] / 4
-    assert load_mini(name, tmp_path / "again").fingerprint() == data.fingerprint()
+    assert load_mini(name, tmp_path / "again").fingerprint == data.fingerprint
 
 
 def test_quotation_marks_are_text(tmp_path):
@@ -92,10 +92,10 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
     for split in ("train", "validation"):
         rows = {"sentence1": ['He said " no .', "A cat sat ."], "sentence2": ["He refused .", "It rained ."]}
         pq.write_table(pyarrow.table({**rows, "label": [1, 0]}), tmp_path / "parquet" / f"{split}.parquet")
-    first, second = (load_from_dir(TASKS["mrpc"], tmp_path / kind).fingerprint() for kind in ("tsv", "parquet"))
+    first, second = (load_from_dir(TASKS["mrpc"], tmp_path / kind).fingerprint for kind in ("tsv", "parquet"))
     assert first == second
     write(tmp_path / "tsv", train=GOOD.replace("cat", "dog"))
-    assert load_from_dir(TASKS["mrpc"], tmp_path / "tsv").fingerprint() != first
+    assert load_from_dir(TASKS["mrpc"], tmp_path / "tsv").fingerprint != first
 
 
 BAD_FILES = {

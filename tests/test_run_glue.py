@@ -248,6 +248,8 @@ BAD_OPTIONS = {
     "no evaluation": (["--task", "mrpc", "--eval_strategy", "no"], "save and eval strategy to match"),
     "metric": (["--task", "sst2", "--metric_for_best_model", "f1"], "--metric_for_best_model must be one of accuracy"),
     "liger": (["--task", "mrpc", "--use_liger_kernel"], "use_liger_kernel"),
+    "no scores": (["--task", "mrpc", "--prediction_loss_only"], "--prediction_loss_only leaves no outputs to score"),
+    "no checkpoint": (["--task", "mrpc", "--resume_from_checkpoint", "x"], "x is no checkpoint's folder"),
     "mini and real": (["--task", "mrpc", "--mini", "--data_dir", "."], "--mini and --data_dir exclude each other"),
     "no data": (["--task", "mrpc", "--data_dir", "nowhere"], "data_dir nowhere is not a folder"),
     "no settings": (["nowhere.yaml"], "nowhere.yaml cannot be read as settings"),

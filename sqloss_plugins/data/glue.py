@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ class GlueData:
         """Examples by split."""
         return {split: len(columns[self.task.texts[0]]) for split, columns in self.splits.items()}
 
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all texts and labels in order: equal data has equal fingerprints, wherever it came from."""
         digest = hashlib.sha256()

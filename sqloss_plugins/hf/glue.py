@@ -16,11 +16,11 @@ import dataclasses
 import json
 import logging
 import os
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -40,7 +40,6 @@ from transformers import (
     HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TrainerState,
     TrainingArguments,
     default_data_collator,
     set_seed,
@@ -59,6 +58,7 @@ from sqloss_plugins.data.glue import (
 from sqloss_plugins.data.mini_glue import load_mini
 from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, embedded_model, go_offline, hub_is_reachable
+from sqloss_plugins.hf.run_folder import check_space, claim_folder, earlier_progress, run_settings
 from sqloss_plugins.hf.trainer import SquareLossTrainer
 from sqloss_plugins.losses import LOSSES, check_rescaling
 from sqloss_plugins.paper import HyperParameters, Rescaling, hyperparameters, rescaling
@@ -69,13 +69,11 @@ from sqloss_plugins.results import (
     read_result,
     run_folder,
     versions,
-    write_json,
     write_result,
 )
 
 PROGRAM = "run_glue_sq.py"
 PROTOCOLS = ("early_stopping", "same_epochs")
-_SETTINGS_NAME = "settings.json"
 _COMMON = HyperParameters(
     batch_size=32,
     max_length=128,
@@ -289,6 +287,18 @@ def _check(glue: GlueArguments, training: TrainingArguments) -> None:
         raise UserError(
             "--use_liger_kernel computes cross-entropy inside the model, whatever --loss says: leave it out"
         )
+    for name, reason in (
+        ("prediction_loss_only", "leaves no outputs to score"),
+        ("batch_eval_metrics", "scores batches, and F1 and the correlations are of the whole set"),
+    ):
+        if getattr(training, name):
+            raise UserError(f"--{name} {reason}: leave it out")
+    resume = training.resume_from_checkpoint
+    if resume and not Path(str(resume), "trainer_state.json").is_file():
+        raise UserError(
+            f"--resume_from_checkpoint {resume} is no checkpoint's folder; a run goes on by itself where its own "
+            "output folder has one"
+        )
     if glue.mini and glue.data_dir:
         raise UserError("--mini and --data_dir exclude each other: the mini data or your own")
 
@@ -385,98 +395,13 @@ def _find_model(glue: GlueArguments, is_local: bool, reachable: bool) -> tuple[s
 
 
 def _settings(run: _Run) -> dict[str, Any]:
-    """Everything that decides the result of a run: two runs with equal settings are the same run."""
-    aside = {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "project", "disable_tqdm", "log_level"}
-    aside |= {"logging_steps", "logging_strategy", "logging_first_step", "save_total_limit", "local_rank"}
-    aside |= {"log_level_replica", "log_on_each_node", "token", "hub_token", "cache_dir"}
-    aside |= {name for name in run.training.to_dict() if name.startswith(("hub_", "push_to_hub", "trackio_"))}
-    merged = {**dataclasses.asdict(run.args), **run.training.to_dict()}
-    kept = {name: value for name, value in merged.items() if name not in aside}
+    """What makes this run this run; the data is known by its content, wherever it lies."""
+    others = {k: v for k, v in dataclasses.asdict(run.args).items() if k not in ("token", "cache_dir", "data_dir")}
+    others["model_name_or_path"] = run.arch if run.arch == EMBEDDED_MODEL else run.model_path
+    others |= {"mini": run.data.mini, "data_fingerprint": run.data.fingerprint}
     if run.rescaling:
-        kept |= {"k": run.rescaling.k, "M": run.rescaling.M}
-    kept |= {"model_name_or_path": run.arch if run.arch == EMBEDDED_MODEL else run.model_path, "mini": run.data.mini}
-    kept["data_dir"] = None  # the data is known by its fingerprint, wherever it lies
-    kept["data_fingerprint"] = run.data.fingerprint()
-    settings: dict[str, Any] = json.loads(json.dumps(kept, default=str, sort_keys=True))
-    return settings
-
-
-def _claim_folder(run: _Run, settings: dict[str, Any]) -> None:
-    """Makes the run's folder this run's, or refuses it; nothing in it is changed but the settings file.
-
-    Raises:
-        UserError: the folder cannot be written, or has another run in it.
-    """
-    folder = run.folder
-    path = folder / _SETTINGS_NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
-    if path.is_file():
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError:
-            theirs = {}
-        changed = sorted(key for key in settings.keys() | theirs.keys() if settings.get(key) != theirs.get(key))
-        if changed:
-            differences = ", ".join(f"{key} {theirs.get(key)!r} -> {settings.get(key)!r}" for key in changed[:3])
-            raise UserError(
-                f"the output folder {folder} holds another run ({differences}{', ...' if len(changed) > 3 else ''}): "
-                "choose another --output_dir, or remove that one"
-            )
-    elif any(folder.glob("checkpoint-*")) or (folder / RESULT_NAME).exists():
-        raise UserError(
-            f"the output folder {folder} holds checkpoints or results of something else: choose another --output_dir"
-        )
-    else:
-        write_json(path, settings)
-
-
-@dataclass(frozen=True)
-class _Progress:
-    """How far an earlier process came.
-
-    Attributes:
-        checkpoint: the newest complete checkpoint.
-        is_finished: whether training ended with it.
-        best: where the model that counts is, if so.
-        epochs: epochs trained.
-    """
-
-    checkpoint: Path
-    is_finished: bool
-    best: Path
-    epochs: float
-
-
-def _earlier_progress(folder: Path) -> _Progress | None:
-    """The newest complete checkpoint: one with ``trainer_state.json``, which the Trainer writes last."""
-    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]), reverse=True):
-        try:
-            state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        except (OSError, ValueError, TypeError):
-            continue
-        control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
-        best = folder / Path(state.best_model_checkpoint or checkpoint).name
-        return _Progress(checkpoint, bool(control.get("should_training_stop")), best, state.epoch or 0.0)
-    return None
-
-
-def _check_space(run: _Run, parameters: int) -> None:
-    """Refuses to begin where the checkpoints would not fit: two at a time, each model and two moments in float32."""
-    if not run.training.do_train or run.training.save_strategy == "no":
-        return
-    kept = (run.training.save_total_limit or int(run.training.num_train_epochs)) + 2
-    needed = kept * 3 * 4 * parameters
-    free = shutil.disk_usage(run.folder).free
-    if free < needed:
-        raise UserError(
-            f"{run.folder} has {free / 1e9:.1f} GB free, and the checkpoints of this run take up to "
-            f"{needed / 1e9:.1f} GB: make room, or choose another --output_dir"
-        )
+        others |= {"k": run.rescaling.k, "M": run.rescaling.M}
+    return run_settings(run.training, others)
 
 
 def _banner(run: _Run) -> None:
@@ -557,11 +482,11 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
     """Trains, predicts, and writes everything that the run leaves behind."""
     task, training = run.task, run.training
     set_seed(training.seed)
-    progress = _earlier_progress(run.folder) if training.do_train else None
+    progress = earlier_progress(run.folder) if training.do_train else None
     finished = progress is not None and progress.is_finished
     model, tokenizer = _load_model(run, str(progress.best) if progress and finished else run.model_path)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    _check_space(run, parameters)
+    check_space(training, parameters)
 
     def compute_metrics(prediction: Any) -> dict[str, float]:
         return glue_metrics(task, _decided(task, prediction.predictions), prediction.label_ids)
@@ -580,6 +505,8 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
         if run.args.pad_to_max_length
         else DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if training.fp16 else None),
         compute_metrics=compute_metrics,
+        # Some models return more than their logits.
+        preprocess_logits_for_metrics=lambda outputs, _: outputs[0] if isinstance(outputs, tuple) else outputs,
         callbacks=[EarlyStoppingCallback(run.args.patience)] if early else None,
         loss=run.args.loss,
         k=run.rescaling.k if run.rescaling else None,
@@ -594,9 +521,10 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
             print("Training was finished before; its model is used.", flush=True)
             epochs = progress.epochs
         else:
-            if progress:
-                print(f"Going on from {progress.checkpoint}.", flush=True)
-            trained = trainer.train(resume_from_checkpoint=str(progress.checkpoint) if progress else None)
+            resume = str(progress.checkpoint) if progress else training.resume_from_checkpoint
+            if resume:
+                print(f"Going on from {resume}.", flush=True)
+            trained = trainer.train(resume_from_checkpoint=resume)
             metrics["train"] = {"loss": trained.training_loss, "seconds": trained.metrics["train_runtime"]}
             epochs = trainer.state.epoch or 0.0
         trainer.save_model()
@@ -627,11 +555,11 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
         seed=training.seed,
         mini=run.data.mini,
         hyperparameters=settings,
-        data={"source": run.data.source, "fingerprint": run.data.fingerprint(), "sizes": run.data.sizes},
+        data={"source": run.data.source, "fingerprint": run.data.fingerprint, "sizes": run.data.sizes},
         parameters=parameters,
         device=device_name(),
         wall_time_s=time.monotonic() - start,
-        resumed=progress is not None,
+        resumed=progress is not None or bool(training.resume_from_checkpoint),
         metrics=metrics,
         versions=versions(),
     )
@@ -644,7 +572,6 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
 
 def _decided(task: GlueTask, outputs: Any) -> Any:
     """Class numbers (the largest output), or similarities."""
-    outputs = outputs[0] if isinstance(outputs, tuple) else outputs
     return np.squeeze(outputs, -1) if task.is_regression else np.argmax(outputs, axis=-1)
 
 
@@ -669,17 +596,23 @@ def run_glue(argv: Sequence[str]) -> None:
     logging.getLogger("sqloss_plugins.hf.trainer").setLevel(logging.ERROR)  # the banner says it
     transformers.utils.logging.set_verbosity(training.get_process_log_level())
     disable_progress_bar()
+    with ExitStack() as stack:
+        if training.process_index != 0:  # of several processes the first one speaks
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+        _execute(glue, training)
+
+
+def _execute(glue: GlueArguments, training: TrainingArguments) -> None:
     run = _prepare(glue, training)
     settings = _settings(run)
-    _claim_folder(run, settings)
+    claim_folder(run.folder, settings)
     if (run.folder / RESULT_NAME).is_file():
         print("This run is finished already; its result:")
         _print_result(run.folder, read_result(run.folder))
         return
     _banner(run)
     result = _train(run, settings)
-    if training.should_save:
-        _print_result(run.folder, result)
+    _print_result(run.folder, result)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,11 +15,12 @@ and with class weights w, u = q * w takes the place of q and sum(u) - u_i that o
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from sqloss_plugins.losses._module import ClassificationLoss
 from sqloss_plugins.losses._reduction import put_true_class, reduce_rows
 from sqloss_plugins.losses._targets import (
     IndexTargets,
@@ -87,7 +88,7 @@ def check_rescaling(k: float, M: float) -> None:
             raise ValueError(f"{name} must be a positive finite number, got {value}")
 
 
-class SquareLoss(nn.Module):
+class SquareLoss(ClassificationLoss):
     """:func:`square_loss` as a module, made and used like :class:`torch.nn.CrossEntropyLoss`.
 
     Args:
@@ -98,40 +99,15 @@ class SquareLoss(nn.Module):
         RuntimeError: label smoothing outside [0, 1].
     """
 
-    weight: Tensor | None
-
-    def __init__(
-        self,
-        weight: Tensor | None = None,
-        *,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-        label_smoothing: float = 0.0,
-        k: float = 1.0,
-        M: float = 1.0,
-    ) -> None:
-        super().__init__()
-        check_options(reduction, label_smoothing)
+    def __init__(self, weight: Tensor | None = None, *, k: float = 1.0, M: float = 1.0, **options: Any) -> None:
+        super().__init__(weight, **options)
         check_rescaling(k, M)
-        self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
-        self.reduction = reduction
-        self.label_smoothing = label_smoothing
         self.k = k
         self.M = M
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss; shapes as in :func:`square_loss`."""
-        return square_loss(
-            input,
-            target,
-            self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-            k=self.k,
-            M=self.M,
-        )
+        return square_loss(input, target, **self.options(), k=self.k, M=self.M)
 
     def extra_repr(self) -> str:
         """k and M, shown by print(module)."""

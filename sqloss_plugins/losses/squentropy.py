@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from sqloss_plugins.losses._module import ClassificationLoss
 from sqloss_plugins.losses._reduction import put_true_class, reduce_rows
 from sqloss_plugins.losses._targets import (
     IndexTargets,
@@ -56,7 +57,7 @@ def squentropy_loss(
     return entropy + squares * (num_classes / max(num_classes - 1, 1))
 
 
-class SquentropyLoss(nn.Module):
+class SquentropyLoss(ClassificationLoss):
     """:func:`squentropy_loss` as a module, made and used like :class:`torch.nn.CrossEntropyLoss`.
 
     Args:
@@ -67,33 +68,9 @@ class SquentropyLoss(nn.Module):
         RuntimeError: label smoothing outside [0, 1].
     """
 
-    weight: Tensor | None
-
-    def __init__(
-        self,
-        weight: Tensor | None = None,
-        *,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-        label_smoothing: float = 0.0,
-    ) -> None:
-        super().__init__()
-        check_options(reduction, label_smoothing)
-        self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
-        self.reduction = reduction
-        self.label_smoothing = label_smoothing
-
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss; shapes as in :func:`squentropy_loss`."""
-        return squentropy_loss(
-            input,
-            target,
-            self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
-        )
+        return squentropy_loss(input, target, **self.options())
 
 
 class _Squentropy:
