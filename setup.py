@@ -12,7 +12,6 @@ HF = [
     "transformers>=5.23",
     "accelerate>=1.15",
     "datasets>=5.2",
-    "evaluate>=0.4.6",
     "scikit-learn>=1.5",
     "scipy>=1.13",
     "sentencepiece",

@@ -327,7 +327,7 @@ def test_large_inputs_take_the_same_value(loss):
 def test_every_device_equals_float64(loss, device):
     f, c = torch.randn(64, 100), torch.randint(0, 100, (64,))
     c[::5] = -100
-    g = f.to(device).requires_grad_()
+    g = f.to(device, copy=True).requires_grad_()
     value = functional(loss, g, c.to(device), k=15.0, M=30.0)
     value.backward()
     wide = f.double().requires_grad_()

@@ -181,6 +181,7 @@ def parse(argv: Sequence[str]) -> tuple[GlueArguments, TrainingArguments]:
     parser = _Parser(
         (GlueArguments, TrainingArguments),
         prog=PROGRAM,
+        usage=f"{PROGRAM} --task TASK [options]",
         description=__doc__,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
