@@ -135,7 +135,7 @@ def main() -> int:
             ]
         )
     print(markdown_table(table))
-    environment = {"device": device_name() if args.device == "cuda" else f"CPU, {args.threads} threads", **versions()}
+    environment = {"device": device_name(args.device), **versions()}
     print("\n" + ", ".join(f"{name} {value}" for name, value in environment.items()))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)

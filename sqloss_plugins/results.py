@@ -14,7 +14,10 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEMA_VERSION = 1
 RESULT_NAME = "result.json"
@@ -43,7 +46,8 @@ class Result:
         device: what trained it.
         wall_time_s: seconds from the start of training to the last prediction, in the process that finished.
         resumed: True where an earlier process had begun the training.
-        metrics: split -> metric -> value; accuracies and the like are fractions.
+        metrics: split -> metric -> value; accuracies and the like are fractions. ``train`` has the mean loss of what
+            was logged last, by default of the last epoch.
         versions: of this package, of Python and of the libraries.
         schema_version: of this format.
     """
@@ -157,10 +161,13 @@ def _git_commit() -> str | None:
     return described.stdout.strip()
 
 
-def device_name() -> str:
-    """What PyTorch computes on: the GPU's name, or the processor with its number of threads."""
+def device_name(device: torch.device | str) -> str:
+    """What a PyTorch device is: the GPU's name, or the processor with its number of threads."""
     import torch
 
-    if torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return f"{platform.processor() or platform.machine()} CPU, {torch.get_num_threads()} threads"
+    device = torch.device(device)
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    if device.type == "cpu":
+        return f"CPU ({platform.machine()}, threads: {torch.get_num_threads()})"
+    return device.type

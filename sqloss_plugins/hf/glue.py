@@ -317,7 +317,7 @@ def _prepare(glue: GlueArguments, training: TrainingArguments) -> _Run:
             print("The Hugging Face hub cannot be reached: only what is on this machine can be used.", flush=True)
             go_offline()
 
-    data = _find_data(task, glue)
+    data = _find_data(task, glue, reachable)
     model_path, arch = _find_model(glue, is_local, reachable)
     rescaled = None
     if glue.loss == "square" and not task.is_regression:
@@ -335,7 +335,7 @@ def _prepare(glue: GlueArguments, training: TrainingArguments) -> _Run:
     return _Run(task, glue, training, rescaled, data, model_path, arch)
 
 
-def _find_data(task: GlueTask, glue: GlueArguments) -> GlueData:
+def _find_data(task: GlueTask, glue: GlueArguments, reachable: bool) -> GlueData:
     if glue.data_dir:
         data = load_from_dir(task, Path(glue.data_dir))
     elif glue.mini:
@@ -343,7 +343,9 @@ def _find_data(task: GlueTask, glue: GlueArguments) -> GlueData:
     else:
         try:
             data = load_from_hub(task, glue.cache_dir, glue.token)
-        except (OSError, ValueError):  # what datasets raises where hub and cache have nothing
+        except (OSError, ValueError) as error:  # what datasets raises where hub and cache have nothing
+            if reachable:
+                raise UserError(f"{task.name} cannot be read from the hub: {' '.join(str(error).split())}") from error
             print(
                 f"No {task.name} data at hand: using the embedded MINI data, which is not the real {task.name}. "
                 "For the real one give --data_dir, or run where the hub can be reached.",
@@ -525,8 +527,11 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
             resume = str(progress.checkpoint) if progress else training.resume_from_checkpoint
             if resume:
                 print(f"Going on from {resume}.", flush=True)
-            trained = trainer.train(resume_from_checkpoint=resume)
-            metrics["train"] = {"loss": trained.training_loss, "seconds": trained.metrics["train_runtime"]}
+            trainer.train(resume_from_checkpoint=resume)
+            # Not what train() returns: after a resumption that is a mean over the wrong number of steps.
+            logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+            if logged:
+                metrics["train"] = {"loss": logged[-1]}
             epochs = trainer.state.epoch or 0.0
         trainer.save_model()
     outputs: dict[str, Any] = {}
@@ -558,7 +563,7 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
         hyperparameters=settings,
         data={"source": run.data.source, "fingerprint": run.data.fingerprint, "sizes": run.data.sizes},
         parameters=parameters,
-        device=device_name(),
+        device=device_name(training.device),
         wall_time_s=time.monotonic() - start,
         resumed=progress is not None or bool(training.resume_from_checkpoint),
         metrics=metrics,
