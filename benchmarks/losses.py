@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import statistics
 import sys
 import time
@@ -87,11 +88,11 @@ def measure(N: int, C: int, rounds: int, device: str) -> list[dict[str, float | 
     repeats = max(1, min(300, 30_000_000 // (N * C)))
     for loss in LOSSES.values():  # warm-up
         seconds(loss, f, c, max(1, repeats // 10))
+    shuffled = random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in LOSSES}
     for number in range(rounds):
         print(f"\r({N}, {C}): round {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
-        names = list(LOSSES)
-        for name in names[number % len(names) :] + names[: number % len(names)]:  # no loss always follows the same one
+        for name in shuffled.sample(list(LOSSES), len(LOSSES)):  # so that no loss always follows the same one
             times[name].append(seconds(LOSSES[name], f, c, repeats))
     print("\r" + " " * 50 + "\r", end="", file=sys.stderr)
     return [

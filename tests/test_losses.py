@@ -167,6 +167,10 @@ BAD_CALLS = {
     "negative target": (torch.randn(3, 4), torch.tensor([0, -1, 1]), {}),
     "target of int32": (torch.randn(3, 4), torch.tensor([0, 1, 1], dtype=torch.int32), {}),
     "float class indices": (torch.randn(3, 4), torch.tensor([0.0, 1.0, 1.0]), {}),
+    "integer outputs": (torch.ones(3, 4, dtype=torch.long), torch.tensor([0, 1, 1]), {}),
+    "complex outputs": (torch.ones(3, 4, dtype=torch.complex64), torch.tensor([0, 1, 1]), {}),
+    "integer outputs, probabilities": (torch.ones(3, 4, dtype=torch.long), torch.rand(3, 4), {}),
+    "two targets for one row": (torch.randn(4), torch.tensor([0, 1]), {}),
     "too few targets": (torch.randn(3, 4), torch.tensor([0, 1]), {}),
     "too many dimensions": (torch.randn(3, 4), torch.zeros(3, 2, dtype=torch.long), {}),
     "spatial shape": (torch.randn(3, 4, 5), torch.zeros(3, 4, dtype=torch.long), {}),
@@ -193,7 +197,10 @@ def test_errors_are_those_of_cross_entropy(loss, case):
 
 @pytest.mark.parametrize("loss", OURS)
 def test_negative_label_smoothing_is_refused(loss):
-    """Cross-entropy takes it for 0, without a word."""
+    """torch.nn.functional.cross_entropy takes it for 0, without a word; a loss made by name does not."""
+    for name in LOSSES:
+        with pytest.raises(RuntimeError, match="label_smoothing must be between"):
+            make_loss(name, label_smoothing=-0.1)
     with pytest.raises(RuntimeError, match="label_smoothing must be between"):
         functional(loss, torch.randn(3, 4), torch.tensor([0, 1, 1]), label_smoothing=-0.1)
 
@@ -243,13 +250,27 @@ def test_precision(dtype, k, M, stage):
         assert mine <= 2 * other
 
 
-@pytest.mark.parametrize("loss", list(FUNCTIONS))
+@pytest.mark.parametrize("loss", OURS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_results_have_the_input_dtype(loss, dtype):
-    f, c = torch.randn(4, 5, dtype=dtype, requires_grad=True), torch.tensor([0, 1, 2, 3])
-    result = functional(loss, f, c)
-    result.backward()
-    assert result.dtype == f.grad.dtype == dtype
+@pytest.mark.parametrize("target", ["index", "probabilities", "smoothed"])
+def test_half_precision_is_computed_in_float32(loss, dtype, target):
+    """The result is that of float32, rounded once."""
+    f = (3 * torch.randn(40, 50)).to(dtype).requires_grad_()
+    c = torch.softmax(torch.randn(40, 50), 1) if target == "probabilities" else torch.randint(0, 50, (40,))
+    options = {"k": 15.0, "M": 3.0, "label_smoothing": 0.1 if target == "smoothed" else 0.0, "reduction": "none"}
+    options["weight"] = None if target == "probabilities" else torch.rand(50)
+    wide = f.detach().float().requires_grad_()
+    results = [functional(loss, x, c, **options) for x in (f, wide)]
+    gradients = [torch.autograd.grad(r.float().sum(), x)[0] for r, x in zip(results, (f, wide), strict=True)]
+    for half, full in (results, gradients):
+        assert half.dtype == dtype
+        assert torch.equal(half, full.to(dtype))
+
+
+def test_meta_tensors():
+    """Shapes without data, as for estimating memory."""
+    f, c = torch.zeros(3, 4, device="meta"), torch.zeros(3, dtype=torch.long, device="meta")
+    assert square_loss(f, c, reduction="none").shape == squentropy_loss(f, c, reduction="none").shape == (3,)
 
 
 @pytest.mark.parametrize("loss", list(FUNCTIONS))
@@ -285,6 +306,22 @@ def test_compiles_without_graph_breaks(loss, options, reduction):
         results.append((value.detach(), g.grad))
     for a, b in zip(*results, strict=True):
         assert torch.allclose(a, b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", OURS)
+def test_compiles_with_dynamic_shapes(loss):
+    """One graph serves every batch size, small or large, and every k and M."""
+    compiled = torch.compile(FUNCTIONS[loss], fullgraph=True, dynamic=True, backend="eager")
+    for N, k in ((8, 1.0), (40, 15.0), (3000, 2.0)):
+        f, c = torch.randn(N, 30), torch.randint(0, 30, (N,))
+        options = {"k": k, "M": 2.0 * k} if loss == "square" else {}
+        assert torch.allclose(compiled(f, c, **options), functional(loss, f, c, **options), rtol=1e-5)
+    exported = torch.export.export(
+        SquareLoss() if loss == "square" else SquentropyLoss(),
+        (torch.randn(8, 30), torch.randint(0, 30, (8,))),
+        dynamic_shapes=({0: torch.export.Dim("N", min=1, max=10**6)},) * 2,
+    )
+    assert torch.allclose(exported.module()(f, c), functional(loss, f, c), rtol=1e-5)
 
 
 @pytest.mark.parametrize("loss", OURS)

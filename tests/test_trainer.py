@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from tiny import CHOICES, CLASSES, HEADS, VOCABULARY, examples, full_batch, model, one_sgd_step
-from transformers import BertForQuestionAnswering, Trainer, TrainingArguments
+from tiny import CLASSES, HEADS, VOCABULARY, examples, full_batch, model, one_sgd_step
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    BartForConditionalGeneration,
+    BertForQuestionAnswering,
+    LlamaForCausalLM,
+    Trainer,
+    TrainingArguments,
+)
 
 from sqloss_plugins.hf import SquareLossTrainer, TrainerLoss
 
@@ -112,8 +120,14 @@ def test_the_callable_by_hand():
     assert loss({"logits": logits}, torch.full((6,), -100), num_items_in_batch=0).item() == 0.0
     half = loss({"logits": logits.half()}, labels)
     assert half.dtype == torch.float32
-    with pytest.raises(ValueError, match="needs `labels` in the batch"):
-        loss({"logits": logits}, None)
+    assert loss({"logits": logits}, torch.full((6,), -100), num_items_in_batch=torch.tensor(0)).item() == 0.0
+    for outputs, targets in (({"logits": logits}, None), ({"scores": logits}, labels)):
+        with pytest.raises(ValueError, match="needs `labels` in the batch"):
+            loss(outputs, targets)
+    column = torch.tensor([[1.0], [2.0], [3.0]])
+    assert loss((column,), column).item() == loss((column,), column.squeeze(-1)).item() == 0.0
+    with pytest.raises(ValueError, match="3 outputs and 2 labels"):
+        loss((column,), column[:2])
     with pytest.raises(ValueError, match="floating point"):
         loss({"logits": logits}, torch.rand(6, 5))
 
@@ -137,10 +151,10 @@ def test_one_output_is_regression(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("head", "task", "expected"),
     [
-        ("sequence classification", None, f"k = 1, M = 1: the rule for {CLASSES} classes"),
-        ("sequence classification", "librispeech", "k = 15, M = 30: the paper's Table 9 for librispeech"),
-        ("multiple choice", None, "k = 1, M = 1: the rule for 2 classes"),
-        ("causal LM", None, f"k = 1, M = 1: the rule for {VOCABULARY} classes"),
+        ("sequence classification", None, f"k = 1, M = 1 (the rule for {CLASSES} classes"),
+        ("sequence classification", "librispeech", "k = 15, M = 30 (the paper's Table 9 for librispeech"),
+        ("multiple choice", None, "k = 1, M = 1 (the rule for 2 classes"),
+        ("causal LM", None, f"k = 1, M = 1 (the rule for {VOCABULARY} classes"),
     ],
 )
 def test_rescaling_is_chosen_and_said(head, task, expected, tmp_path, caplog):
@@ -177,6 +191,11 @@ def test_routes_past_the_hook_are_refused(tmp_path):
     args.use_liger_kernel = True
     with pytest.raises(ValueError, match="use_liger_kernel fuses cross-entropy"):
         SquareLossTrainer(model=network, args=args)
+    for name in ("output_router_logits", "return_dict"):
+        other = model("sequence classification")
+        setattr(other.config, name, name == "output_router_logits")
+        with pytest.raises(ValueError, match=name):
+            SquareLossTrainer(model=other, args=arguments(tmp_path))
     network.config.problem_type = "multi_label_classification"
     with pytest.raises(ValueError, match="multi-label classification has no single true class"):
         SquareLossTrainer(model=network, args=arguments(tmp_path))
@@ -186,6 +205,7 @@ def test_wrong_losses_are_refused(tmp_path):
     network = model("sequence classification")
     for options, message in (
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
+        ({"task": "libri_speech"}, "the paper has no task 'libri_speech'"),
         ({"loss": "cross_entropy", "k": 2.0}, "k and M rescale the square loss"),
         ({"k": -1.0}, "k must be a positive finite number"),
     ):
@@ -195,5 +215,54 @@ def test_wrong_losses_are_refused(tmp_path):
         SquareLossTrainer(model=network, args=arguments(tmp_path, label_smoothing_factor=2.0))
 
 
-def test_choices_are_counted():
-    assert examples("multiple choice", 1)[0]["input_ids"].shape[0] == CHOICES
+class OwnLlama(LlamaForCausalLM):
+    """A user's subclass, whose name no table knows."""
+
+
+def test_labels_are_shifted_as_the_model_itself_would(tmp_path):
+    """By cross-entropy, which every model computes as well: subclassed, compiled, and decoders that do not shift."""
+    config = model("causal LM").config
+    torch.manual_seed(0)
+    sizes = {"vocab_size": VOCABULARY, "d_model": 16, "decoder_layers": 1, "decoder_attention_heads": 2}
+    bart = BartConfig(decoder_ffn_dim=32, max_position_embeddings=32, dropout=0.0, pad_token_id=0, **sizes)
+    for network in (OwnLlama(config), torch.compile(model("causal LM"), backend="eager"), BartForCausalLM(bart)):
+        batch = examples("causal LM", 4)
+        trainer = SquareLossTrainer(
+            model=network,
+            args=arguments(tmp_path, remove_unused_columns=False),
+            eval_dataset=batch,
+            loss="cross_entropy",
+        )
+        ours = trainer.evaluate()["eval_loss"]
+        with torch.no_grad():
+            theirs = network(**{key: torch.stack([example[key] for example in batch]) for key in batch[0]}).loss.item()
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_encoder_decoders_need_their_decoder_inputs(tmp_path):
+    sizes = {"vocab_size": VOCABULARY, "d_model": 16, "max_position_embeddings": 32, "pad_token_id": 0}
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = BartConfig(encoder_ffn_dim=32, decoder_ffn_dim=32, dropout=0.0, **sizes, **layers)
+    network = BartForConditionalGeneration(config)
+    data = examples("causal LM", 4)
+    trainer = SquareLossTrainer(model=network, args=arguments(tmp_path), eval_dataset=data, loss="cross_entropy")
+    with pytest.raises(ValueError, match="needs decoder_input_ids in the batch"):
+        trainer.evaluate()
+    labels = torch.stack([example["labels"] for example in data])
+    inputs = network.prepare_decoder_input_ids_from_labels(labels=labels)
+    data = [{**example, "decoder_input_ids": row} for example, row in zip(data, inputs, strict=True)]
+    with torch.no_grad():
+        batch = {key: torch.stack([example[key] for example in data]) for key in data[0]}
+        theirs = network.eval()(**batch).loss.item()
+    assert trainer.evaluate(data)["eval_loss"] == pytest.approx(theirs, rel=1e-4)
+
+
+def test_data_parallel_has_the_scale_of_one_device(tmp_path):
+    """Without GPUs at hand: the Trainer is told of two, and scales as it would for two."""
+    trainer = SquareLossTrainer(model=model("sequence classification"), args=arguments(tmp_path), loss="square")
+    batch = examples("sequence classification", 8)
+    batch = {key: torch.stack([example[key] for example in batch]) for key in batch[0]}
+    one = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(8))
+    trainer.args._n_gpu = 2
+    two = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor([8, 8]))
+    assert two.item() == pytest.approx(one.item())

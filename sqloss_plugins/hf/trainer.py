@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, Trainer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_pt_utils import LabelSmoother
 
-from sqloss_plugins.losses import LOSSES, make_loss
-from sqloss_plugins.paper import rescaling
+from sqloss_plugins import paper
+from sqloss_plugins.losses import make_loss
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,9 @@ class TrainerLoss:
         loss: ``square``, ``cross_entropy`` or ``squentropy``.
         k, M: rescaling of the square loss; None means 1.
         label_smoothing: in [0, 1].
-        shift_labels: True for causal language models: outputs at position i are held against label i + 1.
+        shift_labels: True for causal language models: outputs at position i are held against label i + 1. Then pair
+            it with a model whose targets the Trainer counts likewise, or use :class:`SquareLossTrainer`, which sees to
+            that, and to DataParallel, where a plain Trainer's scale is off.
 
     Raises:
         ValueError: unknown loss; k or M not positive, or given to another loss.
@@ -72,7 +74,7 @@ class TrainerLoss:
         Raises:
             ValueError: no labels or no logits, or labels that are not class indices.
         """
-        logits = outputs["logits"] if isinstance(outputs, dict) else outputs[0]
+        logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[0]
         if labels is None or not isinstance(logits, Tensor):
             raise ValueError(f"the {self.name} loss needs `labels` in the batch and `logits` among the model's outputs")
         # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
@@ -81,7 +83,9 @@ class TrainerLoss:
         if logits.shape[-1] == 1:
             if self.label_smoothing:
                 raise ValueError("label smoothing needs classes, and a model with one output is a regression")
-            total = F.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="sum")
+            if logits.numel() != labels.numel():
+                raise ValueError(f"{logits.numel()} outputs and {labels.numel()} labels: a regression needs as many")
+            total = F.mse_loss(logits.reshape(-1), labels.reshape(-1).to(logits.dtype), reduction="sum")
             count = labels.numel()
         else:
             if labels.is_floating_point():
@@ -104,19 +108,24 @@ class SquareLossTrainer(Trainer):
     """A Trainer whose training and evaluation loss is the square loss, or another of this package's.
 
     Used as :class:`transformers.Trainer` is, with everything it takes. ``label_smoothing_factor`` of the training
-    arguments is applied by the loss. Which loss, k and M is logged once.
+    arguments is applied by the loss. Which loss, k and M is logged once. The evaluation loss is the Trainer's mean over
+    batches, weighted by their examples.
 
     Args:
         *args, **kwargs: as for :class:`transformers.Trainer`.
         loss: ``square``, ``cross_entropy`` or ``squentropy``.
         k, M: rescaling of the square loss; by default that of :func:`sqloss_plugins.paper.rescaling`.
         task: a task of the paper, to look its rescaling up; else the number of the model's classes decides.
+        shift_labels: whether outputs are held against the next label; by default as the model's own loss does.
 
     Raises:
-        ValueError: unknown loss; k or M not positive, or given to another loss; ``compute_loss_func`` given as well;
-            a model or a setting whose loss would not pass through here, with the reason.
+        ValueError: unknown loss or task; k or M not positive, or given to another loss; ``compute_loss_func`` given as
+            well; a model or a setting whose loss would not pass through here, with the reason.
         RuntimeError: label smoothing outside [0, 1].
     """
+
+    compute_loss_func: Any
+    _loss_shifts_labels: bool
 
     def __init__(
         self,
@@ -125,41 +134,81 @@ class SquareLossTrainer(Trainer):
         k: float | None = None,
         M: float | None = None,
         task: str | None = None,
+        shift_labels: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        if kwargs.get("compute_loss_func") is not None:
-            raise ValueError("compute_loss_func is what SquareLossTrainer sets: give it `loss`, or use a Trainer")
         super().__init__(*args, **kwargs)
+        if self.compute_loss_func is not None:
+            raise ValueError("compute_loss_func is what SquareLossTrainer sets: give it `loss`, or use a Trainer")
+        if task is not None and task not in paper.tasks():
+            raise ValueError(f"the paper has no task {task!r}: it has {', '.join(paper.tasks())}")
         model = _underlying(self.accelerator.unwrap_model(self.model))
         self._refuse_bypasses(model)
-        if _is_regression(model):
+        num_classes = _num_classes(model)
+        source = ""
+        if num_classes == 1:
             if k is not None or M is not None:
                 raise ValueError("k and M rescale the true class, and a model with one output is a regression")
-            if loss not in LOSSES:
-                raise ValueError(f"unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
-            logger.warning("One output: a regression. The loss is the mean squared error, whatever the loss named.")
         elif loss == "square" and (k is None or M is None):
-            found = rescaling(task, _num_classes(model))
+            found = paper.rescaling(task, num_classes)
             k, M = found.k if k is None else k, found.M if M is None else M
-            logger.warning("Square loss with k = %g, M = %g: %s", k, M, found.source)
-        shift_labels = _is_causal_lm(model)
+            source = f" ({found.source})"
+        if shift_labels is None:
+            shift_labels = _shifts_labels(model, self._loss_shifts_labels)
+        # What the Trainer counts must be what the loss adds up; by itself it knows some causal models only (not GPT-2).
+        self._loss_shifts_labels = shift_labels
         self.compute_loss_func = TrainerLoss(
             loss, k=k, M=M, label_smoothing=self.args.label_smoothing_factor, shift_labels=shift_labels
         )
-        # What the Trainer counts must be what the loss adds up; by itself it knows some causal models only (not GPT-2).
-        self._loss_shifts_labels = shift_labels
+        if num_classes == 1:
+            logger.warning("One output: a regression. The loss is the mean squared error, whatever the loss named.")
+        elif loss == "square":
+            logger.warning("Square loss with k = %g, M = %g%s", k, M, source)
+        else:
+            logger.warning("Loss: %s", loss)
+        # A generating encoder-decoder makes its decoder's inputs from the labels, which it does not get to see here.
+        config = getattr(model, "config", None)
+        self._needs_decoder_inputs = bool(
+            getattr(config, "is_encoder_decoder", False) and getattr(model, "can_generate", bool)()
+        )
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The Trainer's, which calls the loss function; right under DataParallel too.
+
+        Raises:
+            ValueError: an encoder-decoder without ``decoder_input_ids``.
+        """
+        if self._needs_decoder_inputs and "decoder_input_ids" not in inputs:
+            raise ValueError(
+                f"{type(_underlying(model)).__name__} needs decoder_input_ids in the batch, since the loss is computed "
+                "outside of it: use DataCollatorForSeq2Seq(tokenizer, model=model)"
+            )
+        result = super().compute_loss(model, inputs, *args, **kwargs)
+        if self.args.n_gpu <= 1:
+            return result
+        # DataParallel: the outputs of all GPUs are gathered before the loss is computed, once, but the Trainer scales
+        # it up as if each GPU had computed its own.
+        if isinstance(result, tuple):
+            return result[0] / self.args.n_gpu, *result[1:]
+        return result / self.args.n_gpu
 
     def _refuse_bypasses(self, model: nn.Module) -> None:
         """Refuses, with a reason, what would train on another loss than the one asked for."""
-        problem = getattr(getattr(model, "config", None), "problem_type", None)
-        if problem == "multi_label_classification":
+        name, config = type(model).__name__, getattr(model, "config", None)
+        if getattr(config, "problem_type", None) == "multi_label_classification":
             raise ValueError("multi-label classification has no single true class, and these losses need one")
-        labels = [name for name in self.label_names if name != "labels"]
+        labels = [label for label in self.label_names if label != "labels"]
         if labels:
             raise ValueError(
-                f"{type(model).__name__} takes {', '.join(labels)} rather than `labels`: its loss is computed by the "
-                "model itself, out of reach of the Trainer's loss function"
+                f"{name} takes {', '.join(labels)} rather than `labels`: its loss is computed by the model itself, out "
+                "of reach of the Trainer's loss function"
             )
+        if name.endswith("ForCTC"):
+            raise ValueError(f"{name} is trained by CTC, which sums over alignments; these losses need aligned targets")
+        if getattr(config, "output_router_logits", False):
+            raise ValueError("output_router_logits adds a loss inside the model, for the router, which would be lost")
+        if getattr(config, "return_dict", True) is False:
+            raise ValueError("return_dict=False leaves the outputs without names: leave it at True")
         if self.args.use_liger_kernel:
             raise ValueError(
                 "use_liger_kernel fuses cross-entropy with the model's last layer and returns no logits, so that the "
@@ -170,20 +219,26 @@ class SquareLossTrainer(Trainer):
             raise ValueError("DeepSpeed's sequence parallelism takes the loss of the model, not the Trainer's")
 
 
+# Decoders whose own loss takes the labels as already shifted (their modeling files in transformers 5.23).
+_UNSHIFTED = {"CpmAntForCausalLM", "TrOCRForCausalLM", "XLMWithLMHeadModel", "XLNetLMHeadModel"}
+_UNSHIFTED |= {"BartForCausalLM", "BigBirdPegasusForCausalLM", "BlenderbotForCausalLM", "BlenderbotSmallForCausalLM"}
+_UNSHIFTED |= {"MBartForCausalLM", "MarianForCausalLM", "MusicgenForCausalLM", "MusicgenMelodyForCausalLM"}
+_UNSHIFTED |= {"MvpForCausalLM", "PLBartForCausalLM", "PegasusForCausalLM", "WhisperForCausalLM"}
+
+
 def _underlying(model: nn.Module) -> nn.Module:
-    """The model inside a PEFT wrapper."""
+    """The model inside what torch.compile and PEFT wrap around it."""
+    model = getattr(model, "_orig_mod", model)
     base = getattr(model, "get_base_model", None)
     return base() if callable(base) else model
 
 
-def _is_causal_lm(model: nn.Module) -> bool:
-    return type(model).__name__ in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-
-
-def _is_regression(model: nn.Module) -> bool:
-    config = getattr(model, "config", None)
-    is_classifier = type(model).__name__.endswith(("ForSequenceClassification", "ForTokenClassification"))
-    return is_classifier and getattr(config, "num_labels", None) == 1
+def _shifts_labels(model: nn.Module, trainer_says: bool) -> bool:
+    """Whether the model's own loss holds the output at position i against label i + 1."""
+    names = {cls.__name__ for cls in type(model).__mro__}
+    if names & _UNSHIFTED:
+        return False
+    return trainer_says or bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
 
 
 def _num_classes(model: nn.Module) -> int | None:

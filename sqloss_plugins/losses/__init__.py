@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sqloss_plugins.losses._targets import check_options
 from sqloss_plugins.losses.square import SquareLoss, check_rescaling, square_loss
 from sqloss_plugins.losses.squentropy import SquentropyLoss, squentropy_loss
 
@@ -38,8 +39,10 @@ def make_loss(name: str, *, k: float | None = None, M: float | None = None, **op
         **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``.
 
     Raises:
-        ValueError: unknown name; k or M given to a loss that has none; an option's value refused by the loss.
+        ValueError: unknown name or reduction; k or M given to a loss that has none, or not positive.
+        RuntimeError: label smoothing outside [0, 1].
     """
+    check_options(options.get("reduction", "mean"), options.get("label_smoothing", 0.0))
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}: choose from {', '.join(LOSSES)}")
     if name == "square":

@@ -40,7 +40,8 @@ def reduce_rows(loss: RowLoss, input: Tensor, targets: IndexTargets, reduction: 
 
 
 def _reduce(value: Tensor, targets: IndexTargets, reduction: str) -> Tensor:
-    # Not a product alone: what an ignored row holds (padding may be inf or nan) must not count.
+    # Not a product alone: what an ignored row holds (padding may be inf or nan) must not count. Its gradient is nan
+    # then, as cross-entropy's is.
     value = torch.where(targets.rows == 0, 0.0, value * targets.rows)
     if reduction == "none":
         return value

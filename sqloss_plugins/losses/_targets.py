@@ -46,6 +46,16 @@ def class_dim(input: Tensor) -> int:
     return 0 if input.dim() == 1 else 1
 
 
+def check_input(input: Tensor) -> None:
+    """Refuses, as cross-entropy does, what is not floating point.
+
+    Raises:
+        NotImplementedError: integer or complex outputs.
+    """
+    if not input.is_floating_point():
+        raise NotImplementedError(f"the outputs must be floating point, got {input.dtype}")
+
+
 def check_options(reduction: str, label_smoothing: float) -> None:
     """Refuses what cross-entropy refuses, with its exceptions.
 
@@ -65,8 +75,11 @@ def compute_dtype(input: Tensor) -> torch.dtype:
 
 
 def result_dtype(input: Tensor) -> torch.dtype:
-    """The dtype of the loss: the input's, float32 under autocast (where cross-entropy is float32 as well)."""
-    return torch.float32 if torch.is_autocast_enabled(input.device.type) else input.dtype
+    """The dtype of the loss: the input's, float32 for narrower ones under autocast; as cross-entropy's."""
+    device = input.device.type
+    if input.dtype == torch.float64 or device == "meta":
+        return input.dtype
+    return torch.float32 if torch.is_autocast_enabled(device) else input.dtype
 
 
 def are_probabilities(input: Tensor, target: Tensor) -> bool:
@@ -80,12 +93,13 @@ def index_targets(
     """Checks class-index targets and resolves ``weight``, ``ignore_index`` and ``label_smoothing``.
 
     Raises:
-        IndexError, RuntimeError, ValueError: what :func:`torch.nn.functional.cross_entropy` raises for the same
-            input: a target out of range (on CUDA a device-side assertion), of a wrong dtype or shape; a weight
-            that does not fit the number of classes.
+        IndexError, RuntimeError, ValueError: input that is not floating point, or what
+            :func:`torch.nn.functional.cross_entropy` raises for the same input: a target out of range (on CUDA a
+            device-side assertion), of a wrong dtype or shape; a weight that does not fit the number of classes.
     """
-    if input.dim() == 1:
-        target = target.reshape(())  # cross-entropy takes a target of shape (1,) here as well
+    check_input(input)
+    if input.dim() == 1 and target.shape in ((), (1,)):
+        target = target.reshape(())
     elif target.shape != input.shape[:1] + input.shape[2:]:
         F.nll_loss(input, target, weight, ignore_index=ignore_index)  # raises, in PyTorch's words
     dim = class_dim(input)
@@ -139,6 +153,7 @@ def probability_targets(
         RuntimeError: integer targets of the input's shape, a weight that does not fit the number of classes,
             ``ignore_index`` >= 0 (probabilities cannot be ignored); all as cross-entropy.
     """
+    check_input(input)
     dim = class_dim(input)
     num_classes = input.shape[dim]
     if not target.is_floating_point():

@@ -84,7 +84,7 @@ def square_loss(
 def check_rescaling(k: float, M: float) -> None:
     """Raises ValueError unless k and M are positive finite numbers."""
     for name, value in (("k", k), ("M", M)):
-        if not (math.isfinite(value) and value > 0):
+        if not 0 < value < math.inf:
             raise ValueError(f"{name} must be a positive finite number, got {value}")
 
 
@@ -122,7 +122,8 @@ def _small_mean_squared_error(
     Fine-tuning a classifier calls the loss on some (32, 2) outputs, where Python's overhead is all of the cost.
     """
     if (
-        not input.is_cpu
+        is_traced()  # first, so that no condition on the shapes enters a graph
+        or not input.is_cpu
         or input.dtype not in (torch.float32, torch.float64)
         or input.dim() != 2
         or not 0 < input.numel() <= _SMALL
@@ -132,7 +133,6 @@ def _small_mean_squared_error(
         or 0 <= ignore_index < input.size(1)
         or reduction not in _REDUCTION_ENUM
         or torch.is_autocast_enabled("cpu")
-        or is_traced()
     ):
         return None
     try:

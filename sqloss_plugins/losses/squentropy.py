@@ -17,10 +17,13 @@ from sqloss_plugins.losses._reduction import put_true_class, reduce_rows
 from sqloss_plugins.losses._targets import (
     IndexTargets,
     are_probabilities,
+    check_input,
     check_options,
     class_dim,
+    compute_dtype,
     index_targets,
     is_traced,
+    result_dtype,
 )
 from sqloss_plugins.losses.square import quadratic_loss
 
@@ -46,15 +49,17 @@ def squentropy_loss(
         targets = index_targets(input, target, weight, ignore_index, label_smoothing)
         return reduce_rows(_Squentropy(), input, targets, reduction)
 
-    num_classes = input.shape[class_dim(input)]
-    options = weight, ignore_index, reduction, label_smoothing
-    squares = quadratic_loss(input, target, *options, k=0.0, M=0.0)
-    if input.dtype != squares.dtype:
-        input = input.to(squares.dtype)
+    check_input(input)
+    dtype = compute_dtype(input)
+    f = input.to(dtype)
+    weight = None if weight is None else weight.to(dtype)
+    target = target.to(dtype) if target.is_floating_point() else target
+    squares = quadratic_loss(f, target, weight, ignore_index, reduction, label_smoothing, k=0.0, M=0.0)
     entropy = F.cross_entropy(
-        input, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
+        f, target, weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing
     )
-    return entropy + squares * (num_classes / max(num_classes - 1, 1))
+    num_classes = input.shape[class_dim(input)]
+    return (entropy + squares * (num_classes / max(num_classes - 1, 1))).to(result_dtype(input))
 
 
 class SquentropyLoss(ClassificationLoss):
