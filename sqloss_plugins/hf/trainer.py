@@ -143,6 +143,7 @@ class SquareLossTrainer(Trainer):
         if task is not None and task not in paper.tasks():
             raise ValueError(f"the paper has no task {task!r}: it has {', '.join(paper.tasks())}")
         model = _underlying(self.accelerator.unwrap_model(self.model))
+        self.label_names = self.label_names or ["labels"]  # none are found in a model that torch.compile has wrapped
         self._refuse_bypasses(model)
         num_classes = _num_classes(model)
         source = ""
