@@ -121,11 +121,14 @@ def read_result(path: Path) -> Result:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         version = content["schema_version"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a result file") from error
     if version != SCHEMA_VERSION:
         raise ValueError(f"{path} has schema version {version}; this package reads version {SCHEMA_VERSION}")
-    return Result(**content)
+    try:
+        return Result(**content)
+    except TypeError as error:
+        raise ValueError(f"{path} is not a result file: {error}") from error
 
 
 def versions() -> dict[str, str | None]:

@@ -111,6 +111,7 @@ BAD_FILES = {
     "label not a number": (HEADER + "a\tb\tyes\n", "label 'yes' of example 1"),
     "fractional label": (HEADER + "a\tb\t0.5\n", "label '0.5' of example 1"),
     "hidden labels": (HEADER + "a\tb\t-1\n", "has 1 labels of -1"),
+    "doubled column": ("sentence1\tsentence1\tlabel\na\tb\t1\n", "names 'sentence1' more than once"),
     "empty": ("", "is empty"),
     "header only": (HEADER, "has no examples"),
 }

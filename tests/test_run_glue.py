@@ -249,6 +249,7 @@ BAD_OPTIONS = {
     "metric": (["--task", "sst2", "--metric_for_best_model", "f1"], "--metric_for_best_model must be one of accuracy"),
     "liger": (["--task", "mrpc", "--use_liger_kernel"], "use_liger_kernel"),
     "no scores": (["--task", "mrpc", "--prediction_loss_only"], "--prediction_loss_only leaves no outputs to score"),
+    "pieces": (["--task", "mrpc", "--eval_do_concat_batches", "false"], "--eval_do_concat_batches false leaves"),
     "no checkpoint": (["--task", "mrpc", "--resume_from_checkpoint", "x"], "x is no checkpoint's folder"),
     "mini and real": (["--task", "mrpc", "--mini", "--data_dir", "."], "--mini and --data_dir exclude each other"),
     "no data": (["--task", "mrpc", "--data_dir", "nowhere"], "data_dir nowhere is not a folder"),
@@ -288,6 +289,31 @@ def test_another_runs_folder_is_left_alone(small, capsys):
     assert main(["--task", "mrpc", *small, "--output_dir", "foreign"]) == 2
     assert "holds checkpoints or results of something else" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in Path("out").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max_seq_length", "100000"], "--max_seq_length 100000 is more than the 512 tokens that the model takes"),
+        (["--report_to", "no_such_tracker"], "no_such_tracker"),
+        (["--label_names", "start_positions"], "takes start_positions rather than `labels`"),
+    ],
+)
+def test_options_that_cannot_be_fulfilled(options, message, small, capsys):
+    """What shows only once the model is there: one sentence, before training."""
+    assert main(["--task", "mrpc", *small, *options, "--output_dir", "out"]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not list(Path("out").glob("checkpoint-*"))
+
+
+def test_a_broken_result_is_said(small, capsys):
+    assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 0
+    Path("out/result.json").write_text("{")
+    assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 2
+    assert "is not a result file; remove it, and the same command makes it anew" in capsys.readouterr().err
+    Path("out/result.json").unlink()
+    assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 0
+    assert "Training was finished before" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_said_before_training(small, monkeypatch, capsys):

@@ -244,6 +244,9 @@ def _read_tsv(task: GlueTask, path: Path, split: str, notes: list[str]) -> Colum
     has_header = not task.headerless or "sentence" in rows[0]
     header = rows[0] if has_header else list(task.headerless)
     body = rows[1:] if has_header else rows
+    doubled = sorted({name for name in header if header.count(name) > 1})
+    if doubled:
+        raise UserError(f"{path}: the header names {', '.join(map(repr, doubled))} more than once")
 
     broken = [number for number, row in enumerate(body, start=1 + has_header) if len(row) != len(header)]
     if broken:

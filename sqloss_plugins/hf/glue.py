@@ -294,6 +294,8 @@ def _check(glue: GlueArguments, training: TrainingArguments) -> None:
     ):
         if getattr(training, name):
             raise UserError(f"--{name} {reason}: leave it out")
+    if not training.eval_do_concat_batches:
+        raise UserError("--eval_do_concat_batches false leaves the outputs in pieces: leave it out")
     resume = training.resume_from_checkpoint
     if resume and not Path(str(resume), "trainer_state.json").is_file():
         raise UserError(
@@ -465,6 +467,11 @@ def _load_model(run: _Run, path: str) -> tuple[PreTrainedModel, PreTrainedTokeni
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         raise UserError(f"{path} cannot be loaded as a classifier: {' '.join(str(error).split())}") from error
+    longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or sys.maxsize)
+    if (args.max_seq_length or 0) > longest:
+        raise UserError(
+            f"--max_seq_length {args.max_seq_length} is more than the {longest} tokens that the model takes"
+        )
     return model, tokenizer
 
 
@@ -498,23 +505,26 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
     early = run.args.protocol == "early_stopping" and training.do_train
     if not training.do_train:  # then there is nothing to select
         training.load_best_model_at_end = False
-    trainer = SquareLossTrainer(
-        model=model,
-        args=training,
-        train_dataset=datasets["train"],
-        eval_dataset=datasets["validation"],
-        processing_class=tokenizer,
-        data_collator=default_data_collator
-        if run.args.pad_to_max_length
-        else DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if training.fp16 else None),
-        compute_metrics=compute_metrics,
-        # Some models return more than their logits.
-        preprocess_logits_for_metrics=lambda outputs, _: outputs[0] if isinstance(outputs, tuple) else outputs,
-        callbacks=[EarlyStoppingCallback(run.args.patience)] if early else None,
-        loss=run.args.loss,
-        k=run.rescaling.k if run.rescaling else None,
-        M=run.rescaling.M if run.rescaling else None,
-    )
+    try:
+        trainer = SquareLossTrainer(
+            model=model,
+            args=training,
+            train_dataset=datasets["train"],
+            eval_dataset=datasets["validation"],
+            processing_class=tokenizer,
+            data_collator=default_data_collator
+            if run.args.pad_to_max_length
+            else DataCollatorWithPadding(tokenizer, pad_to_multiple_of=8 if training.fp16 else None),
+            compute_metrics=compute_metrics,
+            # Some models return more than their logits.
+            preprocess_logits_for_metrics=lambda outputs, _: outputs[0] if isinstance(outputs, tuple) else outputs,
+            callbacks=[EarlyStoppingCallback(run.args.patience)] if early else None,
+            loss=run.args.loss,
+            k=run.rescaling.k if run.rescaling else None,
+            M=run.rescaling.M if run.rescaling else None,
+        )
+    except (ImportError, OSError, RuntimeError, ValueError) as error:  # options that the Trainer cannot fulfil here
+        raise UserError(" ".join(str(error).split())) from error
 
     start = time.monotonic()
     metrics: dict[str, dict[str, float]] = {}
@@ -613,8 +623,12 @@ def _execute(glue: GlueArguments, training: TrainingArguments) -> None:
     settings = _settings(run)
     claim_folder(run.folder, settings)
     if (run.folder / RESULT_NAME).is_file():
+        try:
+            finished = read_result(run.folder)
+        except ValueError as error:
+            raise UserError(f"{error}; remove it, and the same command makes it anew") from error
         print("This run is finished already; its result:")
-        _print_result(run.folder, read_result(run.folder))
+        _print_result(run.folder, finished)
         return
     _banner(run)
     result = _train(run, settings)

@@ -94,8 +94,9 @@ def earlier_progress(folder: Path) -> Progress | None:
         except (OSError, ValueError, TypeError):
             continue
         control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        is_finished = bool(control.get("should_training_stop")) or state.global_step >= state.max_steps
         best = folder / Path(state.best_model_checkpoint or checkpoint).name
-        return Progress(checkpoint, bool(control.get("should_training_stop")), best, state.epoch or 0.0)
+        return Progress(checkpoint, is_finished, best, state.epoch or 0.0)
     return None
 
 

@@ -125,6 +125,7 @@ class SquareLossTrainer(Trainer):
     """
 
     compute_loss_func: Any
+    label_names: list[str]
     _loss_shifts_labels: bool
 
     def __init__(
