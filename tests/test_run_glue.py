@@ -397,6 +397,7 @@ def test_the_recipe(tmp_path, tiny_model):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "MINI DATA: not the real task" in done.stdout
     assert len(list((tmp_path / "exp").glob("*/result.json"))) == 6
-    refused = subprocess.run([command[0], "--seed", "1"], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "--seed is what this script varies" in refused.stderr
+    for wrong, message in ((["--seed=1"], "--seed is what this script varies"), (["--seeds"], "--seeds needs a value")):
+        refused = subprocess.run([command[0], *wrong], cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert refused.returncode == 2
+        assert message in refused.stderr

@@ -16,6 +16,7 @@ python=${PYTHON:-python}
 
 options=()
 while [ $# -gt 0 ]; do
+    case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
     case $1 in
         --task|--losses|--learning_rates|--seeds|--exp)
             [ $# -ge 2 ] || { echo "run.sh: error: $1 needs a value" >&2; exit 2; }
