@@ -96,6 +96,6 @@ class _Squentropy:
         probs = torch.softmax(f, dim)
         true_grad = probs.gather(dim, t.true_class) - 1.0
         factor = 2.0 / max(f.shape[dim] - 1, 1)
-        # In place only where no second derivative will ask for the probabilities.
-        grad = torch.add(probs, f, alpha=factor) if torch.is_grad_enabled() else probs.add_(f, alpha=factor)
-        return put_true_class(grad, t, true_grad).mul(scale)
+        if torch.is_grad_enabled():  # a second derivative will ask for the probabilities
+            return put_true_class(torch.add(probs, f, alpha=factor), t, true_grad) * scale
+        return put_true_class(probs.add_(f, alpha=factor), t, true_grad).mul_(scale)
