@@ -609,10 +609,12 @@ def run_glue(argv: Sequence[str]) -> None:
     """
     glue, training = parse(argv)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("sqloss_plugins.hf.trainer").setLevel(logging.ERROR)  # the banner says it
     transformers.utils.logging.set_verbosity(training.get_process_log_level())
     disable_progress_bar()
     with ExitStack() as stack:
+        trainer_log = logging.getLogger("sqloss_plugins.hf.trainer")
+        stack.callback(trainer_log.setLevel, trainer_log.level)
+        trainer_log.setLevel(logging.ERROR)  # the banner says it
         if training.process_index != 0:  # of several processes the first one speaks
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
         _execute(glue, training)
