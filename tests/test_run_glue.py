@@ -249,6 +249,8 @@ BAD_OPTIONS = {
     "metric": (["--task", "sst2", "--metric_for_best_model", "f1"], "--metric_for_best_model must be one of accuracy"),
     "liger": (["--task", "mrpc", "--use_liger_kernel"], "use_liger_kernel"),
     "no scores": (["--task", "mrpc", "--prediction_loss_only"], "--prediction_loss_only leaves no outputs to score"),
+    "dropped rows": (["--task", "mrpc", "--dataloader_drop_last"], "--dataloader_drop_last drops validation and test"),
+    "empty data_dir": (["--task", "mrpc", "--data_dir", ""], "--data_dir is empty"),
     "pieces": (["--task", "mrpc", "--eval_do_concat_batches", "false"], "--eval_do_concat_batches false leaves"),
     "no checkpoint": (["--task", "mrpc", "--resume_from_checkpoint", "x"], "x is no checkpoint's folder"),
     "mini and real": (["--task", "mrpc", "--mini", "--data_dir", "."], "--mini and --data_dir exclude each other"),
@@ -315,6 +317,13 @@ def test_a_broken_result_is_said(small, capsys):
     Path("out/result.json").unlink()
     assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 0
     assert results_and_outputs(Path("out"))[:2] == before
+
+
+def test_the_pretrained_model_is_not_overwritten(small, tiny_model, capsys):
+    before = (tiny_model / "model.safetensors").read_bytes()
+    assert main(["--task", "mrpc", *small, "--output_dir", str(tiny_model)]) == 2
+    assert "holds checkpoints or results of something else" in capsys.readouterr().err
+    assert (tiny_model / "model.safetensors").read_bytes() == before
 
 
 def test_a_full_disk_is_said_before_training(small, monkeypatch, capsys):

@@ -290,6 +290,7 @@ def _check(glue: GlueArguments, training: TrainingArguments) -> None:
         )
     for name, reason in (
         ("prediction_loss_only", "leaves no outputs to score"),
+        ("dataloader_drop_last", "drops validation and test examples too, and with them predictions"),
         ("batch_eval_metrics", "scores batches, and F1 and the correlations are of the whole set"),
     ):
         if getattr(training, name):
@@ -302,6 +303,8 @@ def _check(glue: GlueArguments, training: TrainingArguments) -> None:
             f"--resume_from_checkpoint {resume} is no checkpoint's folder; a run goes on by itself where its own "
             "output folder has one"
         )
+    if glue.data_dir == "":
+        raise UserError("--data_dir is empty: give a folder, or leave it out")
     if glue.mini and glue.data_dir:
         raise UserError("--mini and --data_dir exclude each other: the mini data or your own")
 

@@ -60,7 +60,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
                 f"the output folder {folder} holds another run ({differences}{', ...' if len(changed) > 3 else ''}): "
                 "choose another --output_dir, or remove that one"
             )
-    elif any(folder.glob("checkpoint-*")) or (folder / RESULT_NAME).exists():
+    elif any(any(folder.glob(name)) for name in ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors")):
         raise UserError(
             f"the output folder {folder} holds checkpoints or results of something else: choose another --output_dir"
         )
