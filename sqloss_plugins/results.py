@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import subprocess
@@ -47,7 +48,7 @@ class Result:
         wall_time_s: seconds from the start of training to the last prediction, in the process that finished.
         resumed: True where an earlier process had begun the training.
         metrics: split -> metric -> value; accuracies and the like are fractions. ``train`` has the mean loss of what
-            was logged last, by default of the last epoch.
+            was logged last, by default of the last epoch. What is not finite is null in the file, nan here.
         versions: of this package, of Python and of the libraries.
         schema_version: of this format.
     """
@@ -83,11 +84,14 @@ def run_folder(
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that a reader, or a crash, sees the old file or the whole new one."""
+    """Writes JSON so that a reader, or a crash, sees the old file or the whole new one.
+
+    Numbers that are not finite, which JSON does not have, become null.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, sort_keys=True)
+            json.dump(_finite(content), file, indent=2, sort_keys=True, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
@@ -96,6 +100,16 @@ def write_json(path: Path, content: Any) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content
 
 
 def write_result(folder: Path, result: Result, outputs: Mapping[str, Any]) -> Path:
@@ -126,8 +140,11 @@ def read_result(path: Path) -> Result:
     if version != SCHEMA_VERSION:
         raise ValueError(f"{path} has schema version {version}; this package reads version {SCHEMA_VERSION}")
     try:
-        return Result(**content)
-    except TypeError as error:
+        result = Result(**content)
+        for values in result.metrics.values():
+            values.update({name: math.nan for name, value in values.items() if value is None})
+        return result
+    except (TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a result file: {error}") from error
 
 

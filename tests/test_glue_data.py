@@ -78,7 +78,10 @@ def test_class_names_and_mnli_files(tmp_path):
 def test_parquet_and_its_shards(tmp_path):
     for split, label in (("train", [1, 0]), ("validation", [0, 1]), ("test", [-1, -1])):
         table = pyarrow.table({"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": label, "idx": [0, 1]})
-        pq.write_table(table, tmp_path / f"{split}-00000-of-00001.parquet")
+        shards = 2 if split == "train" else 1
+        pq.write_table(table, tmp_path / f"{split}-00000-of-0000{shards}.parquet")
+    with pytest.raises(UserError, match="has 1 of the 00002 files train-"):
+        load_from_dir(TASKS["mrpc"], tmp_path)
     table = pyarrow.table({"sentence1": ["e"], "sentence2": ["f"], "label": [1], "idx": [2]})
     pq.write_table(table, tmp_path / "train-00001-of-00002.parquet")
     data = load_from_dir(TASKS["mrpc"], tmp_path)
@@ -101,6 +104,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
 BAD_FILES = {
     "missing column": ("sentence1\tlabel\na\t1\n", "has no column 'sentence2' .it has 'sentence1', 'label'."),
     "no labels": ("sentence1\tsentence2\na\tb\n", "has no column 'label'"),
+    "after blank lines": (HEADER + "\n\na\tb\t1\nc\t0\n", "line 5 has 2 fields"),
     "too few fields": (HEADER + "a\tb\t1\nc\t0\n", "line 3 has 2 fields where the header has 3"),
     "a tab too many": (HEADER + "a\tb\tc\t1\n", "line 2 has 4 fields"),
     "quoted": (HEADER + '"a"\t"b"\t1\n"c ""d"""\t"e"\t0\n', "is in quotation marks"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
 from sqloss_plugins.data.glue import TASKS
@@ -223,7 +224,7 @@ BAD_OPTIONS = {
     "no task": ([], "--task is missing: choose from cola, mnli, mrpc"),
     "unknown task": (["--task", "imagenet"], "argument --task/--task_name: invalid choice: 'imagenet'"),
     "unknown loss": (["--task", "mrpc", "--loss", "hinge"], "argument --loss: invalid choice: 'hinge'"),
-    "unknown option": (["--task", "mrpc", "--learnin_rate", "1"], "--learnin_rate"),
+    "unknown option": (["--task", "mrpc", "--learnin_rate", "1"], "unknown option or value: --learnin_rate 1 (see --h"),
     "unknown model": (
         ["--task", "mrpc", "--mini", "--model_name_or_path", "no/such"],
         "--model_name_or_path no/such is",
@@ -243,7 +244,13 @@ BAD_OPTIONS = {
     ),
     "smoothed regression": (["--task", "stsb", "--label_smoothing_factor", "0.1"], "needs classes"),
     "protocol": (["--task", "mrpc", "--protocol", "forever"], "argument --protocol: invalid choice"),
-    "no epochs": (["--task", "mrpc", "--num_train_epochs", "0"], "--num_train_epochs must be greater than 0"),
+    "no epochs": (["--task", "mrpc", "--num_train_epochs", "0"], "--num_train_epochs must be a finite number greater"),
+    "endless": (["--task", "mrpc", "--num_train_epochs", "inf"], "--num_train_epochs must be a finite number greater"),
+    "eval batch": (["--task", "mrpc", "--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size must be"),
+    "no steps": (["--task", "mrpc", "--max_steps", "0"], "--max_steps must be at least 1"),
+    "negative seed": (["--task", "mrpc", "--seed", "-1"], "--seed must be from 0 to 4294967295, got -1"),
+    "late start": (["--task", "mrpc", "--eval_delay", "2"], "early_stopping validates after every epoch"),
+    "the worst": (["--task", "mrpc", "--greater_is_better", "false"], "the greater accuracy, the better"),
     "no examples": (["--task", "mrpc", "--max_train_samples", "0"], "--max_train_samples must be at least 1"),
     "no evaluation": (["--task", "mrpc", "--eval_strategy", "no"], "save and eval strategy to match"),
     "metric": (["--task", "sst2", "--metric_for_best_model", "f1"], "--metric_for_best_model must be one of accuracy"),
@@ -252,7 +259,7 @@ BAD_OPTIONS = {
     "dropped rows": (["--task", "mrpc", "--dataloader_drop_last"], "--dataloader_drop_last drops validation and test"),
     "empty data_dir": (["--task", "mrpc", "--data_dir", ""], "--data_dir is empty"),
     "pieces": (["--task", "mrpc", "--eval_do_concat_batches", "false"], "--eval_do_concat_batches false leaves"),
-    "no checkpoint": (["--task", "mrpc", "--resume_from_checkpoint", "x"], "x is no checkpoint's folder"),
+    "no checkpoint": (["--task", "mrpc", "--mini", "--resume_from_checkpoint", "x"], "x is no checkpoint's folder"),
     "mini and real": (["--task", "mrpc", "--mini", "--data_dir", "."], "--mini and --data_dir exclude each other"),
     "no data": (["--task", "mrpc", "--data_dir", "nowhere"], "data_dir nowhere is not a folder"),
     "no settings": (["nowhere.yaml"], "nowhere.yaml cannot be read as settings"),
@@ -299,6 +306,10 @@ def test_another_runs_folder_is_left_alone(small, capsys):
         (["--max_seq_length", "100000"], "--max_seq_length 100000 is more than the 512 tokens that the model takes"),
         (["--report_to", "no_such_tracker"], "no_such_tracker"),
         (["--label_names", "start_positions"], "takes start_positions rather than `labels`"),
+        (["--max_seq_length", "4"], "--max_seq_length must be at least 5 for mrpc, got 4"),
+        (["--adam_beta1", "2"], "Invalid beta parameter"),
+        (["--lr_scheduler_kwargs", '{"no_such": 1}'], "no_such"),
+        (["--tokenizer_name", "no/such"], "(with no/such) cannot be loaded"),
     ],
 )
 def test_options_that_cannot_be_fulfilled(options, message, small, capsys):
@@ -317,6 +328,69 @@ def test_a_broken_result_is_said(small, capsys):
     Path("out/result.json").unlink()
     assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 0
     assert results_and_outputs(Path("out"))[:2] == before
+
+
+def test_a_start_that_failed_binds_nobody(small, capsys):
+    assert main(["--task", "mrpc", *small, "--adam_beta1", "2", "--output_dir", "out"]) == 2
+    assert main(["--task", "mrpc", *small, "--num_train_epochs", "1", "--output_dir", "out"]) == 0
+    Path("out/settings.json").write_text("[1]")
+    assert main(["--task", "mrpc", *small, "--num_train_epochs", "1", "--output_dir", "out"]) == 2
+    assert "settings.json is damaged" in capsys.readouterr().err
+
+
+def test_two_processes_do_not_share_a_folder(small, capsys):
+    Path("out").mkdir()
+    with FileLock("out/.lock"):
+        assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 2
+    assert "another process is at work in out" in capsys.readouterr().err
+
+
+def test_phases():
+    def phases(*options):
+        _, training = parse(["--task", "mrpc", *options])
+        return training.do_train, training.do_eval, training.do_predict
+
+    assert phases() == (True, True, True)
+    assert phases("--do_predict", "false") == (True, True, False)
+    assert phases("--do_train", "--do_predict=true") == (True, False, True)
+    assert phases("--do_train", "--do_eval", "false") == (True, False, False)
+
+
+def test_a_checkpoint_of_another_run_is_refused(small, capsys):
+    """A checkpoint given by hand goes on with the same task, data, model and loss; other epochs are welcome."""
+    same = ["--task", "mrpc", *small, "--protocol", "same_epochs", "--max_train_samples", "64"]
+    assert main([*same, "--output_dir", "one"]) == 0
+    (checkpoint,) = Path("one").glob("checkpoint-*")
+    resume = ["--resume_from_checkpoint", str(checkpoint), "--output_dir", "two"]
+    assert main([*same, *resume, "--k", "3"]) == 2
+    assert "is of a run with k 1.0, and this one has 3.0" in capsys.readouterr().err
+    assert main([*same, *resume, "--num_train_epochs", "3"]) == 0
+    assert read_result(Path("two")).epochs == 3.0
+
+
+def test_a_model_and_a_tokenizer_that_do_not_belong_together(small, tiny_model, capsys):
+    bare = Path("bare")
+    shutil.copytree(tiny_model, bare)
+    for path in [*bare.glob("tokenizer*"), *bare.glob("vocab*"), *bare.glob("special*")]:
+        path.unlink()
+    options = ["--task", "mrpc", *small[:1], "--use_cpu", "--output_dir", "out", "--model_name_or_path", str(bare)]
+    assert main(options) == 2
+    assert "--tokenizer_name" in capsys.readouterr().err
+    AutoModelForSequenceClassification.from_config(
+        BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    ).save_pretrained("few")
+    assert main([*options[:-1], "few", "--tokenizer_name", str(tiny_model)]) == 2
+    assert "they do not belong together" in capsys.readouterr().err
+    (bare / "model.safetensors").write_bytes(b"torn")
+    assert main([*options, "--tokenizer_name", str(tiny_model)]) == 2
+    assert "cannot be loaded as a classifier" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_is_said(small, capsys):
+    assert main(["--task", "mrpc", *small, "--learning_rate", "1e30", "--output_dir", "out"]) == 0
+    assert "WARNING: not all outputs on validation are finite: training diverged" in capsys.readouterr().out
+    json.loads(Path("out/result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert np.isnan(read_result(Path("out")).metrics["test"]["loss"])
 
 
 def test_the_pretrained_model_is_not_overwritten(small, tiny_model, capsys):
@@ -379,6 +453,19 @@ def test_comparison(tmp_path, capsys):
     assert capsys.readouterr().out == "1e-05\n"
 
 
+def test_only_runs_with_equal_settings_are_paired(tmp_path, capsys):
+    for loss, batch in (("square", 16), ("square", 32), ("cross_entropy", 32)):
+        settings = {"learning_rate": 1e-4, "per_device_train_batch_size": batch}
+        fake_result(tmp_path / str(batch), loss, 1e-4, 1, 0.8, hyperparameters=settings)
+    assert compare([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "(data ffffffffffff, per_device_train_batch_size 16)" in printed
+    assert printed.count("minus cross_entropy") == 1
+    fake_result(tmp_path, "square", 1e-4, 2, 0.8, hyperparameters={**settings, "num_train_epochs": 9})
+    assert compare([str(tmp_path)]) == 2
+    assert "with different num_train_epochs" in capsys.readouterr().err
+
+
 def test_comparison_of_wrong_folders(tmp_path, capsys):
     assert compare([str(tmp_path)]) == 2
     assert "no run is finished there" in capsys.readouterr().err
@@ -386,6 +473,9 @@ def test_comparison_of_wrong_folders(tmp_path, capsys):
     fake_result(tmp_path, "square", 1e-4, 1, 0.8, schema_version=99)
     assert compare([str(tmp_path)]) == 2
     assert "has schema version 99; this package reads version 1" in capsys.readouterr().err
+    fake_result(tmp_path / "test only", "square", 1e-4, 1, 0.8, metrics={"test": {"loss": 1.0, "accuracy": 0.5}})
+    assert compare([str(tmp_path / "test only")]) == 2
+    assert "has no validation metrics to compare by" in capsys.readouterr().err
 
 
 def test_the_recipe(tmp_path, tiny_model):
@@ -406,7 +496,13 @@ def test_the_recipe(tmp_path, tiny_model):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "MINI DATA: not the real task" in done.stdout
     assert len(list((tmp_path / "exp").glob("*/result.json"))) == 6
-    for wrong, message in ((["--seed=1"], "--seed is what this script varies"), (["--seeds"], "--seeds needs a value")):
+    for wrong, message in (
+        (["--seed=1"], "--seed is what this script varies"),
+        (["--learning-rate", "1"], "--learning_rate is what this script varies"),
+        (["--seeds"], "--seeds needs a value"),
+        (["--seeds", " "], "--seeds is empty"),
+        (["--losses", "square hinge"], "--losses: no loss hinge"),
+    ):
         refused = subprocess.run([command[0], *wrong], cwd=tmp_path, env=env, capture_output=True, text=True)
         assert refused.returncode == 2
         assert message in refused.stderr

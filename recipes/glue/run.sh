@@ -17,14 +17,23 @@ python=${PYTHON:-python}
 options=()
 while [ $# -gt 0 ]; do
     case $1 in --*=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;; esac
+    case $1 in --*-*) name=${1#--}; set -- "--${name//-/_}" "${@:2}" ;; esac
     case $1 in
         --task|--losses|--learning_rates|--seeds|--exp)
             [ $# -ge 2 ] || { echo "run.sh: error: $1 needs a value" >&2; exit 2; }
             printf -v "${1#--}" '%s' "$2"; shift 2 ;;
-        --help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h|--help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
         --loss|--learning_rate|--seed|--output_dir)
             echo "run.sh: error: $1 is what this script varies: see --losses, --learning_rates, --seeds, --exp" >&2; exit 2 ;;
         *) options+=("$1"); shift ;;
+    esac
+done
+for name in losses learning_rates seeds; do
+    [[ ${!name} =~ [^[:space:]] ]] || { echo "run.sh: error: --$name is empty" >&2; exit 2; }
+done
+for loss in $losses; do
+    case $loss in square|cross_entropy|squentropy) ;; *)
+        echo "run.sh: error: --losses: no loss $loss; choose from square, cross_entropy, squentropy" >&2; exit 2 ;;
     esac
 done
 exp=${exp:-runs/$task-grid}

@@ -5,7 +5,6 @@ Wang et al. (2018), "GLUE: A Multi-Task Benchmark and Analysis Platform for Natu
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
@@ -222,9 +221,12 @@ def _read_parquet(path: Path) -> Columns:
 
     name, dash, _ = path.stem.partition("-")
     shards = sorted(path.parent.glob(f"{name}-*-of-*.parquet")) if dash else [path]
+    stated = path.stem.rpartition("-of-")[2]
+    if dash and (not stated.isdigit() or int(stated) != len(shards)):
+        raise UserError(f"{path.parent} has {len(shards)} of the {stated} files {name}-*-of-{stated}.parquet")
     try:
         columns: Columns = pyarrow.concat_tables([pq.read_table(shard) for shard in shards]).to_pydict()
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read as parquet: {error}") from error
     return columns
 
@@ -232,33 +234,34 @@ def _read_parquet(path: Path) -> Columns:
 def _read_tsv(task: GlueTask, path: Path, split: str, notes: list[str]) -> Columns:
     """GLUE's TSV: UTF-8, one line a row, no quoting; a quotation mark is a character like any other."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text: {error}") from error
-    except csv.Error as error:
-        raise UserError(f"{path} is not tab-separated text: {error}") from error
-    rows = [row for row in rows if row]
-    if not rows:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    numbered = [
+        (number, line.rstrip("\r").split("\t")) for number, line in enumerate(lines, start=1) if line.strip("\r")
+    ]
+    if not numbered:
         raise UserError(f"{path} is empty")
-    has_header = not task.headerless or "sentence" in rows[0]
-    header = rows[0] if has_header else list(task.headerless)
-    body = rows[1:] if has_header else rows
+    has_header = not task.headerless or "sentence" in numbered[0][1]
+    header = numbered[0][1] if has_header else list(task.headerless)
+    body = numbered[1:] if has_header else numbered
     doubled = sorted({name for name in header if header.count(name) > 1})
     if doubled:
         raise UserError(f"{path}: the header names {', '.join(map(repr, doubled))} more than once")
 
-    broken = [number for number, row in enumerate(body, start=1 + has_header) if len(row) != len(header)]
+    broken = [(number, len(row)) for number, row in body if len(row) != len(header)]
     if broken:
-        if len(broken) > max(_LARGEST_BROKEN_SHARE * len(body), 0):
-            row = body[broken[0] - 1 - has_header]
+        if len(broken) > _LARGEST_BROKEN_SHARE * len(body):
+            number, fields = broken[0]
             raise UserError(
-                f"{path} line {broken[0]} has {len(row)} fields where the header has {len(header)}: GLUE's TSV "
+                f"{path} line {number} has {fields} fields where the header has {len(header)}: GLUE's TSV "
                 "files separate fields by single tabs and quote nothing"
             )
         notes.append(f"{path.name}: {len(broken)} of {len(body)} lines have missing fields and are left out")
-        body = [row for row in body if len(row) == len(header)]
-    columns = {name: [row[i] for row in body] for i, name in enumerate(header)}
+        body = [(number, row) for number, row in body if len(row) == len(header)]
+    columns = {name: [row[i] for _, row in body] for i, name in enumerate(header)}
 
     for name in columns:
         values = columns[name]
@@ -336,7 +339,7 @@ def glue_metrics(task: GlueTask, predictions: Any, labels: Any) -> dict[str, flo
     """The task's metrics as GLUE defines them, as fractions or correlations.
 
     Args:
-        task: the task.
+        task: the task. A correlation with constant predictions, which is not defined, counts as none.
         predictions: class numbers, or similarities for STS-B; shape (N,).
         labels: likewise.
     """
@@ -350,7 +353,8 @@ def glue_metrics(task: GlueTask, predictions: Any, labels: Any) -> dict[str, flo
         "pearson": lambda y, p: pearsonr(y, p).statistic,
         "spearmanr": lambda y, p: spearmanr(y, p).statistic,
     }
-    return {name: float(functions[name](labels, predictions)) for name in task.metrics}
+    values = {name: float(functions[name](labels, predictions)) for name in task.metrics}
+    return {name: value if math.isfinite(value) else 0.0 for name, value in values.items()}
 
 
 def write_submission(task: GlueTask, split: str, predictions: Iterable[Any], folder: Path) -> Path:

@@ -17,6 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.results import RESULT_NAME, Result, read_result
@@ -87,26 +88,52 @@ def _label(result: Result) -> str:
     return result.loss if result.k is None else f"{result.loss} (k={result.k:g}, M={result.M:g})"
 
 
-def _group(result: Result) -> tuple[str, str, str, bool, str]:
-    """Runs that may be compared: equal but for loss, learning rate and seed."""
+_VARIED = {"learning_rate", "seed", "loss", "k", "M", "num_train_epochs"}
+_Group = tuple[str, str, str, bool, str, str]
+
+
+def _group(result: Result) -> _Group:
+    """Runs that may be compared: equal but for loss, learning rate, epochs (the paper's differ by loss) and seed."""
     data = str(result.data.get("fingerprint", ""))
-    return result.task, result.arch, result.protocol, result.mini, data
+    others = {name: value for name, value in result.hyperparameters.items() if name not in _VARIED}
+    return result.task, result.arch, result.protocol, result.mini, data, json.dumps(others, sort_keys=True)
+
+
+def _peculiar(group: _Group, groups: Iterable[_Group]) -> str:
+    """The settings by which a group of runs differs from others of the same task, model, protocol and data."""
+    settings = [json.loads(other[-1]) for other in groups if other[:-1] == group[:-1]]
+    own = json.loads(group[-1])
+    names = sorted(
+        {name for other in settings for name in own.keys() | other.keys() if own.get(name) != other.get(name)}
+    )
+    return "".join(f", {name} {own.get(name)}" for name in names)
 
 
 def summarise(results: Sequence[Result]) -> dict[str, Summary]:
     """Chooses each loss's learning rate and gathers its seeds; for the results of one group.
 
     Raises:
-        UserError: two results of the same loss, rate and seed.
+        UserError: two results of the same loss, rate and seed; different numbers of epochs for one loss; no
+            validation metrics.
     """
     runs: dict[str, dict[float, dict[int, Result]]] = defaultdict(lambda: defaultdict(dict))
+    epochs: dict[str, Any] = {}
     for result in results:
         by_seed = runs[_label(result)][float(result.hyperparameters["learning_rate"])]
         if result.seed in by_seed:
             raise UserError(
                 f"two runs of {result.task}, {_label(result)}, lr {result.hyperparameters['learning_rate']:g}, seed "
-                f"{result.seed}, with different settings: compare them in separate folders"
+                f"{result.seed}: compare them in separate folders"
             )
+        if epochs.setdefault(_label(result), result.hyperparameters.get("num_train_epochs")) != (
+            result.hyperparameters.get("num_train_epochs")
+        ):
+            raise UserError(
+                f"runs of {result.task}, {_label(result)}, with different num_train_epochs: compare them in separate "
+                "folders"
+            )
+        if not result.metrics.get("validation"):
+            raise UserError(f"a run of {result.task}, {_label(result)}, has no validation metrics to compare by")
         by_seed[result.seed] = result
     summaries = {}
     for label, by_rate in runs.items():
@@ -172,15 +199,16 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 def compare(folders: Sequence[Path], json_path: Path | None = None) -> None:
     """Prints the comparison of every group found, and writes it as JSON where a path is given."""
-    groups: dict[tuple[str, str, str, bool, str], list[Result]] = defaultdict(list)
+    groups: dict[_Group, list[Result]] = defaultdict(list)
     for result in find_results(folders):
         groups[_group(result)].append(result)
     content = []
-    for (task, arch, protocol, mini, fingerprint), results in sorted(groups.items()):
+    for group, results in sorted(groups.items()):
+        task, arch, protocol, mini, fingerprint, _ = group
         summaries = summarise(results)
         paired = differences(summaries)
         warning = ", MINI DATA: not the real task" if mini else ""
-        print(f"\n{task}, {arch}, {protocol}{warning} (data {fingerprint[:12]})\n")
+        print(f"\n{task}, {arch}, {protocol}{warning} (data {fingerprint[:12]}{_peculiar(group, groups)})\n")
         metrics = list(next(iter(summaries.values())).values)
         rows = [["loss", "lr", "lr tried", "seeds", *(f"{metric} %" for metric in metrics)]]
         for label, summary in sorted(summaries.items()):

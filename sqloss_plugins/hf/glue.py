@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import os
 import sys
 import tempfile
@@ -31,6 +32,7 @@ import transformers
 import yaml
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -44,6 +46,7 @@ from transformers import (
     default_data_collator,
     set_seed,
 )
+from transformers.hf_argparser import string_to_bool
 
 from sqloss_plugins.data.glue import (
     TASKS,
@@ -58,7 +61,14 @@ from sqloss_plugins.data.glue import (
 from sqloss_plugins.data.mini_glue import load_mini
 from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, embedded_model, go_offline, hub_is_reachable
-from sqloss_plugins.hf.run_folder import check_space, claim_folder, earlier_progress, run_settings
+from sqloss_plugins.hf.run_folder import (
+    check_checkpoint,
+    check_space,
+    claim_folder,
+    earlier_progress,
+    lock_folder,
+    run_settings,
+)
 from sqloss_plugins.hf.trainer import SquareLossTrainer
 from sqloss_plugins.losses import LOSSES, check_rescaling
 from sqloss_plugins.paper import HyperParameters, Rescaling, hyperparameters, rescaling
@@ -74,6 +84,7 @@ from sqloss_plugins.results import (
 
 PROGRAM = "run_glue_sq.py"
 PROTOCOLS = ("early_stopping", "same_epochs")
+_SAME_WHEN_RESUMED = ("task", "loss", "k", "M", "model_name_or_path", "data_fingerprint")
 _COMMON = HyperParameters(
     batch_size=32,
     max_length=128,
@@ -173,11 +184,11 @@ def parse(argv: Sequence[str]) -> tuple[GlueArguments, TrainingArguments]:
     Raises:
         UserError: an option that does not exist, or has a value that it cannot have.
     """
-    if len(argv) == 1 and argv[0].endswith((".yaml", ".yml", ".json")):
-        argv = _arguments_of_file(Path(argv[0]))
+    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
+        argv = [*_arguments_of_file(Path(argv[0])), *argv[1:]]  # the later of two values counts
     # Two passes: the defaults of the second depend on the task and the loss that the first finds.
     first = _Parser(GlueArguments, add_help=False, allow_abbrev=False)
-    (glue, _) = first.parse_args_into_dataclasses(list(argv), return_remaining_strings=True, look_for_args_file=False)
+    glue, rest = first.parse_args_into_dataclasses(list(argv), return_remaining_strings=True, look_for_args_file=False)
     parser = _Parser(
         (GlueArguments, TrainingArguments),
         prog=PROGRAM,
@@ -208,14 +219,22 @@ def parse(argv: Sequence[str]) -> tuple[GlueArguments, TrainingArguments]:
         dataloader_pin_memory=torch.cuda.is_available(),
     )
     try:
-        glue, training = parser.parse_args_into_dataclasses(list(argv), look_for_args_file=False)
+        glue, training, unknown = parser.parse_args_into_dataclasses(
+            list(argv), return_remaining_strings=True, look_for_args_file=False
+        )
     except (ValueError, ImportError, RuntimeError) as error:
         raise UserError(" ".join(str(error).split())) from error
+    if unknown:
+        raise UserError(f"unknown option or value: {' '.join(unknown)} (see --help)")
     _check(glue, training)
-    phases = ("do_train", "do_eval", "do_predict")
-    chosen = [name for name in phases if any(word.partition("=")[0] == f"--{name}" for word in argv)]
-    for name in phases:  # all three unless told; not read off `training`, which turns do_eval on by itself
-        setattr(training, name, bool(getattr(training, name)) if name in chosen else not chosen)
+    # All three phases unless one is asked for, less those that are turned off; not read off the TrainingArguments,
+    # which turn do_eval on by themselves.
+    phases = _Parser(add_help=False, allow_abbrev=False)
+    for name in ("train", "eval", "predict"):
+        phases.add_argument(f"--do_{name}", f"--do-{name}", type=string_to_bool, nargs="?", const=True)
+    told = vars(phases.parse_known_args(rest)[0])
+    for name, value in told.items():
+        setattr(training, name, bool(value) if any(told.values()) else value is None)
     return glue, training
 
 
@@ -238,6 +257,8 @@ def _arguments_of_file(path: Path) -> list[str]:
     for name, value in content.items():
         if value is None:
             continue
+        if value is False and name.endswith("_strategy"):
+            value = "no"  # which YAML takes for a truth value
         values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
         arguments += [f"--{name}", *map(str, values)]
     return arguments
@@ -274,14 +295,33 @@ def _check(glue: GlueArguments, training: TrainingArguments) -> None:
         value = getattr(glue, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} must be at least 1, got {value}")
-    for name in ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"):
+    for name in (
+        "learning_rate",
+        "num_train_epochs",
+        "per_device_train_batch_size",
+        "per_device_eval_batch_size",
+        "gradient_accumulation_steps",
+        "eval_accumulation_steps",
+    ):
         value = getattr(training, name)
-        if not value > 0:
-            raise UserError(f"--{name} must be greater than 0, got {value:g}")
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name} must be a finite number greater than 0, got {value:g}")
+    for name in ("seed", "data_seed"):
+        value = getattr(training, name)
+        if value is not None and not 0 <= value < 2**32:
+            raise UserError(f"--{name} must be from 0 to {2**32 - 1}, got {value}")
+    if training.max_steps != -1 and training.max_steps < 1:
+        raise UserError(f"--max_steps must be at least 1 (or -1, for whole epochs), got {training.max_steps}")
     if glue.protocol == "early_stopping" and not training.load_best_model_at_end:
         raise UserError("--protocol early_stopping needs --load_best_model_at_end: leave that option at its default")
     if glue.protocol == "early_stopping" and training.metric_for_best_model not in task.metrics:
         raise UserError(f"--metric_for_best_model must be one of {', '.join(task.metrics)} for {task.name}")
+    if glue.protocol == "early_stopping" and (training.eval_strategy != "epoch" or training.eval_delay):
+        raise UserError(
+            "--protocol early_stopping validates after every epoch: leave --eval_strategy and --eval_delay out"
+        )
+    if glue.protocol == "early_stopping" and not training.greater_is_better:
+        raise UserError(f"the greater {training.metric_for_best_model}, the better: leave --greater_is_better out")
     if glue.protocol == "same_epochs" and training.load_best_model_at_end:
         raise UserError("--protocol same_epochs takes the last model: leave --load_best_model_at_end out")
     if training.use_liger_kernel:
@@ -297,12 +337,6 @@ def _check(glue: GlueArguments, training: TrainingArguments) -> None:
             raise UserError(f"--{name} {reason}: leave it out")
     if not training.eval_do_concat_batches:
         raise UserError("--eval_do_concat_batches false leaves the outputs in pieces: leave it out")
-    resume = training.resume_from_checkpoint
-    if resume and not Path(str(resume), "trainer_state.json").is_file():
-        raise UserError(
-            f"--resume_from_checkpoint {resume} is no checkpoint's folder; a run goes on by itself where its own "
-            "output folder has one"
-        )
     if glue.data_dir == "":
         raise UserError("--data_dir is empty: give a folder, or leave it out")
     if glue.mini and glue.data_dir:
@@ -316,11 +350,14 @@ def _prepare(glue: GlueArguments, training: TrainingArguments) -> _Run:
     model = glue.model_name_or_path
     is_local = model is not None and (model == EMBEDDED_MODEL or Path(model).is_dir())
     reachable = True
-    if not (glue.mini or (glue.data_dir and is_local)):
+    others = [name for name in (glue.tokenizer_name, glue.config_name) if name and not Path(name).is_dir()]
+    if training.push_to_hub or others or not (glue.mini or (glue.data_dir and is_local)):
         reachable = hub_is_reachable()
         if not reachable:
             print("The Hugging Face hub cannot be reached: only what is on this machine can be used.", flush=True)
             go_offline()
+            if training.push_to_hub:
+                raise UserError("--push_to_hub needs the hub: leave it out")
 
     data = _find_data(task, glue, reachable)
     model_path, arch = _find_model(glue, is_local, reachable)
@@ -431,12 +468,17 @@ def _banner(run: _Run) -> None:
         (
             "training",
             f"{run.args.protocol}, {training.num_train_epochs:g} epochs, lr {training.learning_rate:g}, "
-            f"batch {training.train_batch_size}, seed {training.seed}",
+            f"batch {training.train_batch_size}"
+            + (f" x {accumulation} accumulated" if (accumulation := training.gradient_accumulation_steps) > 1 else "")
+            + (f", at most {training.max_steps} steps" if training.max_steps > 0 else "")
+            + f", {run.args.max_seq_length or _COMMON.max_length} tokens, seed {training.seed}",
         ),
         ("folder", str(run.folder)),
     ]
     if run.args.loss == "squentropy" and not task.is_regression:
         lines.insert(-1, ("", "the paper has no squentropy: its cross-entropy's hyper-parameters are the defaults"))
+    if not training.do_train:
+        lines.insert(-1, ("", "NO TRAINING: the model is scored as it is, and a head that it lacks is random"))
     for name, text in lines:
         print(f"  {name:9s} {text}", flush=True)
 
@@ -462,14 +504,28 @@ def _load_model(run: _Run, path: str) -> tuple[PreTrainedModel, PreTrainedTokeni
         )
         if task.is_regression:
             config.problem_type = "regression"
-        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer_name or run.model_path, **hub)
+        tokenizer_path = args.tokenizer_name or run.model_path
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, **hub)
         if config.pad_token_id is None:
             config.pad_token_id = tokenizer.pad_token_id
         model = AutoModelForSequenceClassification.from_pretrained(
             path, config=config, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **hub
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise UserError(f"{path} cannot be loaded as a classifier: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+        names_given = [name for name in (args.config_name, args.tokenizer_name) if name]
+        beside = f" (with {', '.join(names_given)})" if names_given else ""
+        raise UserError(f"{path}{beside} cannot be loaded as a classifier: {' '.join(str(error).split())}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"{tokenizer_path} has no tokenizer with words in it: give one by --tokenizer_name")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if max(tokenizer.get_vocab().values()) >= rows:
+        raise UserError(
+            f"the tokenizer of {tokenizer_path} has {len(tokenizer)} tokens, and the model only {rows} embeddings: "
+            "they do not belong together"
+        )
+    shortest = tokenizer.num_special_tokens_to_add(len(task.texts) == 2) + len(task.texts)
+    if (args.max_seq_length or shortest) < shortest:
+        raise UserError(f"--max_seq_length must be at least {shortest} for {task.name}, got {args.max_seq_length}")
     longest = min(tokenizer.model_max_length, getattr(config, "max_position_embeddings", None) or sys.maxsize)
     if (args.max_seq_length or 0) > longest:
         raise UserError(
@@ -526,8 +582,11 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
             k=run.rescaling.k if run.rescaling else None,
             M=run.rescaling.M if run.rescaling else None,
         )
-    except (ImportError, OSError, RuntimeError, ValueError) as error:  # options that the Trainer cannot fulfil here
-        raise UserError(" ".join(str(error).split())) from error
+        if training.do_train and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+            trainer.create_optimizer_and_scheduler(1000)  # a rehearsal, for options that neither takes
+            trainer.optimizer = trainer.lr_scheduler = None
+    except (ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"the Trainer refuses these options: {' '.join(str(error).split())}") from error
 
     start = time.monotonic()
     metrics: dict[str, dict[str, float]] = {}
@@ -554,6 +613,10 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
             continue
         predicted = trainer.predict(datasets[split], metric_key_prefix=split)
         outputs[f"{split}_outputs"] = predicted.predictions
+        if not np.isfinite(predicted.predictions).all():
+            print(
+                f"WARNING: not all outputs on {split} are finite: training diverged. Lower --learning_rate.", flush=True
+            )
         if predicted.label_ids is None:
             if trainer.is_world_process_zero():
                 decided = _decided(task, predicted.predictions)
@@ -620,13 +683,18 @@ def run_glue(argv: Sequence[str]) -> None:
         trainer_log.setLevel(logging.ERROR)  # the banner says it
         if training.process_index != 0:  # of several processes the first one speaks
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-        _execute(glue, training)
+        _execute(glue, training, stack)
 
 
-def _execute(glue: GlueArguments, training: TrainingArguments) -> None:
+def _execute(glue: GlueArguments, training: TrainingArguments, stack: ExitStack) -> None:
     run = _prepare(glue, training)
     settings = _settings(run)
+    if training.resume_from_checkpoint:
+        check_checkpoint(Path(training.resume_from_checkpoint), settings, _SAME_WHEN_RESUMED)
     claim_folder(run.folder, settings)
+    if training.process_index == 0:
+        lock = lock_folder(run.folder)
+        stack.callback(lock.release)
     if (run.folder / RESULT_NAME).is_file():
         try:
             finished = read_result(run.folder)
