@@ -10,9 +10,17 @@ from collections.abc import Callable
 class UserError(Exception):
     """Something that the user can put right: one sentence that says what is wrong and what to do."""
 
+    status = 2
+
+
+class StageError(UserError):
+    """A program that this one runs has failed; the sentence says where its log is."""
+
+    status = 1
+
 
 def run_command(name: str, command: Callable[[], None]) -> int:
-    """Runs a command and turns its errors into an exit status: 2 for a user's mistake, 1 for a full disk.
+    """Runs a command and turns its errors into an exit status: 2 for a user's mistake, 1 for a failure or a full disk.
 
     Every other exception is a defect of the program, and passes with its traceback.
     """
@@ -20,7 +28,7 @@ def run_command(name: str, command: Callable[[], None]) -> int:
         command()
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
-        return 2
+        return error.status
     except Exception as error:
         # safetensors has its own exception for a failed write, so the words decide as well as the number.
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):

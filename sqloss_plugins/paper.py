@@ -5,7 +5,8 @@ All of them are read from one file, ``paper_tables.yaml``; none is written down 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -88,6 +89,29 @@ def rescaling(task: str | None = None, num_classes: int | None = None) -> Rescal
     else:
         k, M = 15.0, 30.0
     return Rescaling(k, M, f"the rule for {num_classes} classes, after the paper's Table 9")
+
+
+def num_classes(task: str) -> int | None:
+    """How many classes the paper has for a task, the vocabulary's size in speech; None for a task that is not its."""
+    return next((int(row["classes"]) for row in tables()["rescaling"] if row["task"] == task), None)
+
+
+def level_rescaling(num_classes: int) -> Rescaling:
+    """A rule of this package, not of the paper: k = 15 and M = sqrt(C ln C / 15).
+
+    With it a token's loss at the start, k M^2 / C, is that of cross-entropy, ln C. That matters where the loss is added
+    to another one, as in speech recognition with CTC.
+    """
+    k = 15.0
+    M = math.sqrt(num_classes * math.log(num_classes) / k)
+    return Rescaling(k, M, f"the level rule for {num_classes} classes")
+
+
+RULES: dict[str, Callable[[int], Rescaling]] = {
+    "paper": lambda num_classes: rescaling(num_classes=num_classes),
+    "level": level_rescaling,
+}
+"""Rules for tasks that the paper does not name: number of classes -> rescaling."""
 
 
 def hyperparameters(task: str, model: str, loss: str) -> HyperParameters | None:

@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,3 +191,13 @@ def device_name(device: torch.device | str) -> str:
     if device.type == "cpu":
         return f"CPU ({platform.machine()}, threads: {torch.get_num_threads()})"
     return device.type
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows, the first being the header, as an aligned Markdown table."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines)

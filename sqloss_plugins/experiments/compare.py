@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.errors import UserError, run_command
-from sqloss_plugins.results import RESULT_NAME, Result, read_result
+from sqloss_plugins.results import RESULT_NAME, Result, markdown_table, read_result
 
 PROGRAM = "compare"
 BASELINE = "cross_entropy"
@@ -185,16 +185,6 @@ def _percent(values: Sequence[float], sign: str = "") -> str:
     """Mean +- sample standard deviation, in per cent."""
     mean = f"{100 * statistics.fmean(values):{sign}.2f}"
     return f"{mean} +- {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
-
-
-def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first being the header, as an aligned Markdown table."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
 
 
 def compare(folders: Sequence[Path], json_path: Path | None = None) -> None:

@@ -60,13 +60,12 @@ from sqloss_plugins.data.glue import (
 )
 from sqloss_plugins.data.mini_glue import load_mini
 from sqloss_plugins.errors import UserError, run_command
+from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, embedded_model, go_offline, hub_is_reachable
 from sqloss_plugins.hf.run_folder import (
     check_checkpoint,
     check_space,
-    claim_folder,
     earlier_progress,
-    lock_folder,
     run_settings,
 )
 from sqloss_plugins.hf.trainer import SquareLossTrainer
@@ -691,7 +690,7 @@ def _execute(glue: GlueArguments, training: TrainingArguments, stack: ExitStack)
     settings = _settings(run)
     if training.resume_from_checkpoint:
         check_checkpoint(Path(training.resume_from_checkpoint), settings, _SAME_WHEN_RESUMED)
-    claim_folder(run.folder, settings)
+    claim_folder(run.folder, settings, ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors"))
     if training.process_index == 0:
         lock = lock_folder(run.folder)
         stack.callback(lock.release)

@@ -1,22 +1,18 @@
-"""The folder of a Trainer's run: whose it is, how far the run came, and whether there is room for it."""
+"""The folder of a Trainer's run: how far the run came, and whether there is room for it."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from transformers import TrainerState, TrainingArguments
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.results import RESULT_NAME, write_json
-
-SETTINGS_NAME = "settings.json"
+from sqloss_plugins.folders import SETTINGS_NAME, read_settings
 
 # Arguments that do not decide the result: where things go, what is shown, what is kept.
 _ASIDE = {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "project", "disable_tqdm", "log_level"}
@@ -42,65 +38,6 @@ def run_settings(training: TrainingArguments, others: Mapping[str, Any]) -> dict
     return settings
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Makes the folder this run's, or refuses it; nothing in it is changed but the settings file.
-
-    Settings alone, with nothing trained beside them, are what a start that failed leaves: they bind nobody.
-
-    Raises:
-        UserError: the folder cannot be written, or has another run in it.
-    """
-    path = folder / SETTINGS_NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
-    is_used = any(any(folder.glob(name)) for name in ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors"))
-    if not is_used:
-        write_json(path, settings)
-    elif path.is_file():
-        theirs = _read_settings(path)
-        changed = sorted(key for key in settings.keys() | theirs.keys() if settings.get(key) != theirs.get(key))
-        if changed:
-            differences = ", ".join(f"{key} {theirs.get(key)!r} -> {settings.get(key)!r}" for key in changed[:3])
-            raise UserError(
-                f"the output folder {folder} holds another run ({differences}{', ...' if len(changed) > 3 else ''}): "
-                "choose another --output_dir, or remove that one"
-            )
-    else:
-        raise UserError(
-            f"the output folder {folder} holds checkpoints or results of something else: choose another --output_dir"
-        )
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return content
-    except (OSError, ValueError):
-        pass
-    raise UserError(f"{path} is damaged, so that nobody can tell whose run is there: choose another --output_dir")
-
-
-def lock_folder(folder: Path) -> FileLock:
-    """Keeps other processes out of the folder until the lock is released, or its process ends, however it ends.
-
-    Raises:
-        UserError: another process is at work there.
-    """
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise UserError(
-            f"another process is at work in {folder}: wait for it, or choose another --output_dir"
-        ) from error
-    return lock
-
-
 def check_checkpoint(checkpoint: Path, settings: Mapping[str, Any], names: Sequence[str]) -> None:
     """Refuses to go on from a checkpoint of a run that differs in one of the named settings.
 
@@ -117,7 +54,7 @@ def check_checkpoint(checkpoint: Path, settings: Mapping[str, Any], names: Seque
         raise UserError(
             f"--resume_from_checkpoint {checkpoint}: no {SETTINGS_NAME} beside it says what it was trained on"
         )
-    theirs = _read_settings(path)
+    theirs = read_settings(path)
     for name in names:
         if theirs.get(name) != settings.get(name):
             raise UserError(

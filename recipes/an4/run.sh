@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# CMU AN4 (census data, 948 + 130 utterances) from audio to word error rate, with ESPnet's wheel alone.
+#   ./recipes/an4/run.sh --loss square
+#   ./recipes/an4/run.sh --loss cross_entropy --arch vgg_blstm --corpus AN4 --seed 1
+# All options: --help. Results: RESULTS.md here, and in the folder of each run.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+exec "${PYTHON:-python}" -m sqloss_plugins.espnet.bin.recipe an4 --workdir "$here" \
+    --train_set train --dev_set dev --test_sets test \
+    --arch conformer --token_type char \
+    --use_lm false \
+    "$@"

@@ -1,0 +1,146 @@
+"""A mini corpus of synthetic speech in LibriSpeech's layout, read by eSpeak NG, made in seconds without a network.
+
+Speakers (voices) and sentences of the training, development and test subsets are disjoint. The sentences come from a
+small grammar of about a hundred words. It is for trying things out; no result on it says anything about LibriSpeech.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sqloss_plugins.data.speech import SAMPLE_RATE
+from sqloss_plugins.errors import UserError
+
+MINI_SUBSETS = {"train-clean-100": (60, 1500), "dev-clean": (6, 80), "test-clean": (10, 100)}
+"""Subset -> speakers, utterances; the names are LibriSpeech's, so that the same recipe runs."""
+
+_NAMES = "ANNA BORIS CLARA DAVID EMMA FELIX GRACE HENRY".split()
+_VERBS = "FINDS HIDES PAINTS CARRIES WATCHES FORGETS BRINGS WANTS".split()
+_ADJECTIVES = "RED GREEN YELLOW SMALL HEAVY BROKEN GOLDEN WOODEN EMPTY ANCIENT".split()
+_THINGS = "BASKET LANTERN MIRROR TABLE WINDOW GARDEN BOTTLE HAMMER LETTER TICKET CARPET KETTLE".split()
+_PLACES = "KITCHEN STATION FOREST VILLAGE HARBOUR LIBRARY MUSEUM CASTLE VALLEY OFFICE".split()
+_WHEN = "TODAY TONIGHT TOMORROW ALWAYS NEVER SOMETIMES".split()
+_NUMBERS = "TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN TWELVE".split()
+_ANIMALS = "HORSES MONKEYS EAGLES SPIDERS DOLPHINS RABBITS CAMELS TURTLES".split()
+_MOVES = "SLEEP WANDER GATHER RETURN LISTEN DISAPPEAR".split()
+
+_VOICES = ("gmw/en-US", "gmw/en", "gmw/en-GB-x-rp", "gmw/en-GB-scotland", "gmw/en-GB-x-gbclan", "gmw/en-029")
+_VARIANTS = ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5")
+
+
+@dataclass(frozen=True)
+class _Speaker:
+    voice: str
+    pitch: int  # eSpeak's 0 to 100
+    rate: int  # words a minute
+
+
+class _Espeak:
+    """The eSpeak NG library that the PyPI package espeakng-loader carries."""
+
+    _PARAMETER_RATE, _PARAMETER_PITCH = 1, 3
+
+    def __init__(self) -> None:
+        try:
+            import espeakng_loader
+        except ModuleNotFoundError as error:
+            raise UserError(
+                "the mini corpus needs the package espeakng-loader: pip install 'sqloss_plugins[espnet]'"
+            ) from error
+        self._library = ctypes.CDLL(espeakng_loader.get_library_path())
+        synchronous = 2
+        self.rate: int = self._library.espeak_Initialize(
+            synchronous, 0, str(espeakng_loader.get_data_path()).encode(), 0
+        )
+        if self.rate <= 0:
+            raise UserError("eSpeak NG does not start: reinstall the package espeakng-loader")
+        self._samples: list[Any] = []
+        callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+        self._callback = callback(self._take)  # the library keeps a pointer to it
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _take(self, samples: Any, count: int, events: Any) -> int:
+        if samples and count > 0:
+            self._samples.append(np.ctypeslib.as_array(samples, (count,)).copy())
+        return 0
+
+    def say(self, speaker: _Speaker, text: str) -> Any:
+        """The samples, shape (n,), int16, at ``self.rate`` Hz."""
+        if self._library.espeak_SetVoiceByName(speaker.voice.encode()) != 0:
+            raise UserError(f"eSpeak NG has no voice {speaker.voice}: reinstall the package espeakng-loader")
+        self._library.espeak_SetParameter(self._PARAMETER_RATE, speaker.rate, 0)
+        self._library.espeak_SetParameter(self._PARAMETER_PITCH, speaker.pitch, 0)
+        self._samples = []
+        data = text.encode()
+        utf8 = 1
+        self._library.espeak_Synth(data, len(data) + 1, 0, 0, 0, utf8, None, None)
+        return np.concatenate(self._samples)
+
+
+def _sentences(generator: random.Random) -> Iterator[str]:
+    """Different sentences of the grammar, without end."""
+    seen = set()
+    pick = generator.choice
+    while True:
+        kind = generator.randrange(4)
+        if kind == 0:
+            sentence = f"{pick(_NAMES)} {pick(_VERBS)} THE {pick(_ADJECTIVES)} {pick(_THINGS)} IN THE {pick(_PLACES)}"
+        elif kind == 1:
+            sentence = f"{pick(_NUMBERS)} {pick(_ANIMALS)} {pick(_MOVES)} NEAR THE {pick(_ADJECTIVES)} {pick(_PLACES)}"
+        elif kind == 2:
+            sentence = (
+                f"{pick(_WHEN)} {pick(_NAMES)} AND {pick(_NAMES)} LEAVE THE {pick(_PLACES)} WITH A {pick(_THINGS)}"
+            )
+        else:
+            sentence = f"WHERE IS THE {pick(_ADJECTIVES)} {pick(_THINGS)} OF {pick(_NAMES)}"
+        if sentence not in seen:
+            seen.add(sentence)
+            yield sentence
+
+
+def write_mini_librispeech(root: Path, on_progress: Callable[[int], None] | None = None) -> None:
+    """Writes ``LibriSpeech/SUBSET/SPEAKER/CHAPTER`` with FLAC files and transcripts; the same whenever it is called.
+
+    Args:
+        root: the folder to make ``LibriSpeech`` in.
+        on_progress: called with the number of utterances written.
+
+    Raises:
+        UserError: espeakng-loader is not installed, or does not work.
+    """
+    import soundfile
+    from scipy.signal import resample_poly
+
+    espeak = _Espeak()
+    generator = random.Random(1)
+    voices = [f"{voice}+{variant}" for voice, variant in itertools.product(_VOICES, _VARIANTS)]
+    generator.shuffle(voices)
+    speakers = iter(_Speaker(voice, generator.randrange(25, 75), generator.randrange(140, 190)) for voice in voices)
+    sentences = _sentences(generator)
+    noise = np.random.default_rng(1)
+    written = 0
+    for subset, (num_speakers, num_utterances) in MINI_SUBSETS.items():
+        own = list(itertools.islice(speakers, num_speakers))
+        first = 1000 * (1 + list(MINI_SUBSETS).index(subset))
+        for i, speaker in enumerate(own):
+            folder = root / "LibriSpeech" / subset / str(first + i) / "1"
+            folder.mkdir(parents=True, exist_ok=True)
+            lines = []
+            for j in range(len(range(i, num_utterances, num_speakers))):
+                sentence, name = next(sentences), f"{first + i}-1-{j:04d}"
+                wave = resample_poly(espeak.say(speaker, sentence.lower()).astype(float), SAMPLE_RATE, espeak.rate)
+                wave = 0.25 * wave / np.abs(wave).max() * noise.uniform(0.5, 1.5) + noise.normal(0, 0.002, len(wave))
+                soundfile.write(folder / f"{name}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
+                lines.append(f"{name} {sentence}\n")
+                written += 1
+                if on_progress:
+                    on_progress(written)
+            (folder / f"{first + i}-1.trans.txt").write_text("".join(lines), encoding="utf-8")

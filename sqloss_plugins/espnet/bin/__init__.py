@@ -1,0 +1,1 @@
+"""Command lines: ESPnet's own with the plugin registered, and export to plain ESPnet."""

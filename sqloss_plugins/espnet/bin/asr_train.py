@@ -1,0 +1,38 @@
+"""``espnet2.bin.asr_train`` with the model choice ``sqloss``: the same arguments, and these keys of ``--model_conf``.
+
+    python -m sqloss_plugins.espnet.bin.asr_train --config conf/train_asr.yaml --model sqloss \\
+        --model_conf loss=square --model_conf k=15 --model_conf M=30 ...
+
+``loss``: square, cross_entropy or squentropy; ``k``, ``M``: rescaling, or ``rescaling``: paper or level;
+``lsm_type``: uniform or unigram, the latter with ``lsm_unigram``, a file of token counts.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from espnet2.tasks.asr import ASRTask
+
+import sqloss_plugins.espnet  # noqa: F401
+from sqloss_plugins.errors import run_command
+from sqloss_plugins.espnet.resume import make_saves_atomic, prepare
+
+# At the top of the module that is run, like the registration that the import above makes: for several GPUs ESPnet
+# starts processes that import this module and no other.
+make_saves_atomic()
+
+
+def main(cmd: Sequence[str] | None = None) -> int:
+    """Trains as ESPnet does; returns the exit status."""
+    arguments = list(sys.argv[1:] if cmd is None else cmd)
+
+    def train() -> None:
+        prepare(arguments)
+        ASRTask.main(cmd=arguments)
+
+    return run_command("asr_train", train)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""What ``recipes/librispeech/run.sh`` and ``recipes/an4/run.sh`` run: all stages of a speech recipe."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import yaml
+
+from sqloss_plugins.data.mini_speech import MINI_SUBSETS
+from sqloss_plugins.errors import UserError, run_command
+from sqloss_plugins.espnet import stages
+from sqloss_plugins.espnet.recipe import PROGRAM, STAGES, Recipe, recipe_parser
+from sqloss_plugins.folders import claim_folder, lock_folder
+from sqloss_plugins.losses import check_rescaling
+from sqloss_plugins.probability import SCORES
+from sqloss_plugins.results import RESULT_NAME
+
+_SOURCES = {"librispeech": "https://www.openslr.org", "an4": "http://www.speech.cs.cmu.edu"}
+_ANSWER_WITHIN_S = 5.0
+
+
+def parse(argv: Sequence[str]) -> Recipe:
+    """The command line, checked as far as it can be before anything is made.
+
+    Raises:
+        UserError: an option that is unknown, or cannot be fulfilled.
+    """
+    args, free = recipe_parser().parse_known_args(argv)
+    if not 1 <= args.stage <= args.stop_stage <= len(STAGES):
+        names = ", ".join(f"{number} {name}" for number, name in enumerate(STAGES, start=1))
+        raise UserError(f"--stage {args.stage} to --stop_stage {args.stop_stage} is no range of the stages {names}")
+    if args.loss != "square" and not (args.k is None and args.M is None and args.rescaling is None):
+        raise UserError(f"--k, --M and --rescaling are for the square loss, and --loss is {args.loss}: leave them out")
+    try:
+        check_rescaling(1.0 if args.k is None else args.k, 1.0 if args.M is None else args.M)
+    except ValueError as error:
+        raise UserError(f"--{error}") from error
+    for score in args.score.split() or [""]:
+        if score not in (*SCORES, "auto") or (score == "auto" and args.score.strip() != "auto"):
+            raise UserError(f"unknown --score {args.score!r}: choose from auto or any of {', '.join(SCORES)}")
+    if "link" in args.score.split() and args.loss != "square":
+        raise UserError(f"--score link is for the square loss, and --loss is {args.loss}: choose softmax or scale")
+    if args.ngpu > torch.cuda.device_count() or args.ngpu < 0:
+        raise UserError(f"--ngpu {args.ngpu}: this machine has {torch.cuda.device_count()} GPUs")
+    for name in ("nj", "nbpe"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if args.mini and args.corpus:
+        raise UserError("--mini and --corpus exclude each other: the mini corpus or your own")
+    if args.corpus and not args.corpus.is_dir():
+        raise UserError(f"--corpus {args.corpus} is no folder")
+    mini = args.mini or (args.corpus is None and not _is_at_hand(args))
+    if mini:
+        args.train_set, args.dev_set, args.test_sets = MINI_SUBSETS
+        args.token_type, args.nbpe = "bpe", 100
+    recipe = Recipe(args, free, mini)
+    if not (args.asr_config or recipe.config("asr").is_file()):
+        files = recipe.config("asr").parent.glob("train_asr_*.yaml")
+        known = ", ".join(sorted(path.stem.removeprefix("train_asr_") for path in files))
+        raise UserError(f"unknown --arch {args.arch!r}: choose from {known or 'what conf/tuning has: nothing'}")
+    for which in ("asr", "inference", *(["lm"] if args.use_lm == "true" else [])):
+        _check_yaml(recipe.config(which))
+    _ = recipe.espnet  # ESPnet's own check of the training arguments
+    return recipe
+
+
+def _is_at_hand(args: object) -> bool:
+    """Whether the corpus was downloaded before, or can be; says so if not."""
+    task = str(getattr(args, "task"))  # noqa: B009
+    workdir: Path = getattr(args, "workdir")  # noqa: B009
+    if (workdir / "downloads" / task / ".download.done").is_file() or (workdir / "downloads" / task).is_dir():
+        return True
+    try:
+        urllib.request.urlopen(_SOURCES[task], timeout=_ANSWER_WITHIN_S).close()
+    except urllib.error.HTTPError:
+        return True  # it answered
+    except OSError:
+        print(
+            f"\n*** There is no --corpus, and {_SOURCES[task]} cannot be reached: using the embedded MINI corpus. ***\n"
+            f"*** It is synthetic speech of about a hundred words, and says nothing about {task}.            ***\n",
+            flush=True,
+        )
+        return False
+    return True
+
+
+def _check_yaml(path: Path) -> None:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"the configuration {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"the configuration {path} must be a mapping of option names to values")
+
+
+def _data_settings(recipe: Recipe) -> dict[str, object]:
+    args = recipe.args
+    names = ("task", "train_set", "dev_set", "test_sets", "token_type", "nbpe")
+    settings: dict[str, object] = {name: getattr(args, name) for name in names}
+    frontend = {"frontend": recipe.espnet.frontend, "frontend_conf": recipe.espnet.frontend_conf}
+    lm = {"lm_text": str(args.lm_text)} if args.lm_text else {}
+    return {**settings, **frontend, **lm, "mini": recipe.mini, "corpus": str(stages.corpus_folder(recipe).resolve())}
+
+
+def _banner(recipe: Recipe) -> None:
+    args, chosen = recipe.args, recipe.rescaling
+    loss = f"{args.loss}, k = {chosen.k:g}, M = {chosen.M:.4g} ({chosen.source})" if chosen else args.loss
+    if chosen:
+        level, usual = chosen.k * chosen.M**2 / len(recipe.tokens), math.log(len(recipe.tokens))
+        loss += f"; a token's loss at the start {level:.3g}, cross-entropy's {usual:.3g}"
+    for name, text in (
+        ("task", f"{args.task}{'   *** MINI DATA: not the real task ***' if recipe.mini else ''}"),
+        ("model", f"{args.arch} ({recipe.config('asr')}), {len(recipe.tokens)} tokens"),
+        ("loss", loss),
+        ("training", f"{recipe.espnet.max_epoch} epochs, lr {recipe.learning_rate:g}, seed {args.seed}"),
+        ("folder", str(recipe.run)),
+    ):
+        print(f"  {name:9s} {text}", flush=True)
+
+
+def run_recipe(argv: Sequence[str]) -> None:
+    """Does what the command line says.
+
+    Raises:
+        UserError: for every mistake of the user's.
+    """
+    logging.basicConfig(level=logging.WARNING)
+    recipe = parse(argv)
+    args = recipe.args
+    claim_folder(recipe.data, _data_settings(recipe), (".*.done",), option="--workdir")
+    locks = [lock_folder(recipe.data)]
+    start = time.monotonic()
+    makers = (
+        stages.fetch,
+        stages.prepare_data,
+        stages.make_dictionary,
+        stages.collect_statistics,
+        stages.train_language_model,
+        stages.train,
+        stages.decode,
+    )
+    for number in range(args.stage, args.stop_stage + 1):
+        print(f"stage {number}: {STAGES[number - 1]}{' (MINI)' if recipe.mini else ''}", flush=True)
+        if number >= 6 and len(locks) == 1:
+            stages.need(recipe.data / ".statistics.done", 4)
+            claim_folder(recipe.run, recipe.settings, ("checkpoint.pth", RESULT_NAME, ".*.done"), option="--tag")
+            locks.append(lock_folder(recipe.run))
+            _banner(recipe)
+        if number < len(STAGES):
+            makers[number - 1](recipe)
+        else:
+            stages.score(recipe, time.monotonic() - start)
+            print("\n" + (recipe.run / "RESULTS.md").read_text(encoding="utf-8"))
+            print(f"Everything is in {recipe.run}.", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return run_command(PROGRAM, lambda: run_recipe(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

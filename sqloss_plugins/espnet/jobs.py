@@ -1,0 +1,93 @@
+"""ESPnet's programs as processes: side by side, each with its log, and never left behind."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqloss_plugins.errors import StageError
+
+_PROGRESS = re.compile(r"INFO: (\d+/\d+epoch started.*|\d+epoch results:.*|\d+epoch:train:\d+-\d+batch:.*)")
+_SHOWN = re.compile(r"\b(loss_ctc|loss_att|loss|acc)=(\S+?),")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process: a Python module with its arguments, and the file that its output goes to."""
+
+    module: str
+    arguments: Sequence[str]
+    log: Path
+
+
+def run_jobs(jobs: Sequence[Job], nj: int = 1, on_success: Callable[[Job], None] | None = None) -> None:
+    """Runs all, ``nj`` at a time, showing the progress of training.
+
+    Args:
+        jobs: what to run.
+        nj: how many side by side.
+        on_success: called with each that ended well, in their order.
+
+    Raises:
+        StageError: one of them failed; the others are waited for.
+    """
+    with ThreadPoolExecutor(max(nj, 1)) as pool:
+        for job, status in zip(jobs, pool.map(_run, jobs), strict=True):
+            if status != 0:
+                raise StageError(_complaint(job, status))
+            if on_success:
+                on_success(job)
+
+
+def _run(job: Job) -> int:
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", job.module, *job.arguments]
+    with (
+        job.log.open("w", encoding="utf-8") as log,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", preexec_fn=_die_too
+        ) as process,
+    ):
+        assert process.stdout is not None
+        for line in process.stdout:
+            log.write(line)
+            log.flush()
+            found = _PROGRESS.search(line)
+            if found:
+                print(f"  {_short(found[1])}", flush=True)
+        return process.wait()
+
+
+def _die_too() -> None:
+    """On Linux a process is killed with its parent, so that none is at work in a folder that looks free."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _short(message: str) -> str:
+    """The losses and the accuracy out of one of the Trainer's lines, which have a dozen times."""
+    head, marker, results = message.partition("results:")
+    if not marker:
+        values = " ".join(f"{name} {value}" for name, value in _SHOWN.findall(message))
+        return f"{message.split(' iter_time', 1)[0].rstrip(':, ')} {values}".rstrip()
+    parts = re.findall(r"\[(train|valid)\] (.*?)(?=\[|$)", results)
+    said = "; ".join(
+        f"{name}: " + " ".join(f"{key} {value}" for key, value in _SHOWN.findall(text)) for name, text in parts
+    )
+    return f"{head}{said}"
+
+
+def _complaint(job: Job, status: int) -> str:
+    """What went wrong: the program's own error line, or the last line of its log."""
+    lines = [line for line in job.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    own = [line for line in lines if re.match(r"\w+: error: |.*\.py: error: ", line)]
+    last = own[-1] if own else lines[-1] if lines else "no output"
+    name = job.module.rpartition(".")[2]
+    return f"{name} ended with status {status}: {last.strip()} (log: {job.log})"

@@ -1,0 +1,207 @@
+"""ESPnet's CTC/attention model with a choice of loss for its attention decoder.
+
+Of the objective ``ctc_weight * CTC + (1 - ctc_weight) * attention`` only the attention decoder's cross-entropy is
+replaced; CTC, and how ESPnet divides the sum over tokens, stay as they are, so that learning rates and the clipping of
+gradients keep their meaning. All parameters have ESPnet's names: a state_dict fits either model.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import model_choices
+from torch import Tensor, nn
+
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.decoding import default_score, scoring
+from sqloss_plugins.losses import LOSSES, check_rescaling, make_loss
+from sqloss_plugins.paper import RULES, Rescaling
+
+MODEL_NAME = "sqloss"
+OPTIONS = ("loss", "k", "M", "rescaling", "lsm_type", "lsm_unigram")
+"""The keys of ``model_conf`` that ESPnet's own model does not have."""
+
+_FAR = 4.0  # the paper's settings lie within a factor of 2.2 of cross-entropy's level, but for its smallest tasks
+
+logger = logging.getLogger(__name__)
+
+
+class AttentionLoss(nn.Module):
+    """A loss in the place of ESPnet's ``LabelSmoothingLoss``: the same call, smoothing and normalisation.
+
+    Args:
+        loss: name of the loss, a key of :data:`sqloss_plugins.losses.LOSSES`.
+        k, M: rescaling of the square loss; None for other losses.
+        num_classes: C.
+        ignore_id: the target that is padding.
+        smoothing: ESPnet's ``lsm_weight``: the true class keeps ``1 - smoothing``, the others share the rest evenly.
+        unigram: a file with the number of occurrences of each class, one a line; then the rest is shared in proportion
+            to them, the true class included (the paper's Table 21, as ESPnet1 has it).
+        normalize_length: divide by the number of tokens rather than by the number of utterances.
+    """
+
+    def __init__(
+        self,
+        loss: str,
+        k: float | None,
+        M: float | None,
+        num_classes: int,
+        ignore_id: int = -1,
+        smoothing: float = 0.0,
+        unigram: str | None = None,
+        normalize_length: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.ignore_id = ignore_id
+        self.smoothing = smoothing
+        self.unigram_file = unigram
+        self._unigram: Tensor | None = None
+        self.normalize_length = normalize_length
+        # make_loss spreads the rest over all classes, ESPnet over all but the true one.
+        uniform = smoothing * num_classes / (num_classes - 1) if unigram is None else 0.0
+        self.loss = make_loss(loss, k=k, M=M, ignore_index=ignore_id, reduction="sum", label_smoothing=uniform)
+
+    def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of a batch, a scalar in float32.
+
+        Args:
+            outputs: raw outputs of the decoder, shape (utterances, tokens, C), floating point.
+            targets: class numbers, or ``ignore_id`` for padding; shape (utterances, tokens), int64.
+        """
+        rows, classes = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1)
+        kept = classes != self.ignore_id
+        if self.unigram_file is None:
+            total = self.loss(rows, classes)
+        else:
+            share = self._unigram_share(self.unigram_file).to(rows.device)
+            one_hot = nn.functional.one_hot(classes[kept], self.num_classes)
+            total = self.loss(rows[kept].float(), (1.0 - self.smoothing) * one_hot + self.smoothing * share)
+        return total / (kept.sum().clamp(min=1) if self.normalize_length else len(outputs))
+
+    def _unigram_share(self, path: str) -> Tensor:
+        if self._unigram is None:  # not earlier: decoding has no need of the file
+            self._unigram = read_unigram(Path(path), self.num_classes)
+        return self._unigram
+
+
+def read_unigram(path: Path, num_classes: int) -> Tensor:
+    """The share of each class, shape (num_classes,), from a file with one count a line.
+
+    Raises:
+        UserError: no such file, or not one non-negative number for each class.
+    """
+    try:
+        counts = torch.tensor([float(line) for line in path.read_text().split()])
+    except (OSError, ValueError) as error:
+        raise UserError(f"lsm_unigram: {path} cannot be read as one count a line: {error}") from error
+    if len(counts) != num_classes or not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < math.inf:
+        raise UserError(
+            f"lsm_unigram: {path} must have {num_classes} counts, one for each token, and has {len(counts)}"
+        )
+    return counts / counts.sum()
+
+
+class SquareLossASRModel(ESPnetASRModel):
+    """``ESPnetASRModel`` whose attention decoder is trained with a loss of one's choice.
+
+    Args:
+        vocab_size, token_list, decoder, joint_network, ctc_weight, ignore_id, lsm_weight, length_normalized_loss: as
+            in ESPnet, like all further ones.
+        loss: ``square``, ``cross_entropy`` (ESPnet's own, unchanged) or ``squentropy``.
+        k, M: rescaling of the square loss.
+        rescaling: the rule for whichever of k and M is not given: ``paper`` or ``level``.
+        lsm_type: ``uniform`` as in ESPnet2, or ``unigram`` as in ESPnet1 and the paper's WSJ.
+        lsm_unigram: for ``unigram``: a file with each token's number of occurrences in the training text.
+
+    Raises:
+        UserError: options that do not go together.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        token_list: Any,
+        *args: Any,
+        loss: str = "square",
+        k: float | None = None,
+        M: float | None = None,
+        rescaling: str = "paper",
+        lsm_type: str = "uniform",
+        lsm_unigram: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if loss not in LOSSES:
+            raise UserError(f"model_conf: unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
+        if loss != "square" and not (k is None and M is None):
+            raise UserError(f"model_conf: k and M rescale the square loss, and loss is {loss}: leave them out")
+        if rescaling not in RULES:
+            raise UserError(f"model_conf: unknown rescaling {rescaling!r}: choose from {', '.join(RULES)}")
+        smoothing = float(kwargs.get("lsm_weight", 0.0))
+        if lsm_type not in ("uniform", "unigram"):
+            raise UserError(f"model_conf: unknown lsm_type {lsm_type!r}: choose from uniform, unigram")
+        if not 0.0 <= smoothing <= (vocab_size - 1) / vocab_size:
+            raise UserError(f"model_conf: lsm_weight must be between 0 and 1, got {smoothing:g}")
+        if (lsm_type == "unigram" and smoothing > 0) != (lsm_unigram is not None):
+            raise UserError("model_conf: lsm_type unigram, lsm_weight and lsm_unigram go together: give all or none")
+        super().__init__(vocab_size, token_list, *args, **kwargs)
+        self.loss = loss
+        self.rescaling: Rescaling | None = None
+        if loss == "square":
+            rule = RULES[rescaling](vocab_size)
+            self.rescaling = Rescaling(
+                float(rule.k if k is None else k),
+                float(rule.M if M is None else M),
+                rule.source if k is None and M is None else "given",
+            )
+            try:
+                check_rescaling(self.rescaling.k, self.rescaling.M)
+            except ValueError as error:
+                raise UserError(f"model_conf: {error}") from error
+        if loss == "cross_entropy" and lsm_unigram is None:
+            return
+        if not hasattr(self, "criterion_att") or self.decoder is None:
+            raise UserError(f"loss {loss} is for an attention decoder, and this model has none: use loss cross_entropy")
+        self.criterion_att = AttentionLoss(
+            loss,
+            self.rescaling.k if self.rescaling else None,
+            self.rescaling.M if self.rescaling else None,
+            vocab_size,
+            self.ignore_id,
+            smoothing,
+            lsm_unigram,
+            bool(kwargs.get("length_normalized_loss", False)),
+        )
+        if self.rescaling:
+            self._say_level(self.rescaling)
+
+    def _say_level(self, rescaling: Rescaling) -> None:
+        """A token's loss at the start, which decides the balance with CTC, beside that of cross-entropy."""
+        level = rescaling.k * rescaling.M**2 / self.vocab_size
+        usual = math.log(self.vocab_size)
+        logger.info(
+            f"Square loss, k = {rescaling.k:g}, M = {rescaling.M:.4g} ({rescaling.source}): a token's initial loss is "
+            f"k M^2 / C = {level:.3g}, that of cross-entropy ln C = {usual:.3g} (C = {self.vocab_size})"
+        )
+        if 0.0 < self.ctc_weight < 1.0 and not 1 / _FAR <= level / usual <= _FAR:
+            starving = "attention" if level < usual else "CTC"
+            logger.warning(
+                f"The {starving} branch will get next to no gradient: k M^2 / C = {level:.3g} is far from "
+                f"ln C = {usual:.3g}. rescaling: level (k = 15, M = sqrt(C ln C / 15)) starts both alike"
+            )
+
+    def nll(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Negative log-likelihood of each utterance, shape (utterances,); of square-loss outputs, by the link."""
+        with scoring(self, default_score(self)):
+            result: Tensor = super().nll(*args, **kwargs)
+        return result
+
+
+def register() -> None:
+    """Makes ``--model sqloss`` known to ESPnet's ASR task in this process."""
+    model_choices.classes[MODEL_NAME] = SquareLossASRModel

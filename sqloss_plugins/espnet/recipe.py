@@ -1,0 +1,236 @@
+"""What one command line of a speech recipe says, and what follows from it: folders, configurations, k and M."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+from espnet2.tasks.asr import ASRTask
+
+from sqloss_plugins import paper
+from sqloss_plugins.data.speech import CORPORA
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.model import MODEL_NAME
+from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.probability import SCORES
+from sqloss_plugins.results import run_folder
+
+PROGRAM = "run.sh"
+STAGES = ("download", "data", "dictionary", "statistics", "language model", "training", "decoding", "scoring")
+_DEFAULT_RULE = "level"
+_OURS = {
+    "--config",
+    "--model",
+    "--output_dir",
+    "--resume",
+    "--token_list",
+    "--token_type",
+    "--bpemodel",
+    "--collect_stats",
+}
+_OURS |= {f"--{split}_data_path_and_name_and_type" for split in ("train", "valid")}
+_OURS |= {f"--{split}_shape_file" for split in ("train", "valid")}
+# Arguments of ESPnet that do not decide what is trained.
+_ASIDE = {
+    "config",
+    "output_dir",
+    "ngpu",
+    "num_workers",
+    "log_level",
+    "log_interval",
+    "use_tensorboard",
+    "model",
+    "seed",
+}
+_ASIDE |= {"max_epoch", "multiprocessing_distributed", "dry_run", "print_config", "num_att_plot", "use_matplotlib"}
+DESCRIPTION = """Speech recognition from audio to word error rate, with ESPnet's wheel alone.
+
+Stages, each of which skips what it has done, and may be killed at any moment:
+
+    1 download    2 data preparation    3 dictionary    4 features and statistics    5 language model
+    6 training    7 decoding            8 scoring
+
+Every argument that is not listed goes to ESPnet's training (--max_epoch 3, --optim_conf lr=0.002, ...)."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (see --help)")
+
+
+def recipe_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("task", choices=list(CORPORA), help="the corpus, whose layout decides how it is read")
+    add("--loss", choices=list(LOSSES), default="square", help="loss of the attention decoder (default: square)")
+    add("--k", type=float, help="square loss: weight of the true class's term")
+    add("--M", type=float, help="square loss: target of the true class")
+    add(
+        "--rescaling",
+        choices=list(paper.RULES),
+        help="rule for k and M: the paper's table, or level (k = 15, M = sqrt(C ln C / 15)); default: the paper's where "
+        "it names the task and its number of classes, else level",
+    )
+    add("--arch", default="transformer", help="one of conf/tuning/train_asr_ARCH.yaml (default: transformer)")
+    add("--stage", type=int, default=1, help="first stage (default: 1)")
+    add("--stop_stage", type=int, default=len(STAGES), help=f"last stage (default: {len(STAGES)})")
+    add("--corpus", type=Path, help="folder of the corpus, where it is on this machine")
+    add("--mini", action="store_true", help="the embedded mini corpus: synthetic speech, not the real task")
+    add("--train_set", default="train", help="name of the training subset")
+    add("--dev_set", default="dev", help="name of the development subset")
+    add("--test_sets", default="test", help="names of the test subsets, separated by spaces")
+    add("--token_type", choices=("bpe", "char"), default="bpe", help="sentencepiece's unigrams or characters")
+    add("--nbpe", type=int, default=1000, help="sentencepiece's unigram pieces (default: 1000)")
+    add(
+        "--score",
+        default="auto",
+        help=f"how decoding reads the outputs: any of {', '.join(SCORES)} (several separated by spaces), or auto: all "
+        "on the development set, and the best of them on the test sets (default: auto)",
+    )
+    add("--use_lm", choices=("true", "false"), default="true", help="train a language model, and decode with it")
+    add("--lm_text", type=Path, help="more text for the language model, one sentence a line")
+    add("--ngpu", type=int, default=0, help="GPUs (default: 0)")
+    add("--nj", type=int, default=os.cpu_count() or 1, help="processes side by side (default: the CPUs)")
+    add("--seed", type=int, default=0, help="random seed of the training (default: 0)")
+    add("--tag", help="a word for the name of the run's folder")
+    add("--workdir", type=Path, default=Path(), help="where data/ and runs/ go, and conf/ is (default: here)")
+    add("--asr_config", type=Path, help="training configuration, instead of conf/tuning/train_asr_ARCH.yaml")
+    add("--lm_config", type=Path, help="the language model's, instead of conf/train_lm.yaml")
+    add("--inference_config", type=Path, help="decoding's, instead of conf/decode_asr.yaml")
+    return parser
+
+
+@dataclass
+class Recipe:
+    """One command line and what follows from it."""
+
+    args: argparse.Namespace
+    free: list[str]
+    mini: bool
+
+    @property
+    def subsets(self) -> list[str]:
+        """All subsets, the training one first, the development one second."""
+        return [self.args.train_set, self.args.dev_set, *self.args.test_sets.split()]
+
+    @property
+    def data(self) -> Path:
+        """The folder of the prepared data."""
+        args = self.args
+        tokens = f"unigram{args.nbpe}" if args.token_type == "bpe" else "char"
+        return Path(args.workdir, "data", f"{args.train_set}-{tokens}{'-mini' if self.mini else ''}")
+
+    def config(self, which: str) -> Path:
+        """The configuration ``asr``, ``lm`` or ``inference``: the one given, or the recipe's."""
+        given: Path | None = getattr(self.args, f"{which}_config")
+        names = {
+            "asr": f"tuning/train_asr_{self.args.arch}.yaml",
+            "lm": "train_lm.yaml",
+            "inference": "decode_asr.yaml",
+        }
+        return given or Path(self.args.workdir, "conf", "mini" if self.mini else "", names[which])
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The token list, from the file that stage 3 writes."""
+        return (self.data / "tokens.txt").read_text(encoding="utf-8").split("\n")[:-1]
+
+    @cached_property
+    def rescaling(self) -> paper.Rescaling | None:
+        """k and M; None for other losses."""
+        args = self.args
+        if args.loss != "square":
+            return None
+        paper_classes = paper.num_classes(args.task)
+        is_papers = not self.mini and args.token_type == "bpe" and paper_classes == args.nbpe
+        if is_papers and args.rescaling != "level":
+            found = paper.rescaling(args.task)
+        else:
+            found = paper.RULES[args.rescaling or _DEFAULT_RULE](len(self.tokens))
+        given = args.k is not None or args.M is not None
+        return paper.Rescaling(
+            found.k if args.k is None else args.k,
+            found.M if args.M is None else args.M,
+            "given on the command line" if given else found.source,
+        )
+
+    @cached_property
+    def training_arguments(self) -> list[str]:
+        """What training gets beside data and folders; the later of two values counts."""
+        args = self.args
+        own = ["--config", str(self.config("asr"))]
+        published = None if self.mini else paper.hyperparameters(args.task, args.arch, args.loss)
+        if published and published.epochs:
+            own += ["--max_epoch", str(published.epochs)]
+        own += ["--model", MODEL_NAME, "--model_conf", f"loss={args.loss}"]
+        if args.loss == "square":
+            # The paper smooths no labels with the square loss; configurations have what cross-entropy gets.
+            own += ["--model_conf", "lsm_weight=0.0"]
+        own += ["--ngpu", str(args.ngpu), "--seed", str(args.seed)]
+        if args.ngpu > 1:
+            own += ["--multiprocessing_distributed", "true"]
+        return [*own, *self.free]
+
+    @cached_property
+    def espnet(self) -> argparse.Namespace:
+        """The training arguments as ESPnet reads them.
+
+        Raises:
+            UserError: ESPnet does not know one of them.
+        """
+        parser = ASRTask.get_parser()
+
+        def refuse(message: str) -> NoReturn:
+            raise UserError(f"ESPnet's training takes no such argument: {message}")
+
+        for word in self.free:
+            if word.partition("=")[0] in _OURS:
+                raise UserError(f"{word.partition('=')[0]} is what this recipe sets itself: leave it out (see --help)")
+        parser.error = refuse  # type: ignore[method-assign]
+        found = parser.parse_args([*self.training_arguments, "--output_dir", "x"])
+        given = {name: found.model_conf[name] for name in ("k", "M", "rescaling") if name in found.model_conf}
+        if found.model_conf["loss"] != self.args.loss or given:
+            raise UserError("the loss, k, M and rescaling are options of this recipe: leave them out of model_conf")
+        return found
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Everything that decides the trained model: what is not ESPnet's default, under ESPnet's names."""
+        given, usual = vars(self.espnet), vars(ASRTask.get_parser().parse_args(["--output_dir", "x"]))
+        found = {name: value for name, value in given.items() if name not in _ASIDE and value != usual[name]}
+        found["model_conf"] = {name: value for name, value in given["model_conf"].items() if name != "loss"}
+        found["optim_conf"] = {name: value for name, value in given["optim_conf"].items() if name != "lr"}
+        found |= {"learning_rate": self.learning_rate, "num_train_epochs": self.espnet.max_epoch}
+        found |= {"loss": self.args.loss, "seed": self.args.seed, "use_lm": self.args.use_lm}
+        if self.rescaling:
+            found |= {"k": self.rescaling.k, "M": self.rescaling.M}
+        plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+        return plain
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What makes a run this run: the hyper-parameters, the data and the vocabulary."""
+        data = json.loads((self.data / "data.json").read_text(encoding="utf-8"))
+        tokens = hashlib.sha256("\n".join(self.tokens).encode()).hexdigest()
+        return {**self.hyperparameters, "data_fingerprint": data["fingerprint"], "tokens": tokens}
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first optimiser."""
+        return float(self.espnet.optim_conf.get("lr", 1.0 if self.espnet.optim == "adadelta" else 1e-3))
+
+    @cached_property
+    def run(self) -> Path:
+        """The folder of the run."""
+        args = self.args
+        k, M = (self.rescaling.k, round(self.rescaling.M, 3)) if self.rescaling else (None, None)
+        folder = run_folder(args.task, args.arch, args.loss, k, M, self.learning_rate, args.seed, self.mini)
+        return Path(args.workdir, folder.parent, f"{folder.name}{'-' + args.tag if args.tag else ''}")

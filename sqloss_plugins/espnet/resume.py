@@ -1,0 +1,57 @@
+"""What ESPnet's training lacks to be safe against a kill at any moment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def make_saves_atomic() -> None:
+    """Makes ``torch.save`` to a path leave the old file or the whole new one, in this process.
+
+    ESPnet overwrites its only ``checkpoint.pth`` in place after every epoch.
+    """
+    plain = torch.save
+    if hasattr(plain, "is_atomic"):
+        return
+
+    def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(f, str | os.PathLike):
+            return plain(obj, f, *args, **kwargs)
+        partial = f"{os.fspath(f)}.partial"
+        plain(obj, partial, *args, **kwargs)
+        return os.replace(partial, f)
+
+    save.is_atomic = True  # type: ignore[attr-defined]
+    torch.save = save
+
+
+def repair_checkpoint(folder: Path) -> None:
+    """Completes what a kill between two files of one epoch left: the epoch's model, which is averaged later.
+
+    A checkpoint that cannot be read, which only other hands can have made, is left for ESPnet to complain about.
+    """
+    try:
+        state = torch.load(folder / "checkpoint.pth", map_location="cpu", weights_only=False)
+        epoch = int(state["reporter"]["epoch"])
+    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+        return
+    model = folder / f"{epoch}epoch.pth"
+    if epoch and not model.exists():
+        torch.save(state["model"], model)
+
+
+def prepare(cmd: Sequence[str]) -> None:
+    """Repairs the folder that an ESPnet command line names by ``--output_dir``."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output_dir")
+    folder = parser.parse_known_args(cmd)[0].output_dir
+    if folder:
+        repair_checkpoint(Path(folder))

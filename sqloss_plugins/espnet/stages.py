@@ -1,0 +1,444 @@
+"""The stages of a speech recipe, from the audio to the table of error rates.
+
+Each writes into the folder of the data or into that of the run, leaves an empty file ``.STAGE.done`` there when it is
+through, and is not repeated while that is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+import torch
+import yaml
+from espnet2.text.build_tokenizer import build_tokenizer
+from tqdm import tqdm
+
+from sqloss_plugins.data.mini_speech import MINI_SUBSETS, write_mini_librispeech
+from sqloss_plugins.data.speech import CORPORA, check_audio, download, write_data_dir
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.jobs import Job, run_jobs
+from sqloss_plugins.espnet.recipe import STAGES, Recipe
+from sqloss_plugins.espnet.scoring import Errors, environment, read_text, results_table, score_texts
+from sqloss_plugins.probability import SCORES
+from sqloss_plugins.results import Result, device_name, versions, write_json, write_result
+
+BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
+MODEL_FILE = "valid.acc.ave.pth"
+_BINS = "sqloss_plugins.espnet.bin"
+
+
+def is_done(folder: Path, stage: str) -> bool:
+    """Whether an earlier process finished the stage; says so if it did."""
+    done = (folder / f".{stage}.done").is_file()
+    if done:
+        print(f"  done before, in {folder}", flush=True)
+    return done
+
+
+def _mark_done(folder: Path, stage: str) -> None:
+    (folder / f".{stage}.done").touch()
+
+
+def need(path: Path, stage: int) -> None:
+    """Refuses to begin with a stage before the earlier ones."""
+    if not path.exists():
+        raise UserError(
+            f"{path} is missing, which stage {stage} ({STAGES[stage - 1]}) makes: begin with --stage {stage}"
+        )
+
+
+# ---------------------------------------------------------------- 1 download
+
+
+def corpus_folder(recipe: Recipe) -> Path:
+    """Where the corpus is: given, embedded, or downloaded."""
+    given: Path | None = recipe.args.corpus
+    return given or Path(recipe.args.workdir, "downloads", "mini" if recipe.mini else recipe.args.task)
+
+
+def fetch(recipe: Recipe) -> None:
+    """Stage 1: downloads the corpus, or makes the mini corpus, unless it is given."""
+    if recipe.args.corpus:
+        print(f"  not needed: the corpus is {recipe.args.corpus}", flush=True)
+        return
+    folder = corpus_folder(recipe)
+    if is_done(folder, "download"):
+        return
+    if recipe.mini:
+        partial = folder.with_name(".mini.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        total = sum(utterances for _, utterances in MINI_SUBSETS.values())
+        with tqdm(total=total, desc="  eSpeak NG reads", unit=" sentences") as bar:
+            write_mini_librispeech(partial, lambda done: bar.update(done - bar.n) and None)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    else:
+        download(recipe.args.task, recipe.subsets, folder)
+    _mark_done(folder, "download")
+
+
+# ---------------------------------------------------------------- 2 data preparation
+
+
+def prepare_data(recipe: Recipe) -> None:
+    """Stage 2: transcripts and checked audio as ESPnet takes them, and what the data is."""
+    if is_done(recipe.data, "data"):
+        return
+    corpus = corpus_folder(recipe)
+    if not corpus.is_dir():
+        option = "--corpus" if recipe.args.corpus else "stage 1"
+        raise UserError(f"{corpus} is no folder: see {option}")
+    sizes, seconds, digest = {}, {}, hashlib.sha256()
+    for subset in recipe.subsets:
+        utterances = CORPORA["librispeech" if recipe.mini else recipe.args.task](corpus, subset)
+        with tqdm(total=len(utterances), desc=f"  {subset}", unit=" files") as bar:
+            seconds[subset] = check_audio(utterances, recipe.args.nj, lambda done, bar=bar: bar.update(1) and None)
+        write_data_dir(recipe.data / subset, utterances)
+        sizes[subset] = len(utterances)
+        for item in sorted(utterances, key=lambda item: item.name):
+            digest.update(f"{subset} {item.name} {item.text} {item.audio.stat().st_size}\n".encode())
+    for subset in recipe.subsets:
+        print(f"  {subset:20s} {sizes[subset]:7d} utterances {seconds[subset] / 3600:8.2f} h", flush=True)
+    write_json(
+        recipe.data / "data.json",
+        {"source": str(corpus), "fingerprint": digest.hexdigest(), "sizes": sizes, "seconds": seconds},
+    )
+    _mark_done(recipe.data, "data")
+
+
+# ---------------------------------------------------------------- 3 dictionary
+
+
+def make_dictionary(recipe: Recipe) -> None:
+    """Stage 3: ``tokens.txt`` from the training text, ``bpe.model`` where it has pieces, and counts of the tokens."""
+    if is_done(recipe.data, "dictionary"):
+        return
+    need(recipe.data / ".data.done", 2)
+    text = list(read_text(recipe.data / recipe.args.train_set / "text").values())
+    if recipe.args.token_type == "bpe":
+        _train_pieces(recipe, text)
+        model = sentencepiece.SentencePieceProcessor(model_file=str(recipe.data / "bpe.model"))
+        pieces = [model.id_to_piece(i) for i in range(model.get_piece_size())]
+        symbols = [piece for piece in pieces if piece not in ("<unk>", "<s>", "</s>")]
+    else:
+        counted = Counter(token for line in text for token in _tokenizer(recipe).text2tokens(line))
+        symbols = [token for token, _ in sorted(counted.items(), key=lambda item: (-item[1], item[0]))]
+    tokens = [BLANK, UNKNOWN, *symbols, SOS_EOS]
+    counts = Counter(token for line in text for token in [*_tokenizer(recipe).text2tokens(line), SOS_EOS])
+    (recipe.data / "tokens.txt").write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
+    # For lsm_type: unigram (ESPnet1's label smoothing).
+    (recipe.data / "token_counts.txt").write_text("".join(f"{counts[token]}\n" for token in tokens), encoding="utf-8")
+    print(f"  {len(tokens)} tokens", flush=True)
+    _mark_done(recipe.data, "dictionary")
+
+
+def _train_pieces(recipe: Recipe, text: list[str]) -> None:
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(text),
+            model_prefix=str(recipe.data / "bpe"),
+            vocab_size=recipe.args.nbpe,
+            model_type="unigram",
+            character_coverage=1.0,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split()).rpartition(") ")[2]
+        raise UserError(f"--nbpe {recipe.args.nbpe} does not fit the training text: {reason}") from error
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    model = str(recipe.data / "bpe.model") if recipe.args.token_type == "bpe" else None
+    return build_tokenizer(recipe.args.token_type, bpemodel=model)
+
+
+def _text_arguments(recipe: Recipe) -> list[str]:
+    arguments = ["--use_preprocessor", "true", "--token_type", recipe.args.token_type]
+    arguments += ["--token_list", str(recipe.data / "tokens.txt")]
+    if recipe.args.token_type == "bpe":
+        arguments += ["--bpemodel", str(recipe.data / "bpe.model")]
+    return arguments
+
+
+# ---------------------------------------------------------------- 4 statistics
+
+
+def collect_statistics(recipe: Recipe) -> None:
+    """Stage 4: lengths of all utterances, mean and variance of the features."""
+    stats = recipe.data / "stats"
+    if is_done(recipe.data, "statistics"):
+        return
+    need(recipe.data / ".dictionary.done", 3)
+    train, dev = (recipe.data / recipe.args.train_set, recipe.data / recipe.args.dev_set)
+    shutil.rmtree(stats, ignore_errors=True)
+    parts = _split_keys(train / "wav.scp", stats / "keys", "train", recipe.args.nj)
+    dev_parts = _split_keys(dev / "wav.scp", stats / "keys", "dev", len(parts))
+    jobs = []
+    for i, (part, dev_part) in enumerate(zip(parts, dev_parts, strict=True)):
+        arguments = ["--collect_stats", "true", *recipe.training_arguments, *_text_arguments(recipe)]
+        arguments += ["--ngpu", "0", "--normalize", "none"]  # normalisation needs what is collected here
+        arguments += ["--output_dir", str(stats / f"part{i}"), *_asr_data("train", train), *_asr_data("valid", dev)]
+        arguments += ["--train_shape_file", str(part), "--valid_shape_file", str(dev_part)]
+        jobs.append(Job(f"{_BINS}.asr_train", arguments, stats / f"part{i}.log"))
+    run_jobs(jobs, recipe.args.nj)
+    inputs = [word for i in range(len(parts)) for word in ("--input_dir", str(stats / f"part{i}"))]
+    run_jobs([Job("espnet2.bin.aggregate_stats_dirs", [*inputs, "--output_dir", str(stats)], stats / "aggregate.log")])
+    for split in ("train", "valid"):
+        _append_vocabulary(stats / split / "text_shape", len(recipe.tokens))
+    _mark_done(recipe.data, "statistics")
+
+
+def _asr_data(split: str, folder: Path) -> list[str]:
+    option = f"--{split}_data_path_and_name_and_type"
+    return [option, f"{folder / 'wav.scp'},speech,sound", option, f"{folder / 'text'},text,text"]
+
+
+def _split_keys(scp: Path, folder: Path, name: str, parts: int) -> list[Path]:
+    """The file's lines, dealt out to at most so many files of near equal length."""
+    lines = scp.read_text(encoding="utf-8").splitlines(keepends=True)
+    parts = max(1, min(parts, len(lines)))
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i in range(parts):
+        paths.append(folder / f"{name}.{i}.scp")
+        paths[-1].write_text("".join(lines[len(lines) * i // parts : len(lines) * (i + 1) // parts]), encoding="utf-8")
+    return paths
+
+
+def _append_vocabulary(shapes: Path, size: int) -> None:
+    """ESPnet's batching wants the number of tokens behind each text's length, in another file."""
+    lines = shapes.read_text(encoding="utf-8").splitlines()
+    target = shapes.with_name("text_shape.tokens")
+    target.write_text("".join(f"{line},{size}\n" for line in lines), encoding="utf-8")
+
+
+# ---------------------------------------------------------------- 5 language model
+
+
+def train_language_model(recipe: Recipe) -> None:
+    """Stage 5: a language model on the training text, and on more of it where it is given."""
+    if recipe.args.use_lm == "false":
+        print("  not wanted (--use_lm false)", flush=True)
+        return
+    folder = recipe.data / "lm"
+    if is_done(recipe.data, "lm"):
+        return
+    need(recipe.data / ".dictionary.done", 3)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = (recipe.data / recipe.args.train_set / "text").read_text(encoding="utf-8")
+    if recipe.args.lm_text:
+        lines = _read_lines(recipe.args.lm_text)
+        text += "".join(f"lm_text_{number:09d} {line}\n" for number, line in enumerate(lines) if line)
+    (folder / "train.txt").write_text(text, encoding="utf-8")
+    dev = recipe.data / recipe.args.dev_set / "text"
+    shared = ["--config", str(recipe.config("lm")), "--ngpu", str(min(recipe.args.ngpu, 1)), *_text_arguments(recipe)]
+    shared += ["--train_data_path_and_name_and_type", f"{folder / 'train.txt'},text,text"]
+    shared += ["--valid_data_path_and_name_and_type", f"{dev},text,text"]
+    stats = folder / "stats"
+    if not (stats / ".done").is_file():
+        shutil.rmtree(stats, ignore_errors=True)
+        shapes = ["--train_shape_file", str(folder / "train.txt"), "--valid_shape_file", str(dev)]
+        arguments = [*shared, "--ngpu", "0", "--collect_stats", "true", *shapes, "--output_dir", str(stats)]
+        run_jobs([Job(f"{_BINS}.lm_train", arguments, folder / "stats.log")])
+        for split in ("train", "valid"):
+            _append_vocabulary(stats / split / "text_shape", len(recipe.tokens))
+        (stats / ".done").touch()
+    shapes = [f"--{split}_shape_file" for split in ("train", "valid")]
+    arguments = [*shared, "--resume", "true", "--output_dir", str(folder / "model")]
+    for split in ("train", "valid"):
+        arguments += [f"--{split}_shape_file", str(stats / split / "text_shape.tokens")]
+    run_jobs([Job(f"{_BINS}.lm_train", arguments, folder / "train.log")])
+    _mark_done(recipe.data, "lm")
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return [" ".join(line.split()) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--lm_text {path} cannot be read as text: {error}") from error
+
+
+# ---------------------------------------------------------------- 6 training
+
+
+def train(recipe: Recipe) -> None:
+    """Stage 6: ESPnet's training, which goes on from its last epoch where it was killed."""
+    if is_done(recipe.run, "training"):
+        return
+    need(recipe.data / ".statistics.done", 4)
+    stats = recipe.data / "stats"
+    arguments = [*recipe.training_arguments, *_text_arguments(recipe), "--resume", "true"]
+    if recipe.rescaling:
+        arguments += ["--model_conf", f"k={recipe.rescaling.k}", "--model_conf", f"M={recipe.rescaling.M}"]
+    if recipe.espnet.normalize == "global_mvn":
+        arguments += ["--normalize_conf", f"stats_file={stats / 'train' / 'feats_stats.npz'}"]
+    for split, subset in (("train", recipe.args.train_set), ("valid", recipe.args.dev_set)):
+        arguments += _asr_data(split, recipe.data / subset)
+        for shape in ("speech_shape", "text_shape.tokens"):
+            arguments += [f"--{split}_shape_file", str(stats / split / shape)]
+    run_jobs([Job(f"{_BINS}.asr_train", [*arguments, "--output_dir", str(recipe.run)], recipe.run / "train.log")])
+    _mark_done(recipe.run, "training")
+
+
+# ---------------------------------------------------------------- 7 decoding
+
+
+def decode(recipe: Recipe) -> None:
+    """Stage 7: beam search on the development and test sets, with the scores that are asked for."""
+    if is_done(recipe.run, "decoding"):
+        return
+    need(recipe.run / ".training.done", 6)
+    calibration = recipe.run / "calibration.json"
+    if not calibration.is_file():
+        arguments = ["--data_dir", str(recipe.data / recipe.args.dev_set), "--output", str(calibration)]
+        arguments += ["--asr_train_config", str(recipe.run / "config.yaml")]
+        arguments += ["--asr_model_file", str(recipe.run / MODEL_FILE), "--ngpu", str(min(recipe.args.ngpu, 1))]
+        run_jobs([Job(f"{_BINS}.asr_calibrate", arguments, recipe.run / "calibration.log")])
+    scores = wanted_scores(recipe)
+    dev, tests = recipe.args.dev_set, recipe.args.test_sets.split()
+    _decode_sets(recipe, [(dev, score) for score in scores])
+    if recipe.args.score == "auto":
+        scores = [best_score(recipe, scores)]
+    _decode_sets(recipe, [(subset, score) for subset in tests for score in scores])
+    _mark_done(recipe.run, "decoding")
+
+
+def wanted_scores(recipe: Recipe) -> list[str]:
+    """The scores to decode the development set with: those given, or all that the loss has a use for."""
+    if recipe.args.score != "auto":
+        return list(recipe.args.score.split())
+    return list(SCORES) if recipe.args.loss == "square" else ["softmax"]
+
+
+def best_score(recipe: Recipe, scores: Sequence[str]) -> str:
+    """The score with the fewest word errors on the development set; of equals the first."""
+    rates = {score: _errors(recipe, recipe.args.dev_set, score)["wer"].rate for score in scores}
+    return min(scores, key=rates.__getitem__)
+
+
+def _decoded(recipe: Recipe, subset: str, score: str) -> Path:
+    return recipe.run / "decode" / subset / score
+
+
+def _decode_sets(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> None:
+    jobs, folders = [], []
+    nj = 1 if recipe.args.ngpu else recipe.args.nj
+    for subset, score in pairs:
+        folder = _decoded(recipe, subset, score)
+        if (folder / "text").is_file():
+            continue
+        folders.append(folder)
+        for i, part in enumerate(_split_keys(recipe.data / subset / "wav.scp", folder, "keys", nj)):
+            if (folder / f"part{i}" / ".done").is_file():
+                continue
+            shutil.rmtree(folder / f"part{i}", ignore_errors=True)
+            jobs.append(
+                Job(
+                    f"{_BINS}.asr_inference",
+                    _decoding_arguments(recipe, subset, score, part, i),
+                    folder / f"part{i}.log",
+                )
+            )
+    with tqdm(total=len(jobs), desc="  beam search", unit=" parts", disable=not jobs) as bar:
+
+        def finished(job: Job) -> None:
+            Path(job.log.with_suffix("") / ".done").touch()
+            bar.update()
+
+        run_jobs(jobs, nj, finished)
+    for folder in folders:
+        parts = sorted(folder.glob("part*/1best_recog/text"))
+        lines = sorted(line for part in parts for line in part.read_text(encoding="utf-8").splitlines())
+        partial = folder / ".text"
+        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        os.replace(partial, folder / "text")
+
+
+def _decoding_arguments(recipe: Recipe, subset: str, score: str, part: Path, number: int) -> list[str]:
+    arguments = ["--config", str(recipe.config("inference")), "--ngpu", str(min(recipe.args.ngpu, 1))]
+    arguments += ["--data_path_and_name_and_type", f"{recipe.data / subset / 'wav.scp'},speech,sound"]
+    arguments += ["--key_file", str(part), "--score", score]
+    if score == "scale":
+        calibration = yaml.safe_load((recipe.run / "calibration.json").read_text(encoding="utf-8"))
+        arguments += ["--score_scale", str(calibration["scale"])]
+    arguments += ["--asr_train_config", str(recipe.run / "config.yaml")]
+    arguments += ["--asr_model_file", str(recipe.run / MODEL_FILE)]
+    if recipe.args.use_lm == "true":
+        model = recipe.data / "lm" / "model"
+        need(recipe.data / ".lm.done", 5)
+        arguments += ["--lm_train_config", str(model / "config.yaml"), "--lm_file", str(model / "valid.loss.ave.pth")]
+    else:
+        arguments += ["--lm_weight", "0.0"]
+    return [*arguments, "--output_dir", str(_decoded(recipe, subset, score) / f"part{number}")]
+
+
+def _errors(recipe: Recipe, subset: str, score: str) -> dict[str, Errors]:
+    return score_texts(read_text(recipe.data / subset / "text"), read_text(_decoded(recipe, subset, score) / "text"))
+
+
+# ---------------------------------------------------------------- 8 scoring
+
+
+def score(recipe: Recipe, wall_time_s: float) -> Result:
+    """Stage 8: error rates of all that was decoded, into ``RESULTS.md`` and ``result.json``."""
+    need(recipe.run / ".decoding.done", 7)
+    dev, tests = recipe.args.dev_set, recipe.args.test_sets.split()
+    found = {
+        (subset, name): _errors(recipe, subset, name)
+        for subset in (dev, *tests)
+        for name in SCORES
+        if (_decoded(recipe, subset, name) / "text").is_file()
+    }
+    chosen = best_score(recipe, [name for name in wanted_scores(recipe) if (dev, name) in found])
+    data = yaml.safe_load((recipe.data / "data.json").read_text(encoding="utf-8"))
+    calibration = yaml.safe_load((recipe.run / "calibration.json").read_text(encoding="utf-8"))
+    metrics: dict[str, dict[str, float]] = {}
+    for (subset, name), errors in found.items():
+        split = "validation" if subset == dev else "test" if subset == tests[0] else f"test {subset}"
+        values = metrics.setdefault(split, {})
+        for metric, value in errors.items():
+            values[f"{metric} {name}"] = value.rate
+            if name == chosen:
+                values[metric] = value.rate
+    metrics["validation"]["accuracy"] = calibration["accuracy"]
+    state = torch.load(recipe.run / MODEL_FILE, map_location="cpu", weights_only=True)
+    rescaling = recipe.rescaling
+    result = Result(
+        task=recipe.args.task,
+        arch=recipe.args.arch,
+        loss=recipe.args.loss,
+        k=rescaling.k if rescaling else None,
+        M=rescaling.M if rescaling else None,
+        rescaling_source=rescaling.source if rescaling else None,
+        protocol="early_stopping",
+        epochs=float(recipe.espnet.max_epoch),
+        seed=recipe.args.seed,
+        mini=recipe.mini,
+        hyperparameters=recipe.hyperparameters,
+        data={name: data[name] for name in ("source", "fingerprint", "sizes")},
+        parameters=sum(value.numel() for value in state.values()),
+        device=device_name("cuda" if recipe.args.ngpu else "cpu"),
+        wall_time_s=wall_time_s,
+        resumed=False,
+        metrics=metrics,
+        versions=versions(),
+    )
+    table = results_table(found, chosen, data["sizes"])
+    mini = " (MINI: synthetic speech, not the real task)" if recipe.mini else ""
+    rescaled = f", k = {rescaling.k:g}, M = {rescaling.M:.4g} ({rescaling.source})" if rescaling else ""
+    text = (
+        f"## {recipe.args.task}{mini}: {recipe.args.arch}, {recipe.args.loss}{rescaled}\n\n"
+        f"{result.parameters / 1e6:.1f} M parameters, {len(recipe.tokens)} tokens, {result.epochs:g} epochs, "
+        f"lr {recipe.learning_rate:g}, seed {result.seed}; * is the score with the fewest word errors on {dev}. "
+        f"The scale is {calibration['scale']:.3g}.\n\n{table}\n\n{environment(result)}\n"
+    )
+    (recipe.run / "RESULTS.md").write_text(text, encoding="utf-8")
+    write_result(recipe.run, result, {})
+    return result

@@ -1,0 +1,84 @@
+"""Whose folder is it: settings beside what they made, and one process at a time."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.results import write_json
+
+SETTINGS_NAME = "settings.json"
+
+
+def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str], option: str = "--output_dir") -> None:
+    """Makes the folder this run's, or refuses it; nothing in it is changed but the settings file.
+
+    Settings alone, with nothing made beside them, are what a start that failed leaves: they bind nobody.
+
+    Args:
+        folder: made if it is not there.
+        settings: everything that decides the result, as JSON has it.
+        kept: patterns of the files that make a folder somebody's.
+        option: the one that names another folder, for the messages.
+
+    Raises:
+        UserError: the folder cannot be written, or has another run in it.
+    """
+    path = folder / SETTINGS_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
+    is_used = any(any(folder.glob(name)) for name in kept)
+    if not is_used:
+        write_json(path, settings)
+    elif path.is_file():
+        theirs = read_settings(path)
+        changed = sorted(key for key in settings.keys() | theirs.keys() if settings.get(key) != theirs.get(key))
+        if changed:
+            differences = ", ".join(f"{key} {theirs.get(key)!r} -> {settings.get(key)!r}" for key in changed[:3])
+            raise UserError(
+                f"the output folder {folder} holds another run ({differences}{', ...' if len(changed) > 3 else ''}): "
+                f"choose another {option}, or remove that one"
+            )
+    else:
+        raise UserError(
+            f"the output folder {folder} holds checkpoints or results of something else: choose another {option}"
+        )
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """What a folder was claimed with.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    except (OSError, ValueError):
+        pass
+    raise UserError(f"{path} is damaged, so that nobody can tell whose run is there: choose another folder")
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Keeps other processes out of the folder until the lock is released, or its process ends, however it ends.
+
+    Raises:
+        UserError: another process is at work there.
+    """
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(f"another process is at work in {folder}: wait for it, or choose another folder") from error
+    return lock
