@@ -70,8 +70,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     raise UserError(f"{path} is damaged, so that nobody can tell whose run is there: choose another folder")
 
 
-def lock_folder(folder: Path) -> FileLock:
+def lock_folder(folder: Path, wait: bool = False) -> FileLock:
     """Keeps other processes out of the folder until the lock is released, or its process ends, however it ends.
+
+    Args:
+        folder: the folder.
+        wait: wait for another process to release it, rather than give up.
 
     Raises:
         UserError: another process is at work there.
@@ -80,5 +84,9 @@ def lock_folder(folder: Path) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
+        if wait:
+            print(f"Another process is at work in {folder}: waiting for it.", flush=True)
+            lock.acquire()
+            return lock
         raise UserError(f"another process is at work in {folder}: wait for it, or choose another folder") from error
     return lock

@@ -136,30 +136,35 @@ def run_recipe(argv: Sequence[str]) -> None:
     recipe = parse(argv)
     args = recipe.args
     claim_folder(recipe.data, _data_settings(recipe), (".*.done",), option="--workdir")
-    locks = [lock_folder(recipe.data)]
     start = time.monotonic()
-    makers = (
-        stages.fetch,
-        stages.prepare_data,
-        stages.make_dictionary,
-        stages.collect_statistics,
-        stages.train_language_model,
-        stages.train,
-        stages.decode,
-    )
-    for number in range(args.stage, args.stop_stage + 1):
+    preparing = {1: stages.fetch, 2: stages.prepare_data, 3: stages.make_dictionary, 4: stages.collect_statistics}
+    preparing[5] = stages.train_language_model
+    numbers = range(args.stage, args.stop_stage + 1)
+
+    def announce(number: int) -> None:
         print(f"stage {number}: {STAGES[number - 1]}{' (MINI)' if recipe.mini else ''}", flush=True)
-        if number >= 6 and len(locks) == 1:
-            stages.need(recipe.data / ".statistics.done", 4)
-            claim_folder(recipe.run, recipe.settings, ("checkpoint.pth", RESULT_NAME, ".*.done"), option="--tag")
-            locks.append(lock_folder(recipe.run))
-            _banner(recipe)
-        if number < len(STAGES):
-            makers[number - 1](recipe)
-        else:
-            stages.score(recipe, time.monotonic() - start)
-            print("\n" + (recipe.run / "RESULTS.md").read_text(encoding="utf-8"))
-            print(f"Everything is in {recipe.run}.", flush=True)
+
+    if args.stage in preparing:  # the data may serve several runs: the second waits for the first to make it
+        with lock_folder(recipe.data, wait=True):
+            for number in (number for number in numbers if number in preparing):
+                announce(number)
+                preparing[number](recipe)
+    if args.stop_stage in preparing:
+        return
+    stages.need(recipe.data / ".statistics.done", 4)
+    claim_folder(recipe.run, recipe.settings, ("checkpoint.pth", RESULT_NAME, ".*.done"), option="--tag")
+    with lock_folder(recipe.run):
+        _banner(recipe)
+        for number in (number for number in numbers if number not in preparing):
+            announce(number)
+            if number == 6:
+                stages.train(recipe)
+            elif number == 7:
+                stages.decode(recipe)
+            else:
+                stages.score(recipe, time.monotonic() - start)
+                print("\n" + (recipe.run / "RESULTS.md").read_text(encoding="utf-8"))
+                print(f"Everything is in {recipe.run}.", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# LibriSpeech, 100 hours (the paper's: train-clean-100, dev-clean, test-clean, 1000 unigram pieces), from audio to word
+# error rate, with ESPnet's wheel alone.
+#   ./recipes/librispeech/run.sh --loss square                                    # k = 15, M = 30
+#   ./recipes/librispeech/run.sh --loss cross_entropy --arch vgg_blstm --ngpu 1
+#   ./recipes/librispeech/run.sh --loss square --corpus /data/LibriSpeech --stage 2
+#   ./recipes/librispeech/run.sh --loss square --mini                             # minutes; not the real task
+# All options: --help. Results: RESULTS.md here, and in the folder of each run.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+
+exec "${PYTHON:-python}" -m sqloss_plugins.espnet.bin.recipe librispeech --workdir "$here" \
+    --train_set train-clean-100 --dev_set dev-clean --test_sets test-clean \
+    --arch transformer --token_type bpe --nbpe 1000 \
+    "$@"
