@@ -22,15 +22,27 @@ ESPNET = [
     "espnet==202511; python_version < '3.12'",
     "espnet>=202611; python_version >= '3.12'",
     "torchaudio",
+    "tensorboard",
+    "jiwer>=4",
+    "espeakng-loader",  # the library that reads the mini corpus
 ]
 VISION = ["timm>=1.0", "torchvision"]
 SWEEP = ["dask[distributed]", "matplotlib"]
-TEST = ["pytest>=8", "pytest-xdist", "hypothesis>=6.100", "ruff>=0.12", "mypy>=1.15", "types-PyYAML", "peft"]
+TEST = [
+    "pytest>=8",
+    "pytest-xdist",
+    "hypothesis>=6.100",
+    "ruff>=0.12",
+    "mypy>=1.15",
+    "types-PyYAML",
+    "types-tqdm",
+    "peft",
+]
 
 setup(
     name="sqloss_plugins",
     version=VERSION.group(1) if VERSION else "0",
-    description="The square loss as a training loss for classifiers, in PyTorch and Hugging Face's Trainer",
+    description="The square loss as a training loss for classifiers, in PyTorch, Hugging Face's Trainer and ESPnet",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -43,7 +55,8 @@ setup(
         "espnet": ESPNET,
         "vision": HF + VISION,
         "sweep": SWEEP,
-        "test": HF + TEST,
+        "demo": HF + ESPNET,
+        "test": HF + ESPNET + TEST,
         "all": HF + ESPNET + VISION + SWEEP,
     },
 )

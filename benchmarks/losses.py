@@ -25,8 +25,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from sqloss_plugins import square_loss, squentropy_loss
-from sqloss_plugins.experiments.compare import markdown_table
-from sqloss_plugins.results import device_name, versions
+from sqloss_plugins.results import device_name, markdown_table, versions
 
 SHAPES = ((32, 2), (4096, 1000), (256, 30522), (4096, 50257))
 BASELINE = "cross_entropy"

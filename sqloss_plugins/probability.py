@@ -1,9 +1,9 @@
 """From outputs to class probabilities.
 
 A classifier trained with the square loss puts out, at the optimum, f_i = k M p_i / (1 + (k - 1) p_i), so that
-p_i = f_i / (k M - (k - 1) f_i): the *link*. The softmax of such outputs is not p: with C = 27 classes and M = 1 it gives
-a perfect output a confidence of 0.095, with M = 30 it is 1.0 throughout. Whatever turns outputs into scores names the
-one that it takes, out of :data:`SCORES`.
+p_i = f_i / (k M - (k - 1) f_i): the *link*. The softmax of such outputs is not p: with C = 27 classes and M = 1 it
+gives a perfect output a confidence of 0.095, with M = 30 it is 1.0 throughout. Whatever turns outputs into scores names
+the one that it takes, out of :data:`SCORES`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def link_probabilities(
 def link_log_probabilities(
     outputs: Tensor, *, k: float = 1.0, M: float = 1.0, dim: int = -1, floor: float | None = None
 ) -> Tensor:
-    """Natural logarithm of :func:`link_probabilities`, whose arguments it takes; ``log_softmax`` leaves it unchanged."""
+    """Natural logarithm of :func:`link_probabilities`, with its arguments; ``log_softmax`` leaves it unchanged."""
     check_rescaling(k, M)
     if floor is None:
         floor = 0.1 / outputs.shape[dim]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -161,15 +162,13 @@ def download(task: str, subsets: Sequence[str], folder: Path) -> Path:
     return folder
 
 
-def check_audio(
-    utterances: Sequence[Utterance], nj: int = 1, on_progress: Callable[[int], None] | None = None
-) -> float:
+def check_audio(utterances: Sequence[Utterance], nj: int = 1, on_progress: Callable[[], object] | None = None) -> float:
     """Decodes every file once, and refuses what would only fail in the middle of training.
 
     Args:
         utterances: what to check.
         nj: threads.
-        on_progress: called with the number of files done.
+        on_progress: called after each file.
 
     Returns:
         The duration of all, in seconds.
@@ -179,10 +178,10 @@ def check_audio(
     """
     total = 0.0
     with ThreadPoolExecutor(nj) as pool:
-        for done, seconds in enumerate(pool.map(_seconds, (item.audio for item in utterances)), start=1):
+        for seconds in pool.map(_seconds, (item.audio for item in utterances)):
             total += seconds
             if on_progress:
-                on_progress(done)
+                on_progress()
     return total
 
 
@@ -211,7 +210,7 @@ def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> None:
         UserError: a name that occurs twice, or a path with white space, which these files cannot hold.
     """
     ordered = sorted(utterances, key=lambda item: item.name)
-    for before, after in zip(ordered, ordered[1:], strict=False):
+    for before, after in itertools.pairwise(ordered):
         if before.name == after.name:
             raise UserError(f"two utterances are called {after.name}: {before.audio} and {after.audio}")
     for item in ordered:

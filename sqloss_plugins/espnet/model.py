@@ -82,7 +82,8 @@ class AttentionLoss(nn.Module):
             share = self._unigram_share(self.unigram_file).to(rows.device)
             one_hot = nn.functional.one_hot(classes[kept], self.num_classes)
             total = self.loss(rows[kept].float(), (1.0 - self.smoothing) * one_hot + self.smoothing * share)
-        return total / (kept.sum().clamp(min=1) if self.normalize_length else len(outputs))
+        scalar: Tensor = total / (kept.sum().clamp(min=1) if self.normalize_length else len(outputs))
+        return scalar
 
     def _unigram_share(self, path: str) -> Tensor:
         if self._unigram is None:  # not earlier: decoding has no need of the file

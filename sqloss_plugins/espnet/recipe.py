@@ -65,6 +65,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def recipe_parser() -> argparse.ArgumentParser:
+    """The options of a recipe's command line."""
     parser = _Parser(
         prog=PROGRAM, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -76,8 +77,8 @@ def recipe_parser() -> argparse.ArgumentParser:
     add(
         "--rescaling",
         choices=list(paper.RULES),
-        help="rule for k and M: the paper's table, or level (k = 15, M = sqrt(C ln C / 15)); default: the paper's where "
-        "it names the task and its number of classes, else level",
+        help="rule for k and M: the paper's table, or level (k = 15, M = sqrt(C ln C / 15)); by default the paper's "
+        "where it names the task and its number of classes, else level",
     )
     add("--arch", default="transformer", help="one of conf/tuning/train_asr_ARCH.yaml (default: transformer)")
     add("--stage", type=int, default=1, help="first stage (default: 1)")
@@ -195,7 +196,7 @@ class Recipe:
             if word.partition("=")[0] in _OURS:
                 raise UserError(f"{word.partition('=')[0]} is what this recipe sets itself: leave it out (see --help)")
         parser.error = refuse  # type: ignore[method-assign]
-        found = parser.parse_args([*self.training_arguments, "--output_dir", "x"])
+        found: argparse.Namespace = parser.parse_args([*self.training_arguments, "--output_dir", "x"])
         given = {name: found.model_conf[name] for name in ("k", "M", "rescaling") if name in found.model_conf}
         if found.model_conf["loss"] != self.args.loss or given:
             raise UserError("the loss, k, M and rescaling are options of this recipe: leave them out of model_conf")

@@ -76,7 +76,7 @@ def fetch(recipe: Recipe) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         total = sum(utterances for _, utterances in MINI_SUBSETS.values())
         with tqdm(total=total, desc="  eSpeak NG reads", unit=" sentences") as bar:
-            write_mini_librispeech(partial, lambda done: bar.update(done - bar.n) and None)
+            write_mini_librispeech(partial, on_progress=bar.update)
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     else:
@@ -99,7 +99,7 @@ def prepare_data(recipe: Recipe) -> None:
     for subset in recipe.subsets:
         utterances = CORPORA["librispeech" if recipe.mini else recipe.args.task](corpus, subset)
         with tqdm(total=len(utterances), desc=f"  {subset}", unit=" files") as bar:
-            seconds[subset] = check_audio(utterances, recipe.args.nj, lambda done, bar=bar: bar.update(1) and None)
+            seconds[subset] = check_audio(utterances, recipe.args.nj, bar.update)
         write_data_dir(recipe.data / subset, utterances)
         sizes[subset] = len(utterances)
         for item in sorted(utterances, key=lambda item: item.name):

@@ -1,6 +1,6 @@
-"""How well each score fits a trained model's outputs, teacher-forced on held-out speech; fits the scale.
+r"""How well each score fits a trained model's outputs, teacher-forced on held-out speech; fits the scale.
 
-    python -m sqloss_plugins.espnet.bin.asr_calibrate --data_dir data/dev --asr_train_config exp/asr/config.yaml \\
+    python -m sqloss_plugins.espnet.bin.asr_calibrate --data_dir data/dev --asr_train_config exp/asr/config.yaml \
         --asr_model_file exp/asr/valid.acc.ave.pth --output exp/asr/calibration.json
 
 Writes the negative log-likelihood (in nats) and the mean confidence of a token by score, beside the accuracy, and

@@ -1,6 +1,6 @@
-"""``espnet2.bin.asr_train`` with the model choice ``sqloss``: the same arguments, and these keys of ``--model_conf``.
+r"""``espnet2.bin.asr_train`` with the model choice ``sqloss``: the same arguments, and these keys of ``--model_conf``.
 
-    python -m sqloss_plugins.espnet.bin.asr_train --config conf/train_asr.yaml --model sqloss \\
+    python -m sqloss_plugins.espnet.bin.asr_train --config conf/train_asr.yaml --model sqloss \
         --model_conf loss=square --model_conf k=15 --model_conf M=30 ...
 
 ``loss``: square, cross_entropy or squentropy; ``k``, ``M``: rescaling, or ``rescaling``: paper or level;
