@@ -4,9 +4,17 @@ VENV := .venv
 PY := $(VENV)/bin/python
 DEMO := --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed 1
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo demo-text test lint benchmark clean
 
-demo: $(VENV)/hf.installed
+SPEECH := --mini --tag demo --seed 1
+
+# Some twenty minutes on two cores, most of them speech; `make demo-text` takes three.
+demo: $(VENV)/demo.installed demo-text
+	PYTHON=$(CURDIR)/$(PY) recipes/librispeech/run.sh $(SPEECH) --loss square
+	PYTHON=$(CURDIR)/$(PY) recipes/librispeech/run.sh $(SPEECH) --loss cross_entropy
+	$(PY) -m sqloss_plugins.experiments.compare --overview runs/demo recipes/librispeech/runs/librispeech/transformer/*-demo
+
+demo-text: $(VENV)/hf.installed
 	$(PY) run_glue_sq.py $(DEMO) --loss square --output_dir runs/demo/square
 	$(PY) run_glue_sq.py $(DEMO) --loss cross_entropy --output_dir runs/demo/cross_entropy
 	$(PY) -m sqloss_plugins.experiments.compare runs/demo

@@ -12,7 +12,7 @@ from espnet2.tasks.asr import ASRTask
 
 import sqloss_plugins.espnet  # noqa: F401
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.bin.asr_calibrate import SCALES
+from sqloss_plugins.espnet.calibration import SCALES
 from sqloss_plugins.espnet.decoding import scoring, use_score
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
 from sqloss_plugins.espnet.resume import make_saves_atomic, repair_checkpoint

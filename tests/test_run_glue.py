@@ -453,6 +453,32 @@ def test_comparison(tmp_path, capsys):
     assert capsys.readouterr().out == "1e-05\n"
 
 
+def test_comparison_of_error_rates(tmp_path, capsys):
+    """Less is better: for the learning rate, and for the seeds."""
+    for loss, rate, seed, wer in (
+        ("square", 1e-3, 1, 0.3), ("square", 1e-2, 1, 0.2), ("square", 1e-2, 2, 0.2),
+        ("cross_entropy", 1e-2, 1, 0.25), ("cross_entropy", 1e-2, 2, 0.1),
+    ):  # fmt: skip
+        metrics = {split: {"accuracy": 0.5, "wer": wer, "wer link": wer} for split in ("validation", "test")}
+        fake_result(tmp_path, loss, rate, seed, 0.0, metrics=metrics, task="an4")
+    assert compare([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "| square        | 0.01 | 0.001: 30.00, 0.01: 20.00 |" in printed
+    line = next(line for line in printed.splitlines() if line.startswith("| square") and "test wer" in line)
+    assert "-5.00 +10.00" in line
+    assert "1 of 2" in line
+    assert "wer link" not in printed
+    assert compare([str(tmp_path), "--by_score"]) == 0
+    assert "test wer link" in capsys.readouterr().out
+    fake_result(tmp_path / "b", "square", 1e-4, 1, 0.8, mini=True)
+    assert compare([str(tmp_path), "--overview"]) == 0
+    printed = capsys.readouterr().out
+    rows = [" ".join(line.split()) for line in printed.splitlines()]
+    assert "| an4 | bert | square | 0.01 | 2 | wer | 20.00 +- 0.00 | 20.00 +- 0.00 |" in rows
+    assert "| mrpc (MINI) | bert | square | 0.0001 | 1 | accuracy | 80.00 | 70.00 |" in rows
+    assert "MINI: made-up data" in printed
+
+
 def test_only_runs_with_equal_settings_are_paired(tmp_path, capsys):
     for loss, batch in (("square", 16), ("square", 32), ("cross_entropy", 32)):
         settings = {"learning_rate": 1e-4, "per_device_train_batch_size": batch}

@@ -36,6 +36,7 @@ _OURS = {
 }
 _OURS |= {f"--{split}_data_path_and_name_and_type" for split in ("train", "valid")}
 _OURS |= {f"--{split}_shape_file" for split in ("train", "valid")}
+_OF_THE_LOSS = {"loss", "lsm_weight"}
 # Arguments of ESPnet that do not decide what is trained.
 _ASIDE = {
     "config",
@@ -168,7 +169,8 @@ class Recipe:
         """What training gets beside data and folders; the later of two values counts."""
         args = self.args
         own = ["--config", str(self.config("asr"))]
-        published = None if self.mini else paper.hyperparameters(args.task, args.arch, args.loss)
+        is_recipes = not (self.mini or args.asr_config)
+        published = paper.hyperparameters(args.task, args.arch, args.loss) if is_recipes else None
         if published and published.epochs:
             own += ["--max_epoch", str(published.epochs)]
         own += ["--model", MODEL_NAME, "--model_conf", f"loss={args.loss}"]
@@ -207,7 +209,8 @@ class Recipe:
         """Everything that decides the trained model: what is not ESPnet's default, under ESPnet's names."""
         given, usual = vars(self.espnet), vars(ASRTask.get_parser().parse_args(["--output_dir", "x"]))
         found = {name: value for name, value in given.items() if name not in _ASIDE and value != usual[name]}
-        found["model_conf"] = {name: value for name, value in given["model_conf"].items() if name != "loss"}
+        found["model_conf"] = {name: value for name, value in given["model_conf"].items() if name not in _OF_THE_LOSS}
+        found["lsm_weight"] = given["model_conf"].get("lsm_weight", 0.0)
         found["optim_conf"] = {name: value for name, value in given["optim_conf"].items() if name != "lr"}
         found |= {"learning_rate": self.learning_rate, "num_train_epochs": self.espnet.max_epoch}
         found |= {"loss": self.args.loss, "seed": self.args.seed, "use_lm": self.args.use_lm}

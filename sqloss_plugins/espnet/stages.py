@@ -17,12 +17,14 @@ from typing import Any
 import sentencepiece
 import torch
 import yaml
+from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
 from espnet2.text.build_tokenizer import build_tokenizer
 from tqdm import tqdm
 
 from sqloss_plugins.data.mini_speech import MINI_SUBSETS, write_mini_librispeech
 from sqloss_plugins.data.speech import CORPORA, check_audio, download, write_data_dir
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.calibration import calibrate
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.recipe import STAGES, Recipe
 from sqloss_plugins.espnet.scoring import Errors, environment, read_text, results_table, score_texts
@@ -150,7 +152,7 @@ def _train_pieces(recipe: Recipe, text: list[str]) -> None:
             minloglevel=2,
         )
     except RuntimeError as error:
-        reason = " ".join(str(error).split()).rpartition(") ")[2]
+        reason = " ".join(str(error).split()).rpartition("] ")[2]
         raise UserError(f"--nbpe {recipe.args.nbpe} does not fit the training text: {reason}") from error
 
 
@@ -188,8 +190,8 @@ def collect_statistics(recipe: Recipe) -> None:
         arguments += ["--train_shape_file", str(part), "--valid_shape_file", str(dev_part)]
         jobs.append(Job(f"{_BINS}.asr_train", arguments, stats / f"part{i}.log"))
     run_jobs(jobs, recipe.args.nj)
-    inputs = [word for i in range(len(parts)) for word in ("--input_dir", str(stats / f"part{i}"))]
-    run_jobs([Job("espnet2.bin.aggregate_stats_dirs", [*inputs, "--output_dir", str(stats)], stats / "aggregate.log")])
+    inputs = [str(stats / f"part{i}") for i in range(len(parts))]
+    aggregate_stats_dirs(inputs, str(stats), "WARNING", False)
     for split in ("train", "valid"):
         _append_vocabulary(stats / split / "text_shape", len(recipe.tokens))
     _mark_done(recipe.data, "statistics")
@@ -297,10 +299,10 @@ def decode(recipe: Recipe) -> None:
     need(recipe.run / ".training.done", 6)
     calibration = recipe.run / "calibration.json"
     if not calibration.is_file():
-        arguments = ["--data_dir", str(recipe.data / recipe.args.dev_set), "--output", str(calibration)]
-        arguments += ["--asr_train_config", str(recipe.run / "config.yaml")]
-        arguments += ["--asr_model_file", str(recipe.run / MODEL_FILE), "--ngpu", str(min(recipe.args.ngpu, 1))]
-        run_jobs([Job(f"{_BINS}.asr_calibrate", arguments, recipe.run / "calibration.log")])
+        print("  likelihoods on the development set", flush=True)
+        device = "cuda" if recipe.args.ngpu else "cpu"
+        dev = recipe.data / recipe.args.dev_set
+        write_json(calibration, calibrate(recipe.run / "config.yaml", recipe.run / MODEL_FILE, dev, 8, device))
     scores = wanted_scores(recipe)
     dev, tests = recipe.args.dev_set, recipe.args.test_sets.split()
     _decode_sets(recipe, [(dev, score) for score in scores])

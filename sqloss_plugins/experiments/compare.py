@@ -24,6 +24,7 @@ from sqloss_plugins.results import RESULT_NAME, Result, markdown_table, read_res
 
 PROGRAM = "compare"
 BASELINE = "cross_entropy"
+ERROR_RATES = ("wer", "per", "cer")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def _label(result: Result) -> str:
     return result.loss if result.k is None else f"{result.loss} (k={result.k:g}, M={result.M:g})"
 
 
-_VARIED = {"learning_rate", "seed", "loss", "k", "M", "num_train_epochs"}
+# What differs between runs that are to be compared; the paper's epochs and label smoothing differ by loss.
+_VARIED = {"learning_rate", "seed", "loss", "k", "M", "num_train_epochs", "lsm_weight"}
 _Group = tuple[str, str, str, bool, str, str]
 
 
@@ -140,12 +142,12 @@ def summarise(results: Sequence[Result]) -> dict[str, Summary]:
         common = set.intersection(*(set(by_seed) for by_seed in by_rate.values()))
         if not common:
             raise UserError(f"{label}: no seed was run with every learning rate, so that none can be chosen")
-        metric = _selection_metric(results[0])
+        metric, is_error = selection_metric(results[0])
         rates = {
             rate: statistics.fmean(by_seed[seed].metrics["validation"][metric] for seed in sorted(common))
             for rate, by_seed in sorted(by_rate.items())
         }
-        best = max(rates, key=lambda rate: rates[rate])
+        best = (min if is_error else max)(rates, key=lambda rate: rates[rate])
         seeds = sorted(by_rate[best])
         values: dict[str, list[float]] = {}
         for split in ("validation", "test"):
@@ -156,9 +158,14 @@ def summarise(results: Sequence[Result]) -> dict[str, Summary]:
     return summaries
 
 
-def _selection_metric(result: Result) -> str:
-    """The first metric of the task; the loss is no measure across losses."""
-    return next(name for name in result.metrics["validation"] if name != "loss")
+def selection_metric(result: Result) -> tuple[str, bool]:
+    """What models are chosen by, and whether less of it is better; the loss is no measure across losses.
+
+    The word error rate where there is one, else the first metric of the task.
+    """
+    names = [name for name in result.metrics["validation"] if name != "loss"]
+    error = next((name for name in ERROR_RATES if name in names), None)
+    return (error, True) if error else (names[0], False)
 
 
 def differences(summaries: dict[str, Summary], baseline: str = BASELINE) -> list[Difference]:
@@ -187,8 +194,39 @@ def _percent(values: Sequence[float], sign: str = "") -> str:
     return f"{mean} +- {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def compare(folders: Sequence[Path], json_path: Path | None = None) -> None:
-    """Prints the comparison of every group found, and writes it as JSON where a path is given."""
+def _is_error(metric: str) -> bool:
+    """Whether less is better; of ``split metric`` or ``split metric score``."""
+    return metric.split()[1] in ERROR_RATES
+
+
+def overview(folders: Sequence[Path]) -> None:
+    """Prints one table with a line for every task, model and loss: what decides, on the test data."""
+    groups: dict[_Group, list[Result]] = defaultdict(list)
+    for result in find_results(folders):
+        groups[_group(result)].append(result)
+    rows = [["task", "model", "loss", "lr", "seeds", "metric", "validation %", "test %"]]
+    for group, results in sorted(groups.items()):
+        metric, _ = selection_metric(results[0])
+        for label, summary in sorted(summarise(results).items()):
+            values = [
+                _percent(summary.values[name]) if (name := f"{split} {metric}") in summary.values else "-"
+                for split in ("validation", "test")
+            ]
+            task = f"{group[0]}{' (MINI)' if group[3] else ''}"
+            rows.append([task, group[1], label, f"{summary.learning_rate:g}", str(len(summary.seeds)), metric, *values])
+    print(f"\n{markdown_table(rows)}")
+    if any(group[3] for group in groups):
+        print("\nMINI: made-up data, which shows that everything works, and says nothing about the real task.")
+
+
+def compare(folders: Sequence[Path], json_path: Path | None = None, by_score: bool = False) -> None:
+    """Prints the comparison of every group found, and writes it as JSON where a path is given.
+
+    Args:
+        folders: where the results are.
+        json_path: the file to write.
+        by_score: show error rates by score, too.
+    """
     groups: dict[_Group, list[Result]] = defaultdict(list)
     for result in find_results(folders):
         groups[_group(result)].append(result)
@@ -199,23 +237,26 @@ def compare(folders: Sequence[Path], json_path: Path | None = None) -> None:
         paired = differences(summaries)
         warning = ", MINI DATA: not the real task" if mini else ""
         print(f"\n{task}, {arch}, {protocol}{warning} (data {fingerprint[:12]}{_peculiar(group, groups)})\n")
-        metrics = list(next(iter(summaries.values())).values)
+        # Of speech all scores are in the JSON file, and the chosen one is in the table.
+        metrics = [name for name in next(iter(summaries.values())).values if by_score or name.count(" ") < 2]
         rows = [["loss", "lr", "lr tried", "seeds", *(f"{metric} %" for metric in metrics)]]
         for label, summary in sorted(summaries.items()):
             tried = ", ".join(f"{rate:g}: {100 * value:.2f}" for rate, value in summary.rates.items())
-            values = [_percent(summary.values[metric]) for metric in metrics]
+            values = [_percent(summary.values[metric]) if metric in summary.values else "-" for metric in metrics]
             rows.append([label, f"{summary.learning_rate:g}", tried, str(len(summary.seeds)), *values])
         print(markdown_table(rows))
-        if paired:
+        shown = [item for item in paired if item.metric in metrics]
+        if shown:
             rows = [["minus cross_entropy", "metric", "mean difference %", "by seed %", "seeds better", "paired t, p"]]
-            for item in paired:
+            for item in shown:
+                is_better = (0.0).__gt__ if _is_error(item.metric) else (0.0).__lt__
                 rows.append(
                     [
                         item.loss,
                         item.metric,
                         _percent(item.differences, "+"),
                         " ".join(f"{100 * value:+.2f}" for value in item.differences),
-                        f"{sum(value > 0 for value in item.differences)} of {len(item.seeds)}",
+                        f"{sum(map(is_better, item.differences))} of {len(item.seeds)}",
                         "-" if item.p_value is None else f"{item.p_value:.3f}",
                     ]
                 )
@@ -258,10 +299,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where the runs are")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there as well")
     parser.add_argument("--best_lr", metavar="LOSS", help="print that loss's chosen learning rate and nothing else")
+    parser.add_argument("--overview", action="store_true", help="print one table over all tasks and nothing else")
+    parser.add_argument("--by_score", action="store_true", help="show the error rates of speech by score, too")
     args = parser.parse_args(argv)
+    if args.overview:
+        return run_command(PROGRAM, lambda: overview(args.folders))
     if args.best_lr:
         return run_command(PROGRAM, lambda: print(f"{best_learning_rate(args.folders, args.best_lr):g}"))
-    return run_command(PROGRAM, lambda: compare(args.folders, args.json))
+    return run_command(PROGRAM, lambda: compare(args.folders, args.json, args.by_score))
 
 
 if __name__ == "__main__":

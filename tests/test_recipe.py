@@ -1,0 +1,334 @@
+"""The speech recipes, through the command line that a user types, on a few seconds of synthetic speech."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from sqloss_plugins.data.mini_speech import write_mini_librispeech
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.bin.asr_export import main as export
+from sqloss_plugins.espnet.bin.recipe import main, parse
+from sqloss_plugins.espnet.jobs import Job, run_jobs
+from sqloss_plugins.espnet.scoring import Errors, score_texts
+from sqloss_plugins.results import read_result
+
+ROOT = Path(__file__).parent.parent
+RUN = ROOT / "recipes/librispeech/run.sh"
+TINY_ASR = """
+encoder: transformer
+encoder_conf: {input_layer: conv2d6, output_size: 16, attention_heads: 2, linear_units: 32, num_blocks: 1}
+decoder: transformer
+decoder_conf: {attention_heads: 2, linear_units: 32, num_blocks: 1}
+model_conf: {ctc_weight: 0.3, report_cer: false, report_wer: false}
+frontend_conf: {fs: 16k, n_fft: 512, win_length: 400, hop_length: 160, n_mels: 20}
+normalize: global_mvn
+batch_type: folded
+batch_size: 4
+fold_length: [80000, 150]
+optim: adam
+optim_conf: {lr: 0.01}
+max_epoch: 3
+keep_nbest_models: 2
+best_model_criterion: [[valid, acc, max]]
+num_workers: 0
+num_att_plot: 0
+use_matplotlib: false
+"""
+TINY_LM = """
+lm: seq_rnn
+lm_conf: {unit: 8, nlayers: 1}
+batch_type: folded
+batch_size: 8
+fold_length: [150]
+optim: adam
+max_epoch: 1
+keep_nbest_models: 1
+best_model_criterion: [[valid, loss, min]]
+num_workers: 0
+use_matplotlib: false
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus")
+    write_mini_librispeech(root, {"train-clean-100": (3, 16), "dev-clean": (1, 3), "test-clean": (1, 3)})
+    return root
+
+
+@pytest.fixture(scope="module")
+def options(corpus, tmp_path_factory):
+    """A recipe's command line for a tiny model, and the folder that it works in."""
+    work = tmp_path_factory.mktemp("work")
+    for name, text in (
+        ("asr", TINY_ASR),
+        ("lm", TINY_LM),
+        ("inference", "beam_size: 2\nctc_weight: 0.3\nlm_weight: 0.1\n"),
+    ):
+        (work / f"{name}.yaml").write_text(text)
+    configs = [word for name in ("asr", "lm", "inference") for word in (f"--{name}_config", str(work / f"{name}.yaml"))]
+    return ["--corpus", str(corpus), "--workdir", str(work), *configs, "--nbpe", "40", "--nj", "1"]
+
+
+def environment():
+    return {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def run(*words):
+    return subprocess.run([str(RUN), *words], env=environment(), capture_output=True, text=True, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def whole(options):
+    """One run through all stages, not interrupted."""
+    done = run("--loss", "square", *options)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    (folder,) = Path(options[3], "runs").rglob("result.json")
+    return done.stdout, folder.parent
+
+
+def test_all_stages(whole, options):
+    printed, folder = whole
+    assert [line.split(":")[0] for line in printed.splitlines() if line.startswith("stage")] == [
+        f"stage {i}" for i in range(1, 9)
+    ]
+    result = read_result(folder)
+    assert (result.task, result.arch, result.loss, result.k, result.seed) == (
+        "librispeech",
+        "transformer",
+        "square",
+        15,
+        0,
+    )
+    assert result.rescaling_source.startswith("the level rule for")  # 40 pieces are not the paper's 1000
+    assert result.data["sizes"] == {"train-clean-100": 16, "dev-clean": 3, "test-clean": 3}
+    assert not result.mini
+    assert {"wer", "cer", "accuracy", "wer softmax", "wer link", "wer scale"} <= set(result.metrics["validation"])
+    assert {"wer", "cer"} <= set(result.metrics["test"])
+    dev = result.metrics["validation"]
+    assert dev["wer"] == min(dev["wer softmax"], dev["wer link"], dev["wer scale"])
+    assert result.hyperparameters["learning_rate"] == 0.01
+    assert result.hyperparameters["num_train_epochs"] == 3
+    table = (folder / "RESULTS.md").read_text()
+    assert "| dev-clean" in table
+    assert "* espnet: 20" in table
+    assert table in printed
+    data = Path(options[3], "data/train-clean-100-unigram40")
+    tokens = (data / "tokens.txt").read_text().splitlines()
+    assert tokens[:2] == ["<blank>", "<unk>"]
+    assert tokens[-1] == "<sos/eos>"
+    assert len((data / "token_counts.txt").read_text().splitlines()) == len(tokens) == len(set(tokens))
+    assert int((data / "token_counts.txt").read_text().split()[-1]) == 16  # an end for each sentence
+
+
+def hypotheses(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.glob("decode/*/*/text")}
+
+
+def test_a_finished_run_is_not_repeated(whole, options):
+    _, folder = whole
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}
+    done = run("--loss", "square", *options)
+    assert done.returncode == 0
+    assert done.stdout.count("done before") == 6  # all but the download, which is not needed, and the scoring
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")} == before
+
+
+@pytest.mark.parametrize("kill_in", ["training", "decoding"])
+def test_a_killed_run_goes_on_to_the_same_result(kill_in, whole, options):
+    """SIGKILL to the recipe takes its processes with it; the same command goes on from what is there."""
+    _, folder = whole
+    killed = folder.with_name(f"{folder.name}-{kill_in}")
+    command = [str(RUN), "--loss", "square", *options, "--tag", kill_in, "--stage", "6"]
+    if kill_in == "decoding":  # from the trained model on
+        shutil.copytree(folder, killed, symlinks=True)
+        shutil.rmtree(killed / "decode")
+        for name in (".decoding.done", "result.json", "calibration.json"):
+            (killed / name).unlink()
+    wanted = killed / ("1epoch.pth" if kill_in == "training" else "decode/dev-clean/softmax/text")
+    process = subprocess.Popen(
+        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not wanted.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert wanted.exists()
+    assert not (killed / "result.json").exists()
+    time.sleep(0.5)
+    left = subprocess.run(["pgrep", "-f", str(killed)], capture_output=True, text=True).stdout
+    assert left == ""
+
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert hypotheses(killed) == hypotheses(folder)
+    assert read_result(killed).metrics == read_result(folder).metrics
+
+
+def test_an_exported_model_is_plain_espnets(whole, corpus, tmp_path):
+    """Without this package imported: the same hypotheses as its own softmax scores."""
+    _, folder = whole
+    arguments = [
+        "--asr_train_config",
+        str(folder / "config.yaml"),
+        "--asr_model_file",
+        str(folder / "valid.acc.ave.pth"),
+    ]
+    assert export([*arguments, "--output_dir", str(tmp_path / "stock")]) == 0
+    audio = min(corpus.rglob("dev-clean/**/*.flac"))
+    script = (
+        "import sys, soundfile, {module} as m; "
+        "s = m.Speech2Text(sys.argv[1], sys.argv[2], beam_size=2, ctc_weight=0.3{extra}); "
+        "print(s(soundfile.read(sys.argv[3])[0])[0][2], 'sqloss_plugins.espnet' in sys.modules)"
+    )
+    printed = []
+    for module, extra, config, model in (
+        ("espnet2.bin.asr_inference", "", tmp_path / "stock/config.yaml", tmp_path / "stock/model.pth"),
+        ("sqloss_plugins.espnet", ", score='softmax'", folder / "config.yaml", folder / "valid.acc.ave.pth"),
+    ):
+        command = [sys.executable, "-c", script.format(module=module, extra=extra), str(config), str(model), str(audio)]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
+        printed.append(done.stdout.splitlines()[-1])
+    assert printed[0].rpartition(" ")[0] == printed[1].rpartition(" ")[0]
+    assert [line.rpartition(" ")[2] for line in printed] == ["False", "True"]
+
+
+def test_wrong_exports(whole, tmp_path, capsys):
+    _, folder = whole
+    config, model = folder / "config.yaml", folder / "valid.acc.ave.pth"
+    for options, message in (
+        ((tmp_path / "no.yaml", model), "no.yaml is not the config.yaml of an ASR training"),
+        ((config, config), "config.yaml is not a model file"),
+        ((config, model, "--score_scale", "-1"), "--score_scale must be a positive finite number"),
+    ):
+        words = ["--asr_train_config", str(options[0]), "--asr_model_file", str(options[1]), *options[2:]]
+        assert export([*words, "--output_dir", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+
+
+BAD_OPTIONS = {
+    "stage": (["--stage", "9"], "--stage 9 to --stop_stage 8 is no range of the stages 1 download, 2 data,"),
+    "loss": (["--loss", "hinge"], "argument --loss: invalid choice: 'hinge'"),
+    "score": (["--score", "softmax probit"], "unknown --score 'softmax probit': choose from auto or any of softmax"),
+    "no score": (["--score", ""], "unknown --score ''"),
+    "link": (["--loss", "cross_entropy", "--score", "link"], "--score link is for the square loss"),
+    "arch": (["--arch", "perceptron"], "unknown --arch 'perceptron': choose from transformer, vgg_blstm"),
+    "k": (["--k", "-1"], "--k must be a positive finite number, got -1.0"),
+    "k for cross-entropy": (
+        ["--loss", "cross_entropy", "--M", "30"],
+        "--k, --M and --rescaling are for the square loss",
+    ),
+    "ngpu": (["--ngpu", "99"], "--ngpu 99: this machine has "),
+    "nj": (["--nj", "0"], "--nj must be at least 1, got 0"),
+    "no corpus": (["--corpus", "nowhere"], "--corpus nowhere is no folder"),
+    "both": (["--mini", "--corpus", "."], "--mini and --corpus exclude each other"),
+    "config": (["--asr_config", "nowhere.yaml"], "the configuration nowhere.yaml cannot be read"),
+    "free": (["--max_epochs", "3"], "ESPnet's training takes no such argument: unrecognized arguments: --max_epochs 3"),
+    "ours": (["--token_list", "x"], "--token_list is what this recipe sets itself"),
+    "hidden k": (["--model_conf", "k=3"], "the loss, k, M and rescaling are options of this recipe"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_OPTIONS))
+def test_bad_options(case, tmp_path, monkeypatch, capsys, corpus):
+    """One sentence, exit status 2, and nothing made."""
+    monkeypatch.chdir(tmp_path)
+    words, message = BAD_OPTIONS[case]
+    given = [] if "--corpus" in words else ["--corpus", str(corpus)]
+    assert main(["librispeech", "--workdir", str(RUN.parent), *given, *words]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("run.sh: error: ")
+    assert message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_recipe_speaks_of_its_mistakes(tmp_path):
+    done = run("--corpus", str(tmp_path), "--workdir", str(tmp_path), "--loss", "hinge")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    helped = run("--help")
+    assert helped.returncode == 0
+    assert "6 training" in helped.stdout
+
+
+def test_stages_in_the_wrong_order(options, tmp_path, capsys):
+    words = ["librispeech", *options[:2], "--workdir", str(tmp_path), *options[4:]]
+    for stage, need in ((3, 2), (4, 3), (6, 4), (8, 4)):
+        assert main([*words, "--stage", str(stage)]) == 2
+        assert f"makes: begin with --stage {need}" in capsys.readouterr().err
+
+
+def test_more_pieces_than_the_text_supports(options, tmp_path, capsys):
+    words = ["librispeech", *options[:2], "--workdir", str(tmp_path), *options[4:], "--nbpe", "5000"]
+    subsets = ["--train_set", "train-clean-100", "--dev_set", "dev-clean", "--test_sets", "test-clean"]
+    assert main([*words, *subsets, "--stop_stage", "3"]) == 2
+    assert "--nbpe 5000 does not fit the training text: Vocabulary size too high" in capsys.readouterr().err
+
+
+def test_another_runs_data_is_left_alone(whole, options, tmp_path, capsys):
+    corpus = tmp_path / "other"
+    write_mini_librispeech(corpus, {"train-clean-100": (1, 2), "dev-clean": (1, 1), "test-clean": (1, 1)})
+    words = ["librispeech", "--corpus", str(corpus), *options[2:]]
+    subsets = ["--train_set", "train-clean-100", "--dev_set", "dev-clean", "--test_sets", "test-clean"]
+    assert main([*words, *subsets]) == 2
+    assert "holds another run (corpus " in capsys.readouterr().err
+
+
+def test_a_program_that_fails_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"asr_train ended with status 2: .*unrecognized arguments") as raised:
+        run_jobs([Job("sqloss_plugins.espnet.bin.asr_train", ["--no_such", "1"], tmp_path / "log")])
+    assert raised.value.status == 1
+
+
+def test_defaults(corpus, tmp_path):
+    """The paper's: k = 15, M = 30 with 1000 pieces, the epochs of Table 11 for each loss."""
+    words = ["librispeech", "--corpus", str(corpus), "--workdir", str(RUN.parent)]
+    square = parse(words)
+    assert (square.rescaling.k, square.rescaling.M, square.espnet.max_epoch) == (15, 30, 120)
+    assert square.espnet.model_conf["lsm_weight"] == 0
+    entropy = parse([*words, "--loss", "cross_entropy", "--arch", "vgg_blstm"])
+    assert (entropy.rescaling, entropy.espnet.max_epoch) == (None, 20)
+    assert parse([*words, "--loss", "cross_entropy"]).espnet.model_conf["lsm_weight"] == 0.1
+    assert parse([*words, "--arch", "vgg_blstm", "--max_epoch", "7"]).espnet.max_epoch == 7
+    assert entropy.run.name == "cross_entropy-lr1-s0"
+
+
+def test_without_a_corpus_the_mini_one_is_taken_loudly(capsys, tmp_path):
+    shutil.copytree(RUN.parent / "conf", tmp_path / "conf")
+    recipe = parse(["librispeech", "--workdir", str(tmp_path), "--loss", "square"])
+    assert recipe.mini
+    assert "using the embedded MINI corpus" in capsys.readouterr().out
+    assert recipe.data.name.endswith("-mini")
+
+
+def test_error_rates():
+    """By hand: one substitution, one deletion and one insertion in six words."""
+    found = score_texts({"a": "ONE TWO THREE", "b": "FOUR FIVE SIX"}, {"a": "ONE TOO THREE", "b": "FOUR SIX SEVEN"})
+    assert found["wer"].rate == pytest.approx(0.5)
+    assert found["wer"].length == 6
+    assert Errors(1, 2, 3, 12).rate == 0.5
+    assert score_texts({"a": "ONE"}, {"a": ""})["wer"] == Errors(0, 1, 0, 1)
+    with pytest.raises(UserError, match="1 utterances have only one of reference and hypothesis, such as b"):
+        score_texts({"a": "ONE", "b": "TWO"}, {"a": "ONE"})
+
+
+def test_a_truncated_file_is_named_before_training(options, corpus, tmp_path, capsys):
+    damaged = tmp_path / "corpus"
+    shutil.copytree(corpus, damaged)
+    path = min(damaged.rglob("*.flac"))
+    path.write_bytes(path.read_bytes()[:5000])
+    subsets = ["--train_set", "train-clean-100", "--dev_set", "dev-clean", "--test_sets", "test-clean"]
+    words = ["librispeech", "--corpus", str(damaged), "--workdir", str(tmp_path), *options[4:], *subsets]
+    assert main(words) == 2
+    assert path.name in capsys.readouterr().err
+    soundfile.info(min(corpus.rglob("*.flac")))
+    assert json.loads((tmp_path / "data/train-clean-100-unigram40/settings.json").read_text())["nbpe"] == 40
