@@ -20,7 +20,7 @@ demo-text: $(VENV)/hf.installed
 	$(PY) -m sqloss_plugins.experiments.compare runs/demo
 
 test: $(VENV)/test.installed lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
 lint: $(VENV)/test.installed
 	$(PY) -m ruff check .

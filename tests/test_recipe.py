@@ -22,6 +22,9 @@ from sqloss_plugins.results import read_result
 
 ROOT = Path(__file__).parent.parent
 RUN = ROOT / "recipes/librispeech/run.sh"
+# The tests on the same finished run; pytest-xdist would make it once for each worker.
+one_worker = pytest.mark.xdist_group("recipe")
+
 TINY_ASR = """
 encoder: transformer
 encoder_conf: {input_layer: conv2d6, output_size: 16, attention_heads: 2, linear_units: 32, num_blocks: 1}
@@ -95,6 +98,7 @@ def whole(options):
     return done.stdout, folder.parent
 
 
+@one_worker
 def test_all_stages(whole, options):
     printed, folder = whole
     assert [line.split(":")[0] for line in printed.splitlines() if line.startswith("stage")] == [
@@ -133,6 +137,7 @@ def hypotheses(folder):
     return {str(path.relative_to(folder)): path.read_text() for path in folder.glob("decode/*/*/text")}
 
 
+@one_worker
 def test_a_finished_run_is_not_repeated(whole, options):
     _, folder = whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}
@@ -142,6 +147,7 @@ def test_a_finished_run_is_not_repeated(whole, options):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")} == before
 
 
+@one_worker
 @pytest.mark.parametrize("kill_in", ["training", "decoding"])
 def test_a_killed_run_goes_on_to_the_same_result(kill_in, whole, options):
     """SIGKILL to the recipe takes its processes with it; the same command goes on from what is there."""
@@ -174,6 +180,7 @@ def test_a_killed_run_goes_on_to_the_same_result(kill_in, whole, options):
     assert read_result(killed).metrics == read_result(folder).metrics
 
 
+@one_worker
 def test_an_exported_model_is_plain_espnets(whole, corpus, tmp_path):
     """Without this package imported: the same hypotheses as its own softmax scores."""
     _, folder = whole
@@ -202,6 +209,7 @@ def test_an_exported_model_is_plain_espnets(whole, corpus, tmp_path):
     assert [line.rpartition(" ")[2] for line in printed] == ["False", "True"]
 
 
+@one_worker
 def test_wrong_exports(whole, tmp_path, capsys):
     _, folder = whole
     config, model = folder / "config.yaml", folder / "valid.acc.ave.pth"
@@ -274,6 +282,7 @@ def test_more_pieces_than_the_text_supports(options, tmp_path, capsys):
     assert "--nbpe 5000 does not fit the training text: Vocabulary size too high" in capsys.readouterr().err
 
 
+@one_worker
 def test_another_runs_data_is_left_alone(whole, options, tmp_path, capsys):
     corpus = tmp_path / "other"
     write_mini_librispeech(corpus, {"train-clean-100": (1, 2), "dev-clean": (1, 1), "test-clean": (1, 1)})
