@@ -27,26 +27,32 @@ class Job:
     log: Path
 
 
-def run_jobs(jobs: Sequence[Job], nj: int = 1, on_success: Callable[[Job], None] | None = None) -> None:
+def run_jobs(
+    jobs: Sequence[Job],
+    nj: int = 1,
+    on_success: Callable[[Job], None] | None = None,
+    on_line: Callable[[str], None] | None = None,
+) -> None:
     """Runs all, ``nj`` at a time, showing the progress of training.
 
     Args:
         jobs: what to run.
         nj: how many side by side.
         on_success: called with each that ended well, in their order.
+        on_line: called with each line that one of them prints.
 
     Raises:
         StageError: one of them failed; the others are waited for.
     """
     with ThreadPoolExecutor(max(nj, 1)) as pool:
-        for job, status in zip(jobs, pool.map(_run, jobs), strict=True):
+        for job, status in zip(jobs, pool.map(lambda job: _run(job, on_line), jobs), strict=True):
             if status != 0:
                 raise StageError(_complaint(job, status))
             if on_success:
                 on_success(job)
 
 
-def _run(job: Job) -> int:
+def _run(job: Job, on_line: Callable[[str], None] | None) -> int:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", job.module, *job.arguments]
     with (
@@ -59,6 +65,8 @@ def _run(job: Job) -> int:
         for line in process.stdout:
             log.write(line)
             log.flush()
+            if on_line:
+                on_line(line)
             found = _PROGRESS.search(line)
             if found:
                 print(f"  {_short(found[1])}", flush=True)

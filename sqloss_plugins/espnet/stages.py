@@ -330,7 +330,7 @@ def _decoded(recipe: Recipe, subset: str, score: str) -> Path:
 
 
 def _decode_sets(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> None:
-    jobs, folders = [], []
+    jobs, folders, utterances = [], [], 0
     nj = 1 if recipe.args.ngpu else recipe.args.nj
     for subset, score in pairs:
         folder = _decoded(recipe, subset, score)
@@ -341,6 +341,7 @@ def _decode_sets(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> None:
             if (folder / f"part{i}" / ".done").is_file():
                 continue
             shutil.rmtree(folder / f"part{i}", ignore_errors=True)
+            utterances += len(part.read_text(encoding="utf-8").splitlines())
             jobs.append(
                 Job(
                     f"{_BINS}.asr_inference",
@@ -348,13 +349,13 @@ def _decode_sets(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> None:
                     folder / f"part{i}.log",
                 )
             )
-    with tqdm(total=len(jobs), desc="  beam search", unit=" parts", disable=not jobs) as bar:
+    with tqdm(total=utterances, desc="  beam search", unit=" utterances", disable=not jobs) as bar:
 
-        def finished(job: Job) -> None:
-            Path(job.log.with_suffix("") / ".done").touch()
-            bar.update()
+        def count(line: str) -> None:
+            if "speech length:" in line:  # what ESPnet says of each utterance
+                bar.update()
 
-        run_jobs(jobs, nj, finished)
+        run_jobs(jobs, nj, lambda job: Path(job.log.with_suffix(""), ".done").touch(), count)
     for folder in folders:
         parts = sorted(folder.glob("part*/1best_recog/text"))
         lines = sorted(line for part in parts for line in part.read_text(encoding="utf-8").splitlines())
