@@ -21,6 +21,7 @@ from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
 from espnet2.text.build_tokenizer import build_tokenizer
 from tqdm import tqdm
 
+from sqloss_plugins import paper
 from sqloss_plugins.data.mini_speech import MINI_SUBSETS, write_mini_librispeech
 from sqloss_plugins.data.speech import CORPORA, check_audio, download, write_data_dir
 from sqloss_plugins.errors import UserError
@@ -434,6 +435,12 @@ def score(recipe: Recipe, wall_time_s: float) -> Result:
         versions=versions(),
     )
     table = results_table(found, chosen, data["sizes"])
+    if not recipe.mini and "test-clean" in tests and recipe.args.train_set == "train-clean-100":
+        for metric, values in paper.test_results(recipe.args.task, recipe.args.arch).items():
+            table += (
+                f"\n\nThe paper's {metric.upper()} on test-clean with this model: {values['square']} % (square), "
+                f"{values['cross_entropy']} % (cross-entropy)."
+            )
     mini = " (MINI: synthetic speech, not the real task)" if recipe.mini else ""
     rescaled = f", k = {rescaling.k:g}, M = {rescaling.M:.4g} ({rescaling.source})" if rescaling else ""
     text = (
