@@ -143,7 +143,8 @@ def test_a_finished_run_is_not_repeated(whole, options):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}
     done = run("--loss", "square", *options)
     assert done.returncode == 0
-    assert done.stdout.count("done before") == 6  # all but the download, which is not needed, and the scoring
+    # Data, dictionary, statistics, language model, training; three scores on dev, one on test.
+    assert done.stdout.count("done before") == 5 + 3 + 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")} == before
 
 
@@ -178,6 +179,20 @@ def test_a_killed_run_goes_on_to_the_same_result(kill_in, whole, options):
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert hypotheses(killed) == hypotheses(folder)
     assert read_result(killed).metrics == read_result(folder).metrics
+
+
+@one_worker
+def test_more_scores_later(whole, options):
+    """Another --score decodes what is missing, and nothing anew."""
+    _, folder = whole
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("decode/*/*/text")}
+    shutil.copytree(folder, folder.with_name(f"{folder.name}-more"), symlinks=True)
+    done = run("--loss", "square", *options, "--tag", "more", "--stage", "7", "--score", "softmax link scale")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done before") == 4
+    more = read_result(folder.with_name(f"{folder.name}-more"))
+    assert {"wer softmax", "wer link", "wer scale"} <= set(more.metrics["test"])
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("decode/*/*/text")} == before
 
 
 @one_worker

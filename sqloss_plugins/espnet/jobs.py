@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import signal
 import subprocess
@@ -44,21 +45,31 @@ def run_jobs(
     Raises:
         StageError: one of them failed; the others are waited for.
     """
-    with ThreadPoolExecutor(max(nj, 1)) as pool:
-        for job, status in zip(jobs, pool.map(lambda job: _run(job, on_line), jobs), strict=True):
+    at_once = max(1, min(nj, len(jobs)))
+    # Processes side by side share the processors; each would start as many threads as there are.
+    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
+    environment = {**threads, **os.environ}
+    with ThreadPoolExecutor(at_once) as pool:
+        for job, status in zip(jobs, pool.map(lambda job: _run(job, environment, on_line), jobs), strict=True):
             if status != 0:
                 raise StageError(_complaint(job, status))
             if on_success:
                 on_success(job)
 
 
-def _run(job: Job, on_line: Callable[[str], None] | None) -> int:
+def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] | None) -> int:
     job.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", job.module, *job.arguments]
     with (
         job.log.open("w", encoding="utf-8") as log,
         subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", preexec_fn=_die_too
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+            preexec_fn=_die_too,
         ) as process,
     ):
         assert process.stdout is not None

@@ -295,8 +295,6 @@ def train(recipe: Recipe) -> None:
 
 def decode(recipe: Recipe) -> None:
     """Stage 7: beam search on the development and test sets, with the scores that are asked for."""
-    if is_done(recipe.run, "decoding"):
-        return
     need(recipe.run / ".training.done", 6)
     calibration = recipe.run / "calibration.json"
     if not calibration.is_file():
@@ -336,8 +334,10 @@ def _decode_sets(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> None:
     for subset, score in pairs:
         folder = _decoded(recipe, subset, score)
         if (folder / "text").is_file():
+            print(f"  done before, in {folder}", flush=True)
             continue
         folders.append(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         for i, part in enumerate(_split_keys(recipe.data / subset / "wav.scp", folder, "keys", nj)):
             if (folder / f"part{i}" / ".done").is_file():
                 continue
@@ -436,10 +436,10 @@ def score(recipe: Recipe, wall_time_s: float) -> Result:
     )
     table = results_table(found, chosen, data["sizes"])
     if not recipe.mini and "test-clean" in tests and recipe.args.train_set == "train-clean-100":
-        for metric, values in paper.test_results(recipe.args.task, recipe.args.arch).items():
+        for metric, published in paper.test_results(recipe.args.task, recipe.args.arch).items():
             table += (
-                f"\n\nThe paper's {metric.upper()} on test-clean with this model: {values['square']} % (square), "
-                f"{values['cross_entropy']} % (cross-entropy)."
+                f"\n\nThe paper's {metric.upper()} on test-clean with this model: {published['square']} % (square), "
+                f"{published['cross_entropy']} % (cross-entropy)."
             )
     mini = " (MINI: synthetic speech, not the real task)" if recipe.mini else ""
     rescaled = f", k = {rescaling.k:g}, M = {rescaling.M:.4g} ({rescaling.source})" if rescaling else ""
