@@ -71,6 +71,7 @@ def corpus(tmp_path_factory):
 def options(corpus, tmp_path_factory):
     """A recipe's command line for a tiny model, and the folder that it works in."""
     work = tmp_path_factory.mktemp("work")
+    shutil.copytree(RUN.parent / "conf", work / "conf")
     for name, text in (
         ("asr", TINY_ASR),
         ("lm", TINY_LM),
@@ -283,17 +284,23 @@ def test_the_recipe_speaks_of_its_mistakes(tmp_path):
     assert "6 training" in helped.stdout
 
 
-def test_stages_in_the_wrong_order(options, tmp_path, capsys):
-    words = ["librispeech", *options[:2], "--workdir", str(tmp_path), *options[4:]]
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Another folder to work in."""
+    shutil.copytree(RUN.parent / "conf", tmp_path / "conf")
+    return tmp_path
+
+
+def test_stages_in_the_wrong_order(options, elsewhere, capsys):
+    words = ["librispeech", *options[:2], "--workdir", str(elsewhere), *options[4:]]
     for stage, need in ((3, 2), (4, 3), (6, 4), (8, 4)):
         assert main([*words, "--stage", str(stage)]) == 2
         assert f"makes: begin with --stage {need}" in capsys.readouterr().err
 
 
-def test_more_pieces_than_the_text_supports(options, tmp_path, capsys):
-    words = ["librispeech", *options[:2], "--workdir", str(tmp_path), *options[4:], "--nbpe", "5000"]
-    subsets = ["--train_set", "train-clean-100", "--dev_set", "dev-clean", "--test_sets", "test-clean"]
-    assert main([*words, *subsets, "--stop_stage", "3"]) == 2
+def test_more_pieces_than_the_text_supports(options, elsewhere, capsys):
+    words = ["librispeech", *options[:2], "--workdir", str(elsewhere), *options[4:], "--nbpe", "5000"]
+    assert main([*words, "--stop_stage", "3"]) == 2
     assert "--nbpe 5000 does not fit the training text: Vocabulary size too high" in capsys.readouterr().err
 
 
@@ -302,8 +309,7 @@ def test_another_runs_data_is_left_alone(whole, options, tmp_path, capsys):
     corpus = tmp_path / "other"
     write_mini_librispeech(corpus, {"train-clean-100": (1, 2), "dev-clean": (1, 1), "test-clean": (1, 1)})
     words = ["librispeech", "--corpus", str(corpus), *options[2:]]
-    subsets = ["--train_set", "train-clean-100", "--dev_set", "dev-clean", "--test_sets", "test-clean"]
-    assert main([*words, *subsets]) == 2
+    assert main(words) == 2
     assert "holds another run (corpus " in capsys.readouterr().err
 
 
@@ -334,6 +340,19 @@ def test_without_a_corpus_the_mini_one_is_taken_loudly(capsys, tmp_path):
     assert recipe.data.name.endswith("-mini")
 
 
+def test_a_recipe_without_a_mini_corpus_says_so(capsys):
+    for words in ([], ["--mini"]):
+        assert main(["an4", "--workdir", str(ROOT / "recipes/an4"), *words]) == 2
+        assert "this recipe has no mini corpus" in capsys.readouterr().err
+
+
+def test_the_defaults_of_a_recipe_are_options(corpus, tmp_path, capsys):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/recipe.yaml").write_text("train_sets: x\n")
+    assert main(["librispeech", "--workdir", str(tmp_path), "--corpus", str(corpus)]) == 2
+    assert "no option of the recipe is called train_sets" in capsys.readouterr().err
+
+
 def test_error_rates():
     """By hand: one substitution, one deletion and one insertion in six words."""
     found = score_texts({"a": "ONE TWO THREE", "b": "FOUR FIVE SIX"}, {"a": "ONE TOO THREE", "b": "FOUR SIX SEVEN"})
@@ -345,14 +364,13 @@ def test_error_rates():
         score_texts({"a": "ONE", "b": "TWO"}, {"a": "ONE"})
 
 
-def test_a_truncated_file_is_named_before_training(options, corpus, tmp_path, capsys):
-    damaged = tmp_path / "corpus"
+def test_a_truncated_file_is_named_before_training(options, corpus, elsewhere, capsys):
+    damaged = elsewhere / "corpus"
     shutil.copytree(corpus, damaged)
     path = min(damaged.rglob("*.flac"))
     path.write_bytes(path.read_bytes()[:5000])
-    subsets = ["--train_set", "train-clean-100", "--dev_set", "dev-clean", "--test_sets", "test-clean"]
-    words = ["librispeech", "--corpus", str(damaged), "--workdir", str(tmp_path), *options[4:], *subsets]
+    words = ["librispeech", "--corpus", str(damaged), "--workdir", str(elsewhere), *options[4:]]
     assert main(words) == 2
     assert path.name in capsys.readouterr().err
     soundfile.info(min(corpus.rglob("*.flac")))
-    assert json.loads((tmp_path / "data/train-clean-100-unigram40/settings.json").read_text())["nbpe"] == 40
+    assert json.loads((elsewhere / "data/train-clean-100-unigram40/settings.json").read_text())["nbpe"] == 40

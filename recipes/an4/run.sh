@@ -6,8 +6,4 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-exec "${PYTHON:-python}" -m sqloss_plugins.espnet.bin.recipe an4 --workdir "$here" \
-    --train_set train --dev_set dev --test_sets test \
-    --arch conformer --token_type char \
-    --use_lm false \
-    "$@"
+exec "${PYTHON:-python}" -m sqloss_plugins.espnet.bin.recipe an4 --workdir "$here" "$@"

@@ -9,7 +9,4 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
-exec "${PYTHON:-python}" -m sqloss_plugins.espnet.bin.recipe librispeech --workdir "$here" \
-    --train_set train-clean-100 --dev_set dev-clean --test_sets test-clean \
-    --arch transformer --token_type bpe --nbpe 1000 \
-    "$@"
+exec "${PYTHON:-python}" -m sqloss_plugins.espnet.bin.recipe librispeech --workdir "$here" "$@"

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from espnet2.tasks.asr import ASRTask
 
 from sqloss_plugins import paper
@@ -86,6 +87,7 @@ def recipe_parser() -> argparse.ArgumentParser:
     add("--stop_stage", type=int, default=len(STAGES), help=f"last stage (default: {len(STAGES)})")
     add("--corpus", type=Path, help="folder of the corpus, where it is on this machine")
     add("--mini", action="store_true", help="the embedded mini corpus: synthetic speech, not the real task")
+    # The defaults of the data are each recipe's, in its conf/recipe.yaml.
     add("--train_set", default="train", help="name of the training subset")
     add("--dev_set", default="dev", help="name of the development subset")
     add("--test_sets", default="test", help="names of the test subsets, separated by spaces")
@@ -213,7 +215,7 @@ class Recipe:
         found["lsm_weight"] = given["model_conf"].get("lsm_weight", 0.0)
         found["optim_conf"] = {name: value for name, value in given["optim_conf"].items() if name != "lr"}
         found |= {"learning_rate": self.learning_rate, "num_train_epochs": self.espnet.max_epoch}
-        found |= {"loss": self.args.loss, "seed": self.args.seed, "use_lm": self.args.use_lm}
+        found |= {"loss": self.args.loss, "seed": self.args.seed}
         if self.rescaling:
             found |= {"k": self.rescaling.k, "M": self.rescaling.M}
         plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
@@ -225,6 +227,12 @@ class Recipe:
         data = json.loads((self.data / "data.json").read_text(encoding="utf-8"))
         tokens = hashlib.sha256("\n".join(self.tokens).encode()).hexdigest()
         return {**self.hyperparameters, "data_fingerprint": data["fingerprint"], "tokens": tokens}
+
+    @cached_property
+    def decoding(self) -> dict[str, Any]:
+        """What decides the hypotheses of a trained model, but for the score."""
+        content: dict[str, Any] = yaml.safe_load(self.config("inference").read_text(encoding="utf-8"))
+        return {**content, "use_lm": self.args.use_lm}
 
     @property
     def learning_rate(self) -> float:

@@ -29,6 +29,7 @@ from sqloss_plugins.espnet.calibration import calibrate
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.recipe import STAGES, Recipe
 from sqloss_plugins.espnet.scoring import Errors, environment, read_text, results_table, score_texts
+from sqloss_plugins.folders import claim_folder
 from sqloss_plugins.probability import SCORES
 from sqloss_plugins.results import Result, device_name, versions, write_json, write_result
 
@@ -83,7 +84,12 @@ def fetch(recipe: Recipe) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     else:
-        download(recipe.args.task, recipe.subsets, folder)
+        try:
+            download(recipe.args.task, recipe.subsets, folder)
+        except (OSError, RuntimeError, EOFError) as error:  # torchaudio's and the archives' own
+            raise UserError(
+                f"the download to {folder} failed: {' '.join(str(error).split())}; begin again, or give --corpus"
+            ) from error
     _mark_done(folder, "download")
 
 
@@ -302,6 +308,7 @@ def decode(recipe: Recipe) -> None:
         device = "cuda" if recipe.args.ngpu else "cpu"
         dev = recipe.data / recipe.args.dev_set
         write_json(calibration, calibrate(recipe.run / "config.yaml", recipe.run / MODEL_FILE, dev, 8, device))
+    claim_folder(recipe.run / "decode", recipe.decoding, ("*/*/text", "*/*/part*"), option="--tag")
     scores = wanted_scores(recipe)
     dev, tests = recipe.args.dev_set, recipe.args.test_sets.split()
     _decode_sets(recipe, [(dev, score) for score in scores])
@@ -425,7 +432,7 @@ def score(recipe: Recipe, wall_time_s: float) -> Result:
         epochs=float(recipe.espnet.max_epoch),
         seed=recipe.args.seed,
         mini=recipe.mini,
-        hyperparameters=recipe.hyperparameters,
+        hyperparameters={**recipe.hyperparameters, "decoding": recipe.decoding},
         data={name: data[name] for name in ("source", "fingerprint", "sizes")},
         parameters=sum(value.numel() for value in state.values()),
         device=device_name("cuda" if recipe.args.ngpu else "cpu"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import math
 import sys
@@ -14,7 +15,6 @@ from pathlib import Path
 import torch
 import yaml
 
-from sqloss_plugins.data.mini_speech import MINI_SUBSETS
 from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.espnet import stages
 from sqloss_plugins.espnet.recipe import PROGRAM, STAGES, Recipe, recipe_parser
@@ -33,7 +33,15 @@ def parse(argv: Sequence[str]) -> Recipe:
     Raises:
         UserError: an option that is unknown, or cannot be fulfilled.
     """
-    args, free = recipe_parser().parse_known_args(argv)
+    parser = recipe_parser()
+    args, _ = parser.parse_known_args(argv)
+    if args.mini and args.corpus:
+        raise UserError("--mini and --corpus exclude each other: the mini corpus or your own")
+    if args.corpus and not args.corpus.is_dir():
+        raise UserError(f"--corpus {args.corpus} is no folder")
+    mini = args.mini or (args.corpus is None and not _is_at_hand(args.task, args.workdir))
+    parser.set_defaults(**_defaults(parser, args.workdir, mini))
+    args, free = parser.parse_known_args(argv)
     if not 1 <= args.stage <= args.stop_stage <= len(STAGES):
         names = ", ".join(f"{number} {name}" for number, name in enumerate(STAGES, start=1))
         raise UserError(f"--stage {args.stage} to --stop_stage {args.stop_stage} is no range of the stages {names}")
@@ -53,30 +61,34 @@ def parse(argv: Sequence[str]) -> Recipe:
     for name in ("nj", "nbpe"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}")
-    if args.mini and args.corpus:
-        raise UserError("--mini and --corpus exclude each other: the mini corpus or your own")
-    if args.corpus and not args.corpus.is_dir():
-        raise UserError(f"--corpus {args.corpus} is no folder")
-    mini = args.mini or (args.corpus is None and not _is_at_hand(args))
-    if mini:
-        args.train_set, args.dev_set, args.test_sets = MINI_SUBSETS
-        args.token_type, args.nbpe = "bpe", 100
     recipe = Recipe(args, free, mini)
     if not (args.asr_config or recipe.config("asr").is_file()):
         files = recipe.config("asr").parent.glob("train_asr_*.yaml")
         known = ", ".join(sorted(path.stem.removeprefix("train_asr_") for path in files))
         raise UserError(f"unknown --arch {args.arch!r}: choose from {known or 'what conf/tuning has: nothing'}")
     for which in ("asr", "inference", *(["lm"] if args.use_lm == "true" else [])):
-        _check_yaml(recipe.config(which))
+        read_mapping(recipe.config(which))
     _ = recipe.espnet  # ESPnet's own check of the training arguments
     return recipe
 
 
-def _is_at_hand(args: object) -> bool:
+def _defaults(parser: argparse.ArgumentParser, workdir: Path, mini: bool) -> dict[str, object]:
+    """What the recipe has as defaults of the command line: ``conf/recipe.yaml``, or the mini corpus's."""
+    path = workdir / "conf" / ("mini" if mini else "") / "recipe.yaml"
+    if mini and not path.is_file():
+        raise UserError(f"this recipe has no mini corpus ({path} is not there): give --corpus")
+    if not path.is_file():  # a folder of one's own, with everything on the command line
+        return {}
+    defaults = read_mapping(path)
+    unknown = defaults.keys() - vars(parser.parse_args(["an4"])).keys()
+    if unknown:
+        raise UserError(f"{path}: no option of the recipe is called {', '.join(sorted(unknown))}")
+    return defaults
+
+
+def _is_at_hand(task: str, workdir: Path) -> bool:
     """Whether the corpus was downloaded before, or can be; says so if not."""
-    task = str(getattr(args, "task"))  # noqa: B009
-    workdir: Path = getattr(args, "workdir")  # noqa: B009
-    if (workdir / "downloads" / task / ".download.done").is_file() or (workdir / "downloads" / task).is_dir():
+    if (workdir / "downloads" / task).is_dir():
         return True
     try:
         urllib.request.urlopen(_SOURCES[task], timeout=_ANSWER_WITHIN_S).close()
@@ -92,13 +104,15 @@ def _is_at_hand(args: object) -> bool:
     return True
 
 
-def _check_yaml(path: Path) -> None:
+def read_mapping(path: Path) -> dict[str, object]:
+    """A configuration file, checked to be a mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"the configuration {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"the configuration {path} must be a mapping of option names to values")
+    return content
 
 
 def _data_settings(recipe: Recipe) -> dict[str, object]:
