@@ -1,10 +1,10 @@
 # Everything on a fresh machine: `make demo` shows the package at work, `make test` runs its tests.
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
 PY := $(VENV)/bin/python
 DEMO := --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed 1
 
-.PHONY: demo demo-text test lint benchmark clean
+.PHONY: demo demo-text test contract lint benchmark clean
 
 SPEECH := --mini --tag demo --seed 1
 
@@ -21,6 +21,11 @@ demo-text: $(VENV)/hf.installed
 
 test: $(VENV)/test.installed lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
+
+# What ties the package to the version of ESPnet that goes with PYTHON: make contract PYTHON=python3.12 VENV=.venv312
+contract: $(VENV)/test.installed
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup tests/test_espnet.py tests/test_probability.py \
+		tests/test_speech_data.py "tests/test_recipe.py::test_all_stages" "tests/test_recipe.py::test_an_exported_model_is_plain_espnets"
 
 lint: $(VENV)/test.installed
 	$(PY) -m ruff check .
