@@ -86,7 +86,7 @@ def find_results(folders: Iterable[Path]) -> list[Result]:
 
 
 def _label(result: Result) -> str:
-    return result.loss if result.k is None else f"{result.loss} (k={result.k:g}, M={result.M:g})"
+    return result.loss if result.k is None else f"{result.loss} (k={result.k:g}, M={result.M:.4g})"
 
 
 # What differs between runs that are to be compared; the paper's epochs and label smoothing differ by loss.
