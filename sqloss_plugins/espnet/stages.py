@@ -322,7 +322,8 @@ def wanted_scores(recipe: Recipe) -> list[str]:
     """The scores to decode the development set with: those given, or all that the loss has a use for."""
     if recipe.args.score != "auto":
         return list(recipe.args.score.split())
-    return list(SCORES) if recipe.args.loss == "square" else ["softmax"]
+    # A scale is a temperature, from which cross-entropy may gain as well.
+    return [score for score in SCORES if score != "link" or recipe.args.loss == "square"]
 
 
 def best_score(recipe: Recipe, scores: Sequence[str]) -> str:
