@@ -65,7 +65,11 @@ def parse(argv: Sequence[str]) -> Recipe:
     if not (args.asr_config or recipe.config("asr").is_file()):
         files = recipe.config("asr").parent.glob("train_asr_*.yaml")
         known = ", ".join(sorted(path.stem.removeprefix("train_asr_") for path in files))
-        raise UserError(f"unknown --arch {args.arch!r}: choose from {known or 'what conf/tuning has: nothing'}")
+        if not known:
+            raise UserError(
+                f"{recipe.config('asr').parent} has no configurations: put the recipe's conf/ there, or give --asr_config"
+            )
+        raise UserError(f"unknown --arch {args.arch!r}: choose from {known}")
     for which in ("asr", "inference", *(["lm"] if args.use_lm == "true" else [])):
         read_mapping(recipe.config(which))
     _ = recipe.espnet  # ESPnet's own check of the training arguments
