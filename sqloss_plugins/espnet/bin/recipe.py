@@ -67,7 +67,8 @@ def parse(argv: Sequence[str]) -> Recipe:
         known = ", ".join(sorted(path.stem.removeprefix("train_asr_") for path in files))
         if not known:
             raise UserError(
-                f"{recipe.config('asr').parent} has no configurations: put the recipe's conf/ there, or give --asr_config"
+                f"{recipe.config('asr').parent} has no configurations: copy the recipe's conf there, or give "
+                "--asr_config"
             )
         raise UserError(f"unknown --arch {args.arch!r}: choose from {known}")
     for which in ("asr", "inference", *(["lm"] if args.use_lm == "true" else [])):
