@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +71,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     raise UserError(f"{path} is damaged, so that nobody can tell whose run is there: choose another folder")
 
 
-def lock_folder(folder: Path, wait: bool = False) -> FileLock:
-    """Keeps other processes out of the folder until the lock is released, or its process ends, however it ends.
+@contextmanager
+def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
+    """Keeps other processes out of the folder for the length of the block, or until this one ends, however it ends.
 
     Args:
         folder: the folder.
@@ -84,9 +86,11 @@ def lock_folder(folder: Path, wait: bool = False) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        if wait:
-            print(f"Another process is at work in {folder}: waiting for it.", flush=True)
-            lock.acquire()
-            return lock
-        raise UserError(f"another process is at work in {folder}: wait for it, or choose another folder") from error
-    return lock
+        if not wait:
+            raise UserError(f"another process is at work in {folder}: wait for it, or choose another folder") from error
+        print(f"Another process is at work in {folder}: waiting for it.", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

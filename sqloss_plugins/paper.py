@@ -29,6 +29,16 @@ class Rescaling:
     M: float
     source: str
 
+    def overridden(self, k: float | None, M: float | None) -> Rescaling:
+        """With whichever of k and M is given (not None) in the place of its own."""
+        if k is None and M is None:
+            return self
+        return Rescaling(self.k if k is None else float(k), self.M if M is None else float(M), "given by the user")
+
+    def initial_loss(self, num_classes: int) -> float:
+        """k M^2 / C: a token's loss where all outputs are 0, as at the start; cross-entropy's is ln C."""
+        return self.k * self.M**2 / num_classes
+
 
 @dataclass(frozen=True)
 class HyperParameters:

@@ -255,7 +255,7 @@ BAD_OPTIONS = {
     "nj": (["--nj", "0"], "--nj must be at least 1, got 0"),
     "no corpus": (["--corpus", "nowhere"], "--corpus nowhere is no folder"),
     "both": (["--mini", "--corpus", "."], "--mini and --corpus exclude each other"),
-    "config": (["--asr_config", "nowhere.yaml"], "the configuration nowhere.yaml cannot be read"),
+    "config": (["--asr_config", "nowhere.yaml"], "nowhere.yaml cannot be read as settings"),
     "free": (["--max_epochs", "3"], "ESPnet's training takes no such argument: unrecognized arguments: --max_epochs 3"),
     "ours": (["--token_list", "x"], "--token_list is what this recipe sets itself"),
     "hidden k": (["--model_conf", "k=3"], "the loss, k, M and rescaling are options of this recipe"),

@@ -127,7 +127,7 @@ def test_rescaling_reaches_the_loss(small):
     (folder,) = (path.parent for path in Path("runs").rglob("result.json"))
     assert folder.name.startswith("square-k4-M3-")
     result = read_result(folder)
-    assert result.rescaling_source == "given on the command line"
+    assert result.rescaling_source == "given by the user"
     with np.load(folder / "outputs.npz") as outputs:
         f, q = outputs["test_outputs"], 0.9 * np.eye(2)[outputs["test_targets"]] + 0.05
     expected = (q * 4 * (f - 3) ** 2 + (1 - q) * f**2).mean()

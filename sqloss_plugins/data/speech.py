@@ -85,7 +85,6 @@ def _transcripts(path: Path) -> Iterable[tuple[str, str]]:
         yield name, " ".join(text.split())
 
 
-AN4_URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
 AN4_SUBSETS = ("train", "dev", "test")
 _AN4_LINE = re.compile(r"^(?:<s>\s*)?(.*?)\s*(?:</s>\s*)?\((\S+)\)\s*$")
 _AN4_AUDIO = (".flac", ".wav", ".sph")
@@ -132,6 +131,12 @@ def read_an4(corpus: Path, subset: str) -> list[Utterance]:
 CORPORA: dict[str, Callable[[Path, str], list[Utterance]]] = {"librispeech": read_librispeech, "an4": read_an4}
 """Name of a corpus -> the reader of its layout."""
 
+SOURCES = {
+    "librispeech": "https://www.openslr.org/12",  # torchaudio knows the files
+    "an4": "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz",
+}
+"""Name of a corpus -> where it is public."""
+
 
 def download(task: str, subsets: Sequence[str], folder: Path) -> Path:
     """Downloads a corpus from its usual public source, skipping what is there; returns what the reader takes.
@@ -155,7 +160,7 @@ def download(task: str, subsets: Sequence[str], folder: Path) -> Path:
         return folder
     archive = folder / "an4_sphere.tar.gz"
     if not archive.is_file():
-        torch.hub.download_url_to_file(AN4_URL, str(archive))
+        torch.hub.download_url_to_file(SOURCES["an4"], str(archive))
     if not (folder / "an4" / ".complete").is_file():
         shutil.unpack_archive(archive, folder, filter="data")
         (folder / "an4" / ".complete").touch()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.probability import SCORES, log_probabilities
 
-_OUTPUT_LAYERS = ("output_layer", "output")  # the Transformer decoders' and the RNN decoder's
+OUTPUT_LAYERS = ("output_layer", "output")  # the Transformer decoders' and the RNN decoder's
 _SCORING_METHODS = ("score", "batch_score", "forward_one_step", "forward_partially_AR")
 
 
@@ -28,7 +28,7 @@ def default_score(model: nn.Module) -> str:
 
 
 def _output_layer(model: nn.Module) -> nn.Module:
-    for name in _OUTPUT_LAYERS:
+    for name in OUTPUT_LAYERS:
         layer = getattr(model.decoder, name, None)
         if isinstance(layer, nn.Module):
             return layer

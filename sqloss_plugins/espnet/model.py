@@ -154,12 +154,7 @@ class SquareLossASRModel(ESPnetASRModel):
         self.loss = loss
         self.rescaling: Rescaling | None = None
         if loss == "square":
-            rule = RULES[rescaling](vocab_size)
-            self.rescaling = Rescaling(
-                float(rule.k if k is None else k),
-                float(rule.M if M is None else M),
-                rule.source if k is None and M is None else "given",
-            )
+            self.rescaling = RULES[rescaling](vocab_size).overridden(k, M)
             try:
                 check_rescaling(self.rescaling.k, self.rescaling.M)
             except ValueError as error:
@@ -183,7 +178,7 @@ class SquareLossASRModel(ESPnetASRModel):
 
     def _say_level(self, rescaling: Rescaling) -> None:
         """A token's loss at the start, which decides the balance with CTC, beside that of cross-entropy."""
-        level = rescaling.k * rescaling.M**2 / self.vocab_size
+        level = rescaling.initial_loss(self.vocab_size)
         usual = math.log(self.vocab_size)
         logger.info(
             f"Square loss, k = {rescaling.k:g}, M = {rescaling.M:.4g} ({rescaling.source}): a token's initial loss is "

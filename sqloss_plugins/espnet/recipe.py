@@ -15,6 +15,7 @@ import yaml
 from espnet2.tasks.asr import ASRTask
 
 from sqloss_plugins import paper
+from sqloss_plugins.command_line import OneLineErrors
 from sqloss_plugins.data.speech import CORPORA
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.model import MODEL_NAME
@@ -61,9 +62,8 @@ Stages, each of which skips what it has done, and may be killed at any moment:
 Every argument that is not listed goes to ESPnet's training (--max_epoch 3, --optim_conf lr=0.002, ...)."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see --help)")
+class _Parser(OneLineErrors, argparse.ArgumentParser):
+    pass
 
 
 def recipe_parser() -> argparse.ArgumentParser:
@@ -159,12 +159,7 @@ class Recipe:
             found = paper.rescaling(args.task)
         else:
             found = paper.RULES[args.rescaling or _DEFAULT_RULE](len(self.tokens))
-        given = args.k is not None or args.M is not None
-        return paper.Rescaling(
-            found.k if args.k is None else args.k,
-            found.M if args.M is None else args.M,
-            "given on the command line" if given else found.source,
-        )
+        return found.overridden(args.k, args.M)
 
     @cached_property
     def training_arguments(self) -> list[str]:

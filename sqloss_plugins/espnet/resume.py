@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from sqloss_plugins.errors import run_command
 
 
 def make_saves_atomic() -> None:
@@ -48,10 +51,22 @@ def repair_checkpoint(folder: Path) -> None:
         torch.save(state["model"], model)
 
 
-def prepare(cmd: Sequence[str]) -> None:
-    """Repairs the folder that an ESPnet command line names by ``--output_dir``."""
+def run_training(program: str, task: Any, cmd: Sequence[str] | None) -> int:
+    """Runs an ESPnet task's training on a command line, after repairs; returns the exit status.
+
+    Args:
+        program: the name that errors begin with.
+        task: ``ASRTask``, ``LMTask``, ...
+        cmd: the arguments, by default the process's.
+    """
+    arguments = list(sys.argv[1:] if cmd is None else cmd)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--output_dir")
-    folder = parser.parse_known_args(cmd)[0].output_dir
-    if folder:
-        repair_checkpoint(Path(folder))
+    parser.add_argument("--output_dir", type=Path)
+
+    def train() -> None:
+        folder = parser.parse_known_args(arguments)[0].output_dir
+        if folder:
+            repair_checkpoint(folder)
+        task.main(cmd=arguments)
+
+    return run_command(program, train)

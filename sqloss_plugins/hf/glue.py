@@ -24,12 +24,11 @@ from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
-import yaml
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
 from safetensors import SafetensorError
@@ -48,6 +47,7 @@ from transformers import (
 )
 from transformers.hf_argparser import string_to_bool
 
+from sqloss_plugins.command_line import OneLineErrors, read_mapping
 from sqloss_plugins.data.glue import (
     TASKS,
     Columns,
@@ -153,11 +153,8 @@ class GlueArguments:
     max_predict_samples: int | None = field(default=None, metadata={"help": "Test on the first so many examples."})
 
 
-class _Parser(HfArgumentParser):
-    """Reports a mistake in one line, where argparse would print the usage of 140 options first."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see --help)")
+class _Parser(OneLineErrors, HfArgumentParser):
+    pass
 
 
 @dataclass(frozen=True)
@@ -246,14 +243,8 @@ class _HelpFormatter(transformers.hf_argparser.ArgumentDefaultsHelpFormatter):
 
 def _arguments_of_file(path: Path) -> list[str]:
     """A settings file as command-line arguments, so that both are checked alike."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as settings: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must be a mapping of option names to values")
     arguments: list[str] = []
-    for name, value in content.items():
+    for name, value in read_mapping(path).items():
         if value is None:
             continue
         if value is False and name.endswith("_strategy"):
@@ -362,13 +353,7 @@ def _prepare(glue: GlueArguments, training: TrainingArguments) -> _Run:
     model_path, arch = _find_model(glue, is_local, reachable)
     rescaled = None
     if glue.loss == "square" and not task.is_regression:
-        found = rescaling(task.name, task.num_outputs)
-        given = glue.k is not None or glue.M is not None
-        rescaled = Rescaling(
-            found.k if glue.k is None else glue.k,
-            found.M if glue.M is None else glue.M,
-            "given on the command line" if given else found.source,
-        )
+        rescaled = rescaling(task.name, task.num_outputs).overridden(glue.k, glue.M)
     if not training.output_dir:
         k, M = (rescaled.k, rescaled.M) if rescaled else (None, None)
         folder = run_folder(task.name, arch, glue.loss, k, M, training.learning_rate, training.seed, data.mini)
@@ -692,8 +677,7 @@ def _execute(glue: GlueArguments, training: TrainingArguments, stack: ExitStack)
         check_checkpoint(Path(training.resume_from_checkpoint), settings, _SAME_WHEN_RESUMED)
     claim_folder(run.folder, settings, ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors"))
     if training.process_index == 0:
-        lock = lock_folder(run.folder)
-        stack.callback(lock.release)
+        stack.enter_context(lock_folder(run.folder))
     if (run.folder / RESULT_NAME).is_file():
         try:
             finished = read_result(run.folder)

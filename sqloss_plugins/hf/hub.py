@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import threading
-import urllib.error
-import urllib.request
 from pathlib import Path
 
+from sqloss_plugins.command_line import is_reachable
 from sqloss_plugins.errors import UserError
 
 EMBEDDED_MODEL = "minilm-l6"
 """Name of the embedded BERT: MiniLM with 6 layers, hidden size 384, 22.7 M parameters."""
-
-_ANSWER_WITHIN_S = 4.0
 
 
 def hub_is_reachable() -> bool:
@@ -22,23 +18,7 @@ def hub_is_reachable() -> bool:
 
     if constants.HF_HUB_OFFLINE:
         return False
-    answers: list[bool] = []
-
-    def ask() -> None:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=_ANSWER_WITHIN_S).close()
-            answers.append(True)
-        except urllib.error.HTTPError:
-            answers.append(True)  # it answered
-        except (OSError, ValueError):
-            answers.append(False)
-
-    # In a thread, because looking up a name can take longer than any time-out of a connection.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_ANSWER_WITHIN_S)
-    return bool(answers) and answers[0]
+    return is_reachable(constants.ENDPOINT)
 
 
 def go_offline() -> None:

@@ -22,9 +22,8 @@ import torch
 import yaml
 
 from sqloss_plugins.errors import UserError, run_command
+from sqloss_plugins.espnet.decoding import OUTPUT_LAYERS
 from sqloss_plugins.espnet.model import MODEL_NAME, OPTIONS
-
-_OUTPUT_LAYERS = ("decoder.output_layer.", "decoder.output.")
 
 
 def export(config: Path, model_file: Path, folder: Path, scale: float = 1.0) -> None:
@@ -47,7 +46,8 @@ def export(config: Path, model_file: Path, folder: Path, scale: float = 1.0) -> 
         state = torch.load(model_file, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise UserError(f"{model_file} is not a model file: {error}") from error
-    scaled = [name for name in state if name.startswith(_OUTPUT_LAYERS)]
+    layers = tuple(f"decoder.{layer}." for layer in OUTPUT_LAYERS)
+    scaled = [name for name in state if name.startswith(layers)]
     if scale != 1.0 and not scaled:
         raise UserError(f"{model_file} has no output layer that could be scaled")
     for name in scaled:

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from espnet2.tasks.asr import ASRTask
 
 import sqloss_plugins.espnet  # noqa: F401
-from sqloss_plugins.errors import run_command
-from sqloss_plugins.espnet.resume import make_saves_atomic, prepare
+from sqloss_plugins.espnet.resume import make_saves_atomic, run_training
 
 # At the top of the module that is run, like the registration that the import above makes: for several GPUs ESPnet
 # starts processes that import this module and no other.
@@ -25,13 +24,7 @@ make_saves_atomic()
 
 def main(cmd: Sequence[str] | None = None) -> int:
     """Trains as ESPnet does; returns the exit status."""
-    arguments = list(sys.argv[1:] if cmd is None else cmd)
-
-    def train() -> None:
-        prepare(arguments)
-        ASRTask.main(cmd=arguments)
-
-    return run_command("asr_train", train)
+    return run_training("asr_train", ASRTask, cmd)
 
 
 if __name__ == "__main__":

@@ -7,21 +7,14 @@ from collections.abc import Sequence
 
 from espnet2.tasks.lm import LMTask
 
-from sqloss_plugins.errors import run_command
-from sqloss_plugins.espnet.resume import make_saves_atomic, prepare
+from sqloss_plugins.espnet.resume import make_saves_atomic, run_training
 
 make_saves_atomic()
 
 
 def main(cmd: Sequence[str] | None = None) -> int:
     """Trains as ESPnet does; returns the exit status."""
-    arguments = list(sys.argv[1:] if cmd is None else cmd)
-
-    def train() -> None:
-        prepare(arguments)
-        LMTask.main(cmd=arguments)
-
-    return run_command("lm_train", train)
+    return run_training("lm_train", LMTask, cmd)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ import logging
 import math
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-import yaml
 
+from sqloss_plugins.command_line import is_reachable, read_mapping
+from sqloss_plugins.data.speech import SOURCES
 from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.espnet import stages
 from sqloss_plugins.espnet.recipe import PROGRAM, STAGES, Recipe, recipe_parser
@@ -22,9 +21,6 @@ from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.losses import check_rescaling
 from sqloss_plugins.probability import SCORES
 from sqloss_plugins.results import RESULT_NAME
-
-_SOURCES = {"librispeech": "https://www.openslr.org", "an4": "http://www.speech.cs.cmu.edu"}
-_ANSWER_WITHIN_S = 5.0
 
 
 def parse(argv: Sequence[str]) -> Recipe:
@@ -95,29 +91,15 @@ def _is_at_hand(task: str, workdir: Path) -> bool:
     """Whether the corpus was downloaded before, or can be; says so if not."""
     if (workdir / "downloads" / task).is_dir():
         return True
-    try:
-        urllib.request.urlopen(_SOURCES[task], timeout=_ANSWER_WITHIN_S).close()
-    except urllib.error.HTTPError:
-        return True  # it answered
-    except OSError:
-        print(
-            f"\n*** There is no --corpus, and {_SOURCES[task]} cannot be reached: using the embedded MINI corpus. ***\n"
-            f"*** It is synthetic speech of about a hundred words, and says nothing about {task}.            ***\n",
-            flush=True,
-        )
-        return False
-    return True
-
-
-def read_mapping(path: Path) -> dict[str, object]:
-    """A configuration file, checked to be a mapping."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"the configuration {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"the configuration {path} must be a mapping of option names to values")
-    return content
+    source = SOURCES[task]
+    if is_reachable(source):
+        return True
+    print(
+        f"\n*** There is no --corpus, and {source} cannot be reached: using the embedded MINI corpus. ***\n"
+        f"*** It is synthetic speech of about a hundred words, and says nothing about {task}. ***\n",
+        flush=True,
+    )
+    return False
 
 
 def _data_settings(recipe: Recipe) -> dict[str, object]:
@@ -133,7 +115,7 @@ def _banner(recipe: Recipe) -> None:
     args, chosen = recipe.args, recipe.rescaling
     loss = f"{args.loss}, k = {chosen.k:g}, M = {chosen.M:.4g} ({chosen.source})" if chosen else args.loss
     if chosen:
-        level, usual = chosen.k * chosen.M**2 / len(recipe.tokens), math.log(len(recipe.tokens))
+        level, usual = chosen.initial_loss(len(recipe.tokens)), math.log(len(recipe.tokens))
         loss += f"; a token's loss at the start {level:.3g}, cross-entropy's {usual:.3g}"
     for name, text in (
         ("task", f"{args.task}{'   *** MINI DATA: not the real task ***' if recipe.mini else ''}"),

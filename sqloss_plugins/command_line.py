@@ -1,0 +1,62 @@
+"""What the command lines share: mistakes in one line, configuration files, and whether a server can be reached."""
+
+from __future__ import annotations
+
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from sqloss_plugins.errors import UserError
+
+_ANSWER_WITHIN_S = 4.0
+
+
+class OneLineErrors:
+    """For an ``argparse`` parser: a mistake is one line, rather than the usage of a hundred options."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the parsing.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"{message} (see --help)")
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file of option names and values.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as settings: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must be a mapping of option names to values")
+    return content
+
+
+def is_reachable(url: str) -> bool:
+    """Whether a server answers within some seconds, be it with an error."""
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_ANSWER_WITHIN_S).close()
+            answers.append(True)
+        except urllib.error.HTTPError:
+            answers.append(True)  # it answered
+        except (OSError, ValueError):
+            answers.append(False)
+
+    # In a thread, because looking up a name can take longer than any time-out of a connection.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_WITHIN_S)
+    return bool(answers) and answers[0]
