@@ -2,8 +2,10 @@
 
 from sqloss_plugins.losses import (
     LOSSES,
+    LinearSquareLoss,
     SquareLoss,
     SquentropyLoss,
+    linear_square_loss,
     make_loss,
     square_loss,
     squentropy_loss,
@@ -11,4 +13,14 @@ from sqloss_plugins.losses import (
 
 __version__ = "0.1.0"
 
-__all__ = ["LOSSES", "SquareLoss", "SquentropyLoss", "__version__", "make_loss", "square_loss", "squentropy_loss"]
+__all__ = [
+    "LOSSES",
+    "LinearSquareLoss",
+    "SquareLoss",
+    "SquentropyLoss",
+    "__version__",
+    "linear_square_loss",
+    "make_loss",
+    "square_loss",
+    "squentropy_loss",
+]
