@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.measure import peak_bytes, side_by_side
 from sqloss_plugins import square_loss, squentropy_loss
 from sqloss_plugins.results import device_name, markdown_table, versions
 
@@ -45,55 +42,21 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def one_pass(loss: Callable[[Tensor, Tensor], Tensor], f: Tensor, c: Tensor) -> None:
-    f.grad = None
-    loss(f, c).backward()  # type: ignore[no-untyped-call]
-
-
-def seconds(loss: Callable[[Tensor, Tensor], Tensor], f: Tensor, c: Tensor, repeats: int) -> float:
-    """Seconds of one pass, the mean over the repeats."""
-    start = time.perf_counter()
-    for _ in range(repeats):
-        one_pass(loss, f, c)
-    if f.is_cuda:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
-
-
-def peak_memory(loss: Callable[[Tensor, Tensor], Tensor], f: Tensor, c: Tensor) -> float:
-    """Peak of what one pass allocates, the gradient included, in units of the outputs' bytes."""
-    f.grad = None
-    size = f.numel() * f.element_size()
-    if f.is_cuda:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        one_pass(loss, f, c)
-        return (torch.cuda.max_memory_allocated() - before) / size
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        one_pass(loss, f, c)
-    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
-    held = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak / size
-
-
 def measure(N: int, C: int, rounds: int, device: str) -> list[dict[str, float | str]]:
     """One shape: a row for each loss."""
     f = torch.randn(N, C, device=device, requires_grad=True)
     c = torch.randint(0, C, (N,), device=device)
-    repeats = max(1, min(300, 30_000_000 // (N * C)))
-    for loss in LOSSES.values():  # warm-up
-        seconds(loss, f, c, max(1, repeats // 10))
-    shuffled = random.Random(0)
-    times: dict[str, list[float]] = {name: [] for name in LOSSES}
-    for number in range(rounds):
-        print(f"\r({N}, {C}): round {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
-        for name in shuffled.sample(list(LOSSES), len(LOSSES)):  # so that no loss always follows the same one
-            times[name].append(seconds(LOSSES[name], f, c, repeats))
-    print("\r" + " " * 50 + "\r", end="", file=sys.stderr)
+
+    def one_pass(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            f.grad = None
+            loss(f, c).backward()  # type: ignore[no-untyped-call]
+
+        return run
+
+    runs = {name: one_pass(loss) for name, loss in LOSSES.items()}
+    times = side_by_side(runs, rounds, device, f"({N}, {C})")
+    f.grad = None
     return [
         {
             "N": N,
@@ -101,7 +64,7 @@ def measure(N: int, C: int, rounds: int, device: str) -> list[dict[str, float | 
             "loss": name,
             "milliseconds": 1e3 * statistics.median(taken),
             "ratio": statistics.median(a / b for a, b in zip(taken, times[BASELINE], strict=True)),
-            "memory": peak_memory(LOSSES[name], f, c),
+            "memory": peak_bytes(runs[name], device) / (f.numel() * f.element_size()),
         }
         for name, taken in times.items()
     ]

@@ -4,7 +4,9 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny import HEADS, model, one_sgd_step
+from tiny import HEADS, WITHOUT_LOGITS, model, one_sgd_step
+
+from sqloss_plugins.losses import linear_square
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
@@ -17,5 +19,10 @@ if __name__ == "__main__":
             )
             trainer.model.load_state_dict(model(head).state_dict())
             losses[head, loss] = trainer.evaluate()["eval_loss"]
+    linear_square._SMALL, linear_square._prefers_gram = 0, lambda *args: True
+    for head in WITHOUT_LOGITS:
+        gradients[head, "without logits"], _ = one_sgd_step(
+            head, "square", 12, folder / "out", gradient_accumulation_steps=3, without_logits=True, **sizes
+        )
     if trainer.is_world_process_zero():
         torch.save((gradients, losses), folder / "gradients.pt")

@@ -1,4 +1,4 @@
-"""The square loss without the outputs: against the equation on outputs that numpy computes, and against the direct form."""
+"""The square loss without the outputs: against the equation, on outputs that numpy computes, and the direct form."""
 
 import numpy as np
 import pytest
@@ -167,7 +167,8 @@ def test_ignored_rows_cost_and_count_nothing(impl):
     loss = linear_square_loss(input, W, y, linear_bias=b, k=15, M=2, impl=impl)
     torch.testing.assert_close(loss, expected)
     dH, dW, _ = gradients(loss, (input, W, b))
-    assert torch.equal(dH[::2], torch.zeros_like(dH[::2])) and dW.isfinite().all()
+    assert torch.equal(dH[::2], torch.zeros_like(dH[::2]))
+    assert dW.isfinite().all()
     rows = linear_square_loss(input, W, y, linear_bias=b, k=15, M=2, impl=impl, reduction="none")
     assert torch.equal(rows[::2], torch.zeros_like(rows[::2]))
     torch.testing.assert_close(rows[1::2].mean(), expected)
@@ -236,7 +237,8 @@ def test_a_frozen_weights_gram_is_kept(gram_count):
     input, W, _, y = layer(bias=False)
     W.requires_grad_(False)
     first = linear_square_loss(input, W, y, k=15, M=2, impl="gram")
-    assert torch.equal(linear_square_loss(input, W, y, k=15, M=2, impl="gram"), first) and len(gram_count) == 1
+    assert torch.equal(linear_square_loss(input, W, y, k=15, M=2, impl="gram"), first)
+    assert len(gram_count) == 1
     W.mul_(2.0)
     changed = linear_square_loss(input, W, y, k=15, M=2, impl="gram")
     torch.testing.assert_close(changed, linear_square_loss(input, W, y, k=15, M=2, impl="direct"))
@@ -261,7 +263,9 @@ def test_accumulation_gives_the_same_gradient(gram_count, bias, trained, smoothi
     gram_count.clear()
     accumulation = GradientAccumulation(W, b)
     for part in torch.arange(len(y)).chunk(4):
-        linear_square_loss(input[part], W, y[part], reduction="sum", accumulation=accumulation, **options).backward()
+        linear_square_loss(
+            input[part], W, y[part], reduction="sum", accumulation=accumulation, impl="gram", **options
+        ).backward()
     assert torch.equal(W.grad, torch.ones_like(W))
     accumulation.finish()
     accumulation.finish()
@@ -274,7 +278,7 @@ def test_accumulation_gives_the_same_gradient(gram_count, bias, trained, smoothi
 def test_accumulation_over_steps_and_its_misuse():
     input, W, b, y = layer()
     accumulation = GradientAccumulation(W, b)
-    options = {"linear_bias": b, "k": 15, "M": 2, "accumulation": accumulation}
+    options = {"linear_bias": b, "k": 15, "M": 2, "accumulation": accumulation, "impl": "gram"}
     optimizer = torch.optim.SGD([W, b], lr=1e-3)
     for _ in range(2):
         optimizer.zero_grad()
@@ -293,8 +297,21 @@ def test_accumulation_over_steps_and_its_misuse():
         linear_square_loss(input, W, y, **(options | {"k": 3, "label_smoothing": 0.1})).backward()
     with pytest.raises(ValueError, match="another layer's"):
         linear_square_loss(input, W, y, **(options | {"linear_bias": None}))
-    with pytest.raises(ValueError, match="no Gram form"):
-        linear_square_loss(input, W, y, **options, impl="direct")
+    with pytest.raises(ValueError, match="is of the Gram form"):
+        linear_square_loss(input, W, y, **(options | {"impl": "direct"}))
+
+
+@pytest.mark.parametrize(("steps", "form"), [(1, "direct"), (100, "gram")])
+def test_auto_accumulates_where_it_pays_for_the_whole_step(steps, form):
+    """What goes the direct way has its gradient at once."""
+    input, W, b, y = layer(N=130, d=600, C=1000, dtype=torch.float32)
+    accumulation = GradientAccumulation(W, b, steps=steps)
+    linear_square_loss(input, W, y, linear_bias=b, k=15, M=2, accumulation=accumulation).backward()
+    assert (W.grad is None) == (form == "gram")
+    accumulation.finish()
+    expected = gradients(linear_square_loss(input, W, y, linear_bias=b, k=15, M=2, impl="direct"), (W, b))
+    for leaf, gradient in zip((W, b), expected, strict=True):
+        torch.testing.assert_close(leaf.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- precision
@@ -448,7 +465,9 @@ def test_transforms_and_compilers_get_the_direct_form():
 
 def test_which_form():
     """A language model's head has it, a small classifier's has not."""
-    assert gram_pays(8192, 768, 50257) and gram_pays(16384, 2048, 248320)
-    assert not gram_pays(32, 768, 2) and not gram_pays(256, 2048, 1000)
+    assert gram_pays(8192, 768, 50257)
+    assert gram_pays(16384, 2048, 248320)
+    assert not gram_pays(32, 768, 2)
+    assert not gram_pays(256, 2048, 1000)
     assert gram_pays(128, 2048, 50000, needs_weight=False, kept=True)
     assert not gram_pays(128, 2048, 50000, needs_weight=False)

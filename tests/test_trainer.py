@@ -9,18 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from tiny import CLASSES, HEADS, VOCABULARY, examples, full_batch, model, one_sgd_step
+from tiny import CLASSES, HEADS, VOCABULARY, WITHOUT_LOGITS, examples, full_batch, model, one_sgd_step
 from transformers import (
     BartConfig,
     BartForCausalLM,
     BartForConditionalGeneration,
     BertForQuestionAnswering,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     LlamaForCausalLM,
     Trainer,
     TrainingArguments,
 )
 
 from sqloss_plugins.hf import SquareLossTrainer, TrainerLoss
+from sqloss_plugins.losses import linear_square
 
 LOSSES = ("square", "cross_entropy", "squentropy")
 
@@ -58,6 +61,91 @@ def test_two_ranks_equal_one_full_batch(tmp_path):
             expected, value = full_batch(head, loss, 12)
             assert_same_gradient(gradients[head, loss], expected)
             assert losses[head, loss] == pytest.approx(value, rel=1e-4)
+    for head in WITHOUT_LOGITS:
+        assert_same_gradient(gradients[head, "without logits"], full_batch(head, "square", 12)[0])
+
+
+@pytest.mark.parametrize("head", WITHOUT_LOGITS)
+@pytest.mark.parametrize("gram", [True, False], ids=["gram", "direct"])
+@pytest.mark.parametrize("count", [12, 10], ids=["even", "uneven last micro-batch"])
+def test_without_logits_equals_one_full_batch(head, gram, count, tmp_path, monkeypatch):
+    """Tied and untied weights, with bias and without, accumulated in three micro-batches that share G."""
+    grams = []
+    original = linear_square._gram_of
+    monkeypatch.setattr(linear_square, "_SMALL", 0)
+    monkeypatch.setattr(linear_square, "_prefers_gram", lambda *args: gram)
+    monkeypatch.setattr(linear_square, "_gram_of", lambda a, b, dtype: grams.append(a is b) or original(a, b, dtype))
+    gradient, trainer = one_sgd_step(
+        head,
+        "square",
+        count,
+        tmp_path,
+        without_logits=True,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=3,
+    )
+    expected, value = full_batch(head, "square", count)
+    assert_same_gradient(gradient, expected)
+    assert sum(grams) == gram
+    trainer.model.load_state_dict(model(head).state_dict())
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(value, rel=0.1)  # weighted by examples, not by targets
+
+
+def test_without_logits_there_are_none_in_training(tmp_path):
+    shapes = {True: set(), False: set()}
+    _, trainer = one_sgd_step("causal LM", "square", 6, tmp_path / "1", without_logits=True)
+    trainer.model.register_forward_hook(
+        lambda model, args, outputs: shapes[model.training].add(outputs.logits.shape[-1])
+    )
+    trainer.train()
+    trainer.evaluate()
+    assert shapes == {True: {trainer.model.config.hidden_size}, False: {VOCABULARY}}
+
+
+def test_without_logits_in_mixed_precision(tmp_path):
+    """accelerate makes float32 of what a model returns; the loss has the hidden states as they were."""
+    plain, _ = one_sgd_step("causal LM", "square", 6, tmp_path / "1", bf16=True)
+    gradient, _ = one_sgd_step("causal LM", "square", 6, tmp_path / "2", bf16=True, without_logits=True)
+    assert (gradient - plain).norm() < 0.02 * plain.norm()
+
+
+@pytest.mark.parametrize(
+    ("head", "options", "words"),
+    [
+        ("causal LM", {"loss": "cross_entropy"}, "the cross_entropy loss has no such form"),
+        ("multiple choice", {}, "has 0 linear layers with 2 outputs"),
+        ("causal LM", {"torch_compile": True}, "compiled"),
+        ("causal LM", {"optim": "lomo", "gradient_accumulation_steps": 2}, "LOMO"),
+        ("causal LM", {"own_layer": True}, "is a NonDynamicallyQuantizableLinear"),
+    ],
+)
+def test_without_logits_where_it_cannot_be(head, options, words, tmp_path):
+    network, loss = model(head), options.pop("loss", "square")
+    if options.pop("own_layer", False):
+        layer = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
+        network.set_output_embeddings(layer(16, VOCABULARY))
+    with pytest.raises(ValueError, match=words):
+        SquareLossTrainer(network, arguments(tmp_path, **options), loss=loss, without_logits=True)
+
+
+def test_logits_that_are_picked_or_capped_are_needed(tmp_path):
+    with pytest.raises(ValueError, match="LlamaForSequenceClassification does not return the outputs"):
+        one_sgd_step("sequence classification, Llama", "square", 6, tmp_path, without_logits=True)
+    capped = Gemma2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=32,
+        final_logit_softcapping=2.0,
+    )
+    trainer = SquareLossTrainer(
+        Gemma2ForCausalLM(capped), arguments(tmp_path), train_dataset=examples("causal LM", 6), without_logits=True
+    )
+    with pytest.raises(ValueError, match="Gemma2ForCausalLM does not return the outputs"):
+        trainer.train()
 
 
 def test_the_trainers_own_cross_entropy_is_not_the_full_batch(tmp_path):

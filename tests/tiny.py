@@ -24,6 +24,14 @@ HEADS = {
     "causal LM, GPT-2": GPT2LMHeadModel,
     "sequence classification, Llama": LlamaForSequenceClassification,
 }
+WITHOUT_LOGITS = [
+    "sequence classification",
+    "token classification",
+    "masked LM",
+    "causal LM",
+    "causal LM, GPT-2",
+]
+"""Those whose output layer's outputs are the logits."""
 
 
 def model(head):
@@ -61,7 +69,7 @@ def examples(head, count):
     return data
 
 
-def one_sgd_step(head, loss, count, output_dir, trainer_class=None, **arguments):
+def one_sgd_step(head, loss, count, output_dir, trainer_class=None, without_logits=False, **arguments):
     """Gradients, one flat tensor, that a Trainer's first optimiser step takes over ``count`` examples."""
     from transformers import TrainingArguments
 
@@ -70,7 +78,7 @@ def one_sgd_step(head, loss, count, output_dir, trainer_class=None, **arguments)
     network = model(head)
     before = _flat(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    options = {} if trainer_class else {"loss": loss, **({"k": 3.0, "M": 2.0} if loss == "square" else {})}
+    options = {"loss": loss, "without_logits": without_logits, **({"k": 3.0, "M": 2.0} if loss == "square" else {})}
     trainer = (trainer_class or SquareLossTrainer)(
         model=network,
         args=TrainingArguments(
@@ -87,7 +95,7 @@ def one_sgd_step(head, loss, count, output_dir, trainer_class=None, **arguments)
         train_dataset=examples(head, count),
         eval_dataset=examples(head, count),
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
-        **options,
+        **({} if trainer_class else options),
     )
     trainer.train()
     return before - _flat(network), trainer

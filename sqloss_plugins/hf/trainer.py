@@ -9,6 +9,7 @@ sequence classification, for one) ignores that number, and a comparison against 
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.trainer_pt_utils import LabelSmoother
 
 from sqloss_plugins import paper
+from sqloss_plugins.hf.without_logits import HeadWithoutLogits
 from sqloss_plugins.losses import make_loss
 
 logger = logging.getLogger(__name__)
@@ -58,9 +60,10 @@ class TrainerLoss:
         self.name = loss
         self.shift_labels = shift_labels
         self.label_smoothing = label_smoothing
-        self.loss = make_loss(
-            loss, k=k, M=M, ignore_index=IGNORE_INDEX, reduction="sum", label_smoothing=label_smoothing
-        )
+        options: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "reduction": "sum", "label_smoothing": label_smoothing}
+        self.loss = make_loss(loss, k=k, M=M, **options)
+        self.head: HeadWithoutLogits | None = None
+        self.options = options | {"k": 1.0 if k is None else k, "M": 1.0 if M is None else M}
 
     def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The loss of one micro-batch.
@@ -77,15 +80,13 @@ class TrainerLoss:
         logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[0]
         if labels is None or not isinstance(logits, Tensor):
             raise ValueError(f"the {self.name} loss needs `labels` in the batch and `logits` among the model's outputs")
-        # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
-        logits = logits.float()
         labels = labels.to(logits.device)
         if logits.shape[-1] == 1:
             if self.label_smoothing:
                 raise ValueError("label smoothing needs classes, and a model with one output is a regression")
             if logits.numel() != labels.numel():
                 raise ValueError(f"{logits.numel()} outputs and {labels.numel()} labels: a regression needs as many")
-            total = F.mse_loss(logits.reshape(-1), labels.reshape(-1).to(logits.dtype), reduction="sum")
+            total = F.mse_loss(logits.reshape(-1).float(), labels.reshape(-1).float(), reduction="sum")
             count = labels.numel()
         else:
             if labels.is_floating_point():
@@ -94,7 +95,11 @@ class TrainerLoss:
                 )
             if self.shift_labels:
                 labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
-            total = self.loss(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
+            # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
+            if self.head is not None and self.head.is_open:
+                total = self.head.loss(logits, labels, **self.options)
+            else:
+                total = self.loss(logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1))
             count = int((labels != IGNORE_INDEX).sum()) if num_items_in_batch is None else 0
         if num_items_in_batch is None:
             return total / max(count, 1)
@@ -117,10 +122,15 @@ class SquareLossTrainer(Trainer):
         k, M: rescaling of the square loss; by default that of :func:`sqloss_plugins.paper.rescaling`.
         task: a task of the paper, to look its rescaling up; else the number of the model's classes decides.
         shift_labels: whether outputs are held against the next label; by default as the model's own loss does.
+        without_logits: train the output layer by :func:`sqloss_plugins.losses.linear_square_loss`, so that training
+            never has the logits of a batch in memory: for language models, and classifiers of very many classes.
+            Evaluation and prediction have logits as ever. For the square loss; without DataParallel, FSDP, DeepSpeed
+            and torch.compile. In one process, the micro-batches of an accumulated batch share what they can.
 
     Raises:
         ValueError: unknown loss or task; k or M not positive, or given to another loss; ``compute_loss_func`` given as
-            well; a model or a setting whose loss would not pass through here, with the reason.
+            well; a model or a setting whose loss would not pass through here, or that cannot be trained without
+            logits, with the reason.
         RuntimeError: label smoothing outside [0, 1].
     """
 
@@ -136,6 +146,7 @@ class SquareLossTrainer(Trainer):
         M: float | None = None,
         task: str | None = None,
         shift_labels: bool | None = None,
+        without_logits: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -162,6 +173,12 @@ class SquareLossTrainer(Trainer):
         self.compute_loss_func = TrainerLoss(
             loss, k=k, M=M, label_smoothing=self.args.label_smoothing_factor, shift_labels=shift_labels
         )
+        if without_logits:
+            self._refuse_without_logits(loss, num_classes)
+            one_process = self.args.world_size == 1
+            self.compute_loss_func.head = HeadWithoutLogits(
+                model, num_classes or 0, self.args.gradient_accumulation_steps if one_process else 1
+            )
         if num_classes == 1:
             logger.warning("One output: a regression. The loss is the mean squared error, whatever the loss named.")
         elif loss == "square":
@@ -185,7 +202,9 @@ class SquareLossTrainer(Trainer):
                 f"{type(_underlying(model)).__name__} needs decoder_input_ids in the batch, since the loss is computed "
                 "outside of it: use DataCollatorForSeq2Seq(tokenizer, model=model)"
             )
-        result = super().compute_loss(model, inputs, *args, **kwargs)
+        head = self.compute_loss_func.head
+        with head.opened() if head is not None and model.training else nullcontext():
+            result = super().compute_loss(model, inputs, *args, **kwargs)
         if self.args.n_gpu <= 1:
             return result
         # DataParallel: the outputs of all GPUs are gathered before the loss is computed, once, but the Trainer scales
@@ -193,6 +212,31 @@ class SquareLossTrainer(Trainer):
         if isinstance(result, tuple):
             return result[0] / self.args.n_gpu, *result[1:]
         return result / self.args.n_gpu
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The Trainer's; after the last micro-batch of a step the output layer's gradient is completed."""
+        loss: Tensor = super().training_step(*args, **kwargs)
+        if self.compute_loss_func.head is not None and self.accelerator.sync_gradients:
+            self.compute_loss_func.head.finish_step()
+        return loss
+
+    def _refuse_without_logits(self, loss: str, num_classes: int | None) -> None:
+        """Refuses, with a reason, where the loss cannot be had without logits."""
+        reason = None
+        if loss != "square":
+            reason = f"the {loss} loss has no such form"
+        elif num_classes == 1:
+            reason = "a regression has no classes"
+        elif self.args.n_gpu > 1:
+            reason = "DataParallel gathers logits: start one process for each GPU, with torchrun"
+        elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            reason = "FSDP and DeepSpeed hold the output layer in pieces"
+        elif self.args.torch_compile or hasattr(self.model, "_orig_mod"):
+            reason = "a compiled model has its output layer compiled in"
+        elif "lomo" in str(self.args.optim).lower() and self.args.gradient_accumulation_steps > 1:
+            reason = "LOMO steps within the backward pass"
+        if reason is not None:
+            raise ValueError(f"without_logits is for the square loss in plain training, and {reason}")
 
     def _refuse_bypasses(self, model: nn.Module) -> None:
         """Refuses, with a reason, what would train on another loss than the one asked for."""

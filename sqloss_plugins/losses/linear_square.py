@@ -69,7 +69,8 @@ def linear_square_loss(
             (:func:`gram_pays`) if it is about as precise: not with k < 12 in float32. Probability targets, class
             weights together with label smoothing, and torch.func transforms have no Gram form; ``"auto"`` builds the
             outputs for them.
-        accumulation: puts off the parameters' gradients to the end of an optimiser step; always in the Gram form.
+        accumulation: what the micro-batches of an optimiser step share; for ``"gram"``, and for ``"auto"`` where it
+            takes the Gram form for the whole step. The gradients of this form then come with its ``finish()``.
 
     Returns:
         A scalar, or for ``"none"`` a tensor of the shape that class-index targets have; dtype as that of
@@ -77,7 +78,7 @@ def linear_square_loss(
 
     Raises:
         ValueError: unknown reduction or impl; k or M not positive and finite; shapes or devices that do not fit
-            together; ``"gram"`` or ``accumulation`` where there is no Gram form.
+            together; ``"gram"`` where there is no Gram form; ``"direct"`` with an accumulation.
         IndexError: a target out of range; on CUDA too.
         RuntimeError: label smoothing outside [0, 1]; dtypes that do not fit together.
 
@@ -105,17 +106,18 @@ def linear_square_loss(
         no_gram = "class weights with label smoothing have"
     elif is_traced():
         no_gram = "torch.func transforms have"
-    wants_gram = impl == "gram" or accumulation is not None
-    if wants_gram and (no_gram is not None or impl == "direct"):
-        raise ValueError(f"{no_gram or 'the direct implementation has'} no Gram form: use impl='auto' by itself")
+    if impl == "gram" and no_gram is not None:
+        raise ValueError(f"{no_gram} no Gram form: leave impl at 'auto'")
+    if impl == "direct" and accumulation is not None:
+        raise ValueError("an accumulation is of the Gram form: leave impl at 'auto'")
 
     kept = None
-    if not probabilities and not is_traced() and (N * C > _SMALL or wants_gram or target.is_cuda):
+    if not probabilities and not is_traced() and (N * C > _SMALL or impl == "gram" or target.is_cuda):
         kept = _rows_that_count(target, C, ignore_index)
         if kept is not None:
             input, target = input[kept], target[kept]
-    gram = no_gram is None and (
-        wants_gram or (impl == "auto" and N * C > _SMALL and _prefers_gram(input, linear_weight, k))
+    gram = impl == "gram" or (
+        impl == "auto" and no_gram is None and N * C > _SMALL and _prefers_gram(input, linear_weight, k, accumulation)
     )
     if gram and len(input):
         targets = index_targets(
@@ -235,11 +237,13 @@ class GradientAccumulation:
     Args:
         linear_weight: W, a leaf that requires a gradient, of shape (C, d).
         linear_bias: b, of shape (C), if the layer has one.
+        steps: how many micro-batches make an optimiser step, for the choice of ``impl="auto"``.
     """
 
-    def __init__(self, linear_weight: Tensor, linear_bias: Tensor | None = None) -> None:
+    def __init__(self, linear_weight: Tensor, linear_bias: Tensor | None = None, *, steps: int = 1) -> None:
         self.linear_weight = linear_weight
         self.linear_bias = linear_bias
+        self.steps = steps
         self._gram: tuple[int, torch.dtype, Tensor] | None = None
         self._sums: _Sums | None = None
         self._scattered: tuple[Tensor, Tensor | None] | None = None
@@ -302,7 +306,12 @@ class _Costs(NamedTuple):
     parameter: float  # an element of the C x d weight: its gradient's second pass
 
 
-_COSTS = {"cpu": _Costs(output=400.0, feature=800.0, parameter=400.0)}
+_COSTS = {
+    "cpu": _Costs(output=800.0, feature=1800.0, parameter=200.0),  # measured, float32
+    "cuda": _Costs(
+        output=2000.0, feature=7000.0, parameter=1400.0
+    ),  # from an H100's data sheet, bfloat16; not measured
+}
 
 
 def gram_pays(
@@ -317,8 +326,8 @@ def gram_pays(
 ) -> bool:
     """Whether the Gram form should be faster than the direct one.
 
-    Floating-point operations of the products, 4 d^2 (N + C) against 6 N C d where both gradients are needed, plus
-    measured costs of the passes over memory (benchmarks/RESULTS.md).
+    Floating-point operations of the products, 4 d^2 (N + C) against 6 N C d where both gradients are needed, plus the
+    costs of the passes over memory (benchmarks/RESULTS.md).
 
     Args:
         N: rows that count.
@@ -335,14 +344,14 @@ def gram_pays(
     return gram < direct
 
 
-def _prefers_gram(input: Tensor, W: Tensor, k: float) -> bool:
+def _prefers_gram(input: Tensor, W: Tensor, k: float, accumulation: GradientAccumulation | None) -> bool:
     wide = input.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(input.device.type)
     if wide and k < _PRECISE_FROM_K:
         return False
     grad = torch.is_grad_enabled()
     needs_input, needs_weight = grad and input.requires_grad, grad and W.requires_grad
     return gram_pays(
-        len(input),
+        len(input) * (accumulation.steps if accumulation else 1),
         input.shape[1],
         len(W),
         needs_input=needs_input,
@@ -460,10 +469,10 @@ def _mm_wide(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _row_products(H: Tensor, h: Tensor, rows: Tensor) -> Tensor:
-    """h . row for each row, h being H widened: in float64 for float32 operands, where its error would be the largest."""
-    if H.dtype == torch.float32:
-        return torch.linalg.vecdot(h.double(), rows.double()).to(h.dtype)
-    return torch.linalg.vecdot(h, rows)
+    """h . row for each row, h being H widened; in float64 for float32 operands, where the error would be largest."""
+    dtype = torch.float64 if H.dtype == torch.float32 else h.dtype
+    products: Tensor = torch.linalg.vecdot(h.to(dtype), rows.to(dtype))
+    return products.to(h.dtype)
 
 
 def _gram_of(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,58 @@
+"""Times and memory of things that are to be compared, all measured in turn by one process."""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+Run = Callable[[], object]
+
+
+def side_by_side(runs: Mapping[str, Run], rounds: int, device: str, title: str) -> dict[str, list[float]]:
+    """Seconds of each run in every round. Each round takes them in a new order, so that all see the same machine.
+
+    Short runs are repeated within a round, up to about a twentieth of a second.
+    """
+    repeats = {name: max(1, min(300, int(0.05 / (_seconds(run, 1, device) + 1e-9)))) for name, run in runs.items()}
+    for name, run in runs.items():
+        _seconds(run, max(1, repeats[name] // 10), device)
+    shuffled = random.Random(0)
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(rounds):
+        print(f"\r{title}: round {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
+        for name in shuffled.sample(list(runs), len(runs)):
+            times[name].append(_seconds(runs[name], repeats[name], device))
+    print("\r" + " " * 70 + "\r", end="", file=sys.stderr)
+    return times
+
+
+def _seconds(run: Run, repeats: int, device: str) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats
+
+
+def peak_bytes(run: Run, device: str) -> int:
+    """Peak of what a run allocates: on the CPU from the allocator's own record, on a GPU from CUDA's counter."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        run()
+    events = [e for e in record.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak

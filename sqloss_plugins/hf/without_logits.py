@@ -1,0 +1,129 @@
+"""Training a model's output layer with the square loss, without the layer's outputs.
+
+For the time of a training step the output layer hands its input through, so that what the model returns as logits are
+the hidden states, and the loss is computed from those and the layer's parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from sqloss_plugins.losses import GradientAccumulation, linear_square_loss
+
+
+class HeadWithoutLogits:
+    """The output layer of a model in training.
+
+    Args:
+        model: a language model, or a classifier with one linear layer whose outputs are the labels.
+        num_classes: how many classes the layer has.
+        accumulation_steps: micro-batches of an optimiser step; from two on they share what they can.
+
+    Raises:
+        ValueError: no such layer; with the reason.
+    """
+
+    def __init__(self, model: nn.Module, num_classes: int, accumulation_steps: int = 1) -> None:
+        self.name = type(model).__name__
+        self.layer = _output_layer(model, num_classes)
+        self.accumulation: GradientAccumulation | None = None
+        if accumulation_steps > 1:
+            self.accumulation = GradientAccumulation(self.layer.weight, self.layer.bias, steps=accumulation_steps)
+        self._given: Tensor | None = None
+        self._open = self._checked = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the model returns hidden states instead of logits now."""
+        return self._open
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """While this lasts, the layer hands its input through."""
+        self._open = True
+        self.layer.forward = self._pass  # type: ignore[assignment, method-assign]
+        try:
+            yield
+        finally:
+            del self.layer.forward
+            self._open, self._given = False, None
+
+    def _pass(self, hidden: Tensor) -> Tensor:
+        passed: Tensor = _Pass.apply(hidden, self.layer.weight, self.layer.bias)  # type: ignore[no-untyped-call]
+        self._given = passed
+        return passed
+
+    def loss(self, returned: Tensor, labels: Tensor, **options: Any) -> Tensor:
+        """The square loss of the layer's outputs.
+
+        Args:
+            returned: what the model returned as its logits, of shape (..., d).
+            labels: class indices, of shape (...).
+            **options: of :func:`sqloss_plugins.losses.linear_square_loss`.
+
+        Raises:
+            ValueError: the model does more to its logits than the layer does.
+        """
+        hidden = self._given
+        # Once is enough: how a model is made does not change. accelerate's mixed precision changes the dtype only.
+        same = hidden is not None and returned.shape == hidden.shape
+        if same and not self._checked and hidden is not None:
+            same = self._checked = torch.equal(returned.to(hidden.dtype), hidden)
+        if not same or hidden is None:
+            raise ValueError(
+                f"{self.name} does not return the outputs of its output layer as they are (it picks, scales or caps "
+                "them), so that the loss must see them: leave without_logits at False"
+            )
+        weight = self.layer.weight
+        with torch.autocast(hidden.device.type, dtype=hidden.dtype, enabled=hidden.dtype != weight.dtype):
+            value: Tensor = linear_square_loss(
+                hidden.reshape(-1, hidden.shape[-1]),
+                weight,
+                labels.reshape(-1),
+                linear_bias=self.layer.bias,
+                accumulation=self.accumulation,
+                **options,
+            )
+        return value
+
+    def finish_step(self) -> None:
+        """Completes the gradient of an optimiser step."""
+        if self.accumulation is not None:
+            self.accumulation.finish()
+
+
+class _Pass(torch.autograd.Function):
+    """The identity, in whose graph the parameters are all the same: DistributedDataParallel looks there for them."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient, None, None
+
+
+def _output_layer(model: nn.Module, num_classes: int) -> nn.Linear:
+    name = type(model).__name__
+    layer = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    if layer is None:
+        layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == num_classes]
+        if len(layers) != 1:
+            raise ValueError(
+                f"{name} has {len(layers)} linear layers with {num_classes} outputs, and without_logits needs to know "
+                "the one: leave it at False"
+            )
+        layer = layers[0]
+    if type(layer) is not nn.Linear:
+        raise ValueError(
+            f"the output layer of {name} is a {type(layer).__name__}, and without_logits is for a plain linear layer: "
+            "leave it at False"
+        )
+    return layer
