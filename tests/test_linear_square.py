@@ -10,6 +10,7 @@ from reference import reference
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sqloss_plugins.losses import (
+    ClassShard,
     GradientAccumulation,
     LinearSquareLoss,
     gram_pays,
@@ -297,7 +298,7 @@ def test_accumulation_over_steps_and_its_misuse():
         linear_square_loss(input, W, y, **(options | {"k": 3, "label_smoothing": 0.1})).backward()
     with pytest.raises(ValueError, match="another layer's"):
         linear_square_loss(input, W, y, **(options | {"linear_bias": None}))
-    with pytest.raises(ValueError, match="is of the Gram form"):
+    with pytest.raises(ValueError, match="of the Gram form"):
         linear_square_loss(input, W, y, **(options | {"impl": "direct"}))
 
 
@@ -312,6 +313,41 @@ def test_auto_accumulates_where_it_pays_for_the_whole_step(steps, form):
     expected = gradients(linear_square_loss(input, W, y, linear_bias=b, k=15, M=2, impl="direct"), (W, b))
     for leaf, gradient in zip((W, b), expected, strict=True):
         torch.testing.assert_close(leaf.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+def on_a_rank(rank, folder):
+    """One rank of two, with five and four of the nine classes; saves loss and gradients."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for name, options in SHARDED.items():
+        input, W, b, y = layer()
+        y[1] = -100
+        mine = slice(0, 5) if rank == 0 else slice(5, 9)
+        W, b = W.detach()[mine].requires_grad_(), b.detach()[mine].requires_grad_()
+        shard = ClassShard(first=mine.start, num_classes=9)
+        loss = linear_square_loss(input, W, y, linear_bias=b, shard=shard, k=15, M=2, **options)
+        torch.save((loss.detach(), *gradients(loss.sum(), (input, W, b))), f"{folder}/{name}.{rank}")
+    torch.distributed.destroy_process_group()
+
+
+SHARDED = {
+    "mean": {},
+    "smoothed": {"label_smoothing": 0.1},
+    "rows": {"reduction": "none", "weight": torch.arange(1.0, 10.0, dtype=torch.float64)},
+}
+
+
+def test_classes_on_two_ranks(tmp_path):
+    """Every rank has the loss and the input's gradient, and its classes' share of the parameters' gradients."""
+    torch.multiprocessing.spawn(on_a_rank, (str(tmp_path),), nprocs=2)
+    for name, options in SHARDED.items():
+        input, W, b, y = layer()
+        y[1] = -100
+        loss = linear_square_loss(input, W, y, linear_bias=b, k=15, M=2, impl="direct", **options)
+        dH, dW, db = gradients(loss.sum(), (input, W, b))
+        for rank, classes in enumerate((slice(0, 5), slice(5, 9))):
+            found = torch.load(tmp_path / f"{name}.{rank}")
+            for mine, other in zip(found, (loss.detach(), dH, dW[classes], db[classes]), strict=True):
+                torch.testing.assert_close(mine, other)
 
 
 # ---------------------------------------------------------------- precision

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from sqloss_plugins.losses._targets import check_options
+from sqloss_plugins.losses.class_shard import ClassShard
 from sqloss_plugins.losses.linear_square import GradientAccumulation, LinearSquareLoss, gram_pays, linear_square_loss
 from sqloss_plugins.losses.square import SquareLoss, check_rescaling, square_loss
 from sqloss_plugins.losses.squentropy import SquentropyLoss, squentropy_loss
@@ -22,6 +23,7 @@ LOSSES: dict[str, type[nn.Module]] = {
 
 __all__ = [
     "LOSSES",
+    "ClassShard",
     "GradientAccumulation",
     "LinearSquareLoss",
     "SquareLoss",

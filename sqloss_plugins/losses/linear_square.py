@@ -33,6 +33,7 @@ from sqloss_plugins.losses._targets import (
     is_traced,
     result_dtype,
 )
+from sqloss_plugins.losses.class_shard import ClassShard
 from sqloss_plugins.losses.square import check_rescaling, square_loss
 
 IMPLEMENTATIONS = ("auto", "direct", "gram")
@@ -53,6 +54,7 @@ def linear_square_loss(
     M: float = 1.0,
     impl: str = "auto",
     accumulation: GradientAccumulation | None = None,
+    shard: ClassShard | None = None,
 ) -> Tensor:
     """``square_loss(F.linear(input, linear_weight, linear_bias), target, ...)`` without building the outputs.
 
@@ -71,6 +73,8 @@ def linear_square_loss(
             outputs for them.
         accumulation: what the micro-batches of an optimiser step share; for ``"gram"``, and for ``"auto"`` where it
             takes the Gram form for the whole step. The gradients of this form then come with its ``finish()``.
+        shard: which classes the rows of ``linear_weight`` and ``linear_bias`` are, where every rank has some of them.
+            All ranks have the same input, targets (of all C classes) and result. Always the Gram form.
 
     Returns:
         A scalar, or for ``"none"`` a tensor of the shape that class-index targets have; dtype as that of
@@ -78,7 +82,7 @@ def linear_square_loss(
 
     Raises:
         ValueError: unknown reduction or impl; k or M not positive and finite; shapes or devices that do not fit
-            together; ``"gram"`` where there is no Gram form; ``"direct"`` with an accumulation.
+            together; ``"gram"`` or a shard where there is no Gram form; ``"direct"`` with a shard or an accumulation.
         IndexError: a target out of range; on CUDA too.
         RuntimeError: label smoothing outside [0, 1]; dtypes that do not fit together.
 
@@ -90,7 +94,7 @@ def linear_square_loss(
     if impl not in IMPLEMENTATIONS:
         raise ValueError(f"unknown impl {impl!r}: choose from {', '.join(IMPLEMENTATIONS)}")
     _check_layer(input, linear_weight, target, linear_bias, weight)
-    batched, C = input.dim() == 2, len(linear_weight)
+    batched, C = input.dim() == 2, shard.num_classes if shard else len(linear_weight)
     if not batched:
         input = input.unsqueeze(0)
         target = target if target.shape == (1,) != (C,) else target.unsqueeze(0)
@@ -106,10 +110,12 @@ def linear_square_loss(
         no_gram = "class weights with label smoothing have"
     elif is_traced():
         no_gram = "torch.func transforms have"
-    if impl == "gram" and no_gram is not None:
-        raise ValueError(f"{no_gram} no Gram form: leave impl at 'auto'")
-    if impl == "direct" and accumulation is not None:
-        raise ValueError("an accumulation is of the Gram form: leave impl at 'auto'")
+    if (impl == "gram" or shard is not None) and no_gram is not None:
+        raise ValueError(f"{no_gram} no Gram form: leave impl at 'auto', without a shard")
+    if impl == "direct" and (accumulation is not None or shard is not None):
+        raise ValueError("accumulation and shard are of the Gram form: leave impl at 'auto'")
+    if shard is not None:
+        impl, input = "gram", shard.shared(input)
 
     kept = None
     if not probabilities and not is_traced() and (N * C > _SMALL or impl == "gram" or target.is_cuda):
@@ -132,12 +138,14 @@ def linear_square_loss(
             k=float(k),
             M=float(M),
             dtype=_product_dtype(input),
+            first=shard.first if shard else 0,
+            num_classes=C,
         )
         with torch.autocast(input.device.type, enabled=False):
             value: Tensor = _GramForm.apply(  # type: ignore[no-untyped-call]
                 input, linear_weight, linear_bias, problem, reduction, accumulation
             )
-        loss = value.to(result_dtype(input))
+        loss = (shard.total(value) if shard else value).to(result_dtype(input))
     else:
         outputs = F.linear(input, linear_weight, linear_bias)
         options: dict[str, Any] = {"reduction": reduction, "label_smoothing": label_smoothing, "k": k, "M": M}
@@ -307,7 +315,7 @@ class _Costs(NamedTuple):
 
 
 _COSTS = {
-    "cpu": _Costs(output=800.0, feature=1800.0, parameter=200.0),  # measured, float32
+    "cpu": _Costs(output=800.0, feature=1500.0, parameter=200.0),  # measured, float32
     "cuda": _Costs(
         output=2000.0, feature=7000.0, parameter=1400.0
     ),  # from an H100's data sheet, bfloat16; not measured
@@ -416,6 +424,14 @@ class _Problem(NamedTuple):
     k: float
     M: float
     dtype: torch.dtype  # of the products' operands
+    first: int  # the number of the first class that is here
+    num_classes: int  # wherever they are
+
+    def true_class_here(self, num_classes: int) -> tuple[Tensor, Tensor]:
+        """The true class's row of the weight that is here; and 1, or 0 if it is not, in float32 at least."""
+        row = self.true_class - self.first
+        here = (row >= 0) & (row < num_classes)
+        return row.clamp(0, num_classes - 1), here.to(self.rows.dtype)
 
     @property
     def square(self) -> float:
@@ -470,9 +486,12 @@ def _mm_wide(a: Tensor, b: Tensor) -> Tensor:
 
 def _row_products(H: Tensor, h: Tensor, rows: Tensor) -> Tensor:
     """h . row for each row, h being H widened; in float64 for float32 operands, where the error would be largest."""
-    dtype = torch.float64 if H.dtype == torch.float32 else h.dtype
-    products: Tensor = torch.linalg.vecdot(h.to(dtype), rows.to(dtype))
-    return products.to(h.dtype)
+    if H.dtype != torch.float32:
+        products: Tensor = torch.linalg.vecdot(h, rows)
+        return products
+    at_once = len(h) if h.is_cuda else max(1, (1 << 17) // h.shape[1])  # on a CPU, what stays in its cache
+    parts = zip(h.split(at_once), rows.split(at_once), strict=True)
+    return torch.cat([torch.linalg.vecdot(a.double(), b.double()) for a, b in parts]).to(h.dtype)
 
 
 def _gram_of(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
@@ -528,42 +547,45 @@ class _GramForm(torch.autograd.Function):
         reduction: str,
         accumulation: GradientAccumulation | None,
     ) -> Tensor:
-        k, M, C = problem.k, problem.M, len(W)
+        k, M = problem.k, problem.M
         A, B = problem.square, problem.linear
         H = input.to(problem.dtype)
         gram = accumulation._step_gram(W, b, problem.dtype) if accumulation else _layer_gram(W, problem.dtype)
-        W_true = _wide(W[problem.true_class].to(problem.dtype))
         h = _wide(H)
+        true_class, here = problem.true_class_here(len(W))
+        W_true = _wide(W[true_class].to(problem.dtype))
+        if len(W) < problem.num_classes:  # with the true class on another rank, there is nothing to single out here
+            W_true *= here.unsqueeze(1)
 
         f_true = _row_products(H, h, W_true)
         V = _mm_wide(H, gram)  # the sum of f_i W_i
         outer: Tensor | float = 0.0  # the sum of f_i b_i over the wrong classes
         if b is not None:
             bias = _wide(b)
-            b_true = bias[problem.true_class]
+            b_true = bias[true_class] * here
             f_true += b_true
             Wb = _mm_wide(W.to(problem.dtype).T, bias.unsqueeze(1)).squeeze(1)
             V += Wb
             outer = h @ Wb + bias.dot(bias) - f_true * b_true
         V.addcmul_(f_true.unsqueeze(1), W_true, value=-1.0)  # over the wrong classes
         squares = _row_products(H, h, V) + outer
-        true_term = problem.on * k * (f_true - M).square() + (1.0 - problem.on) * f_true.square()
-        true_slope = problem.on * k * (f_true - M) + (1.0 - problem.on) * f_true
+        true_term = here * (problem.on * k * (f_true - M).square() + (1.0 - problem.on) * f_true.square())
+        true_slope = here * (problem.on * k * (f_true - M) + (1.0 - problem.on) * f_true)
         value = A * squares + true_term
         if B:
             W_sum = W.sum(0, dtype=h.dtype)
             wrong = h @ W_sum - f_true
             if b is not None:
                 wrong += bias.sum()
-            value += (C - 1) * B * M - 2.0 * B * wrong
-        value = value / C
+            value += (len(W) - here) * B * M - 2.0 * B * wrong
+        value = value / problem.num_classes
 
         input_gradient = None
         if ctx.needs_input_grad[0]:
-            input_gradient = V.mul_(A).addcmul_((true_slope + B).unsqueeze(1), W_true)
+            input_gradient = V.mul_(A).addcmul_((true_slope + B).unsqueeze(1), W_true)  # W_true is 0 elsewhere
             if B:
                 input_gradient -= B * W_sum
-        ctx.save_for_backward(input, W, b, input_gradient, true_slope - A * f_true + B)
+        ctx.save_for_backward(input, W, b, input_gradient, true_class, true_slope - A * f_true + B * here)
         ctx.problem, ctx.accumulation = problem, accumulation
 
         value = torch.where(problem.rows == 0, 0.0, value * problem.rows)
@@ -574,10 +596,10 @@ class _GramForm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        input, W, b, input_gradient, true_weight = ctx.saved_tensors
+        input, W, b, input_gradient, true_class, true_weight = ctx.saved_tensors
         problem: _Problem = ctx.problem
         scale = grad_output if problem.normaliser is None else grad_output / problem.normaliser
-        scale = torch.where(problem.rows == 0, 0.0, scale * problem.rows) * (2.0 / len(W))
+        scale = torch.where(problem.rows == 0, 0.0, scale * problem.rows) * (2.0 / problem.num_classes)
 
         dH = None if input_gradient is None else (input_gradient * scale.unsqueeze(1)).to(input.dtype)
         _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
@@ -588,10 +610,10 @@ class _GramForm(torch.autograd.Function):
             sums = _sums(H, scale, problem, needs_weight)
             true_weight = true_weight * scale
             if ctx.accumulation is not None:
-                ctx.accumulation._add(sums, problem.true_class, true_weight, H)
+                ctx.accumulation._add(sums, true_class, true_weight, H)
                 return dH, None, None, None, None, None
             dW, db = _dense_gradients(W, b, sums)
-            _scatter(dW, db, problem.true_class, true_weight, H)
+            _scatter(dW, db, true_class, true_weight, H)
         dW = None if dW is None else dW.to(W.dtype)
         db = None if db is None or b is None or not needs_bias else db.to(b.dtype)
         return dH, dW, db, None, None, None

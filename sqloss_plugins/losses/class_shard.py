@@ -1,0 +1,61 @@
+"""A linear layer whose classes lie on several ranks, as in tensor parallelism."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class ClassShard(NamedTuple):
+    """Which classes this rank's rows of the weight are.
+
+    The sum of squares falls into one sum for each rank, with the rank's own G, so that what goes between the ranks is
+    the loss, and the gradient of the input, which any layer that is cut by its outputs has to add up.
+
+    Attributes:
+        first: the number of the rank's first class.
+        num_classes: C, of all ranks together.
+        group: the process group; None for all ranks.
+    """
+
+    first: int
+    num_classes: int
+    group: dist.ProcessGroup | None = None
+
+    def shared(self, input: Tensor) -> Tensor:
+        """The input, which all ranks have alike; its gradient is the sum over the ranks."""
+        result: Tensor = _SumOfGradients.apply(input, self.group)  # type: ignore[no-untyped-call]
+        return result
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum of the ranks' values, which all ranks go on with alike."""
+        result: Tensor = _SumOfValues.apply(value, self.group)  # type: ignore[no-untyped-call]
+        return result
+
+
+class _SumOfGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        ctx.group = group
+        return input.view_as(input)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient, None
+
+
+class _SumOfValues(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value, group=group)
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
