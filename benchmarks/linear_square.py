@@ -1,7 +1,7 @@
 """The square loss of a linear layer beside the best cross-entropies of one, in one process.
 
-    python -m benchmarks.linear_square --json benchmarks/results/linear_square_cpu.json --plot benchmarks/results
-    python -m benchmarks.linear_square --device cuda --dtype bfloat16 --json ... --plot ...
+    python -m benchmarks.linear_square --json linear_square_cpu.json --plot linear_square_cpu.png
+    python -m benchmarks.linear_square --device cuda --dtype bfloat16 --json linear_square_cuda.json
 
 Forward and backward, gradients of input and weight, k = 15, M = 30. Every round times all of them in turn and in a new
 order; the table has medians over the rounds, and medians of each round's ratio to the fastest cross-entropy. Roofline:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from reference import reference
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.linear_precision import errors, states
 from sqloss_plugins.losses import (
     ClassShard,
     GradientAccumulation,
@@ -353,35 +354,11 @@ def test_classes_on_two_ranks(tmp_path):
 # ---------------------------------------------------------------- precision
 
 
-def states(state, dtype, k, M, seed=0):
-    """As at initialisation; or as near the end, where the outputs are close to M at the true class and 0 elsewhere."""
-    g = torch.Generator().manual_seed(seed)
-    N, d, C = 500, 256, 250
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=g, dtype=torch.float64)
-
-    y = torch.randint(0, C, (N,), generator=g)
-    if state == "initial":
-        return normal(N, d).to(dtype), (normal(C, d) * 0.5 / d**0.5).to(dtype), y
-    W = torch.linalg.qr(normal(d, d))[0][:C] * 3.0
-    input = M * W[y] / 9.0 * (1.0 + 0.01 * normal(N, 1)) + 0.01 * M * normal(N, d) / d**0.5
-    return input.to(dtype), W.to(dtype), y
-
-
-def loss_and_gradients(input, W, y, **options):
-    input, W = input.clone().requires_grad_(), W.clone().requires_grad_()
-    loss = linear_square_loss(input, W, y, reduction="none", **options)
-    return [tensor.double() for tensor in (loss.detach(), *torch.autograd.grad(loss.to(input.dtype).sum(), (input, W)))]
-
-
-def assert_as_precise(input, W, y, k, M, impl):
+def assert_as_precise(state, dtype, k, M, impl):
     """At most twice the direct form's error in the same dtype, for the loss and both gradients."""
-    exact = loss_and_gradients(input.double(), W.double(), y, k=k, M=M, impl="direct")
-    plain = loss_and_gradients(input, W, y, k=k, M=M, impl="direct")
-    ours = loss_and_gradients(input, W, y, k=k, M=M, impl=impl)
-    for truth, theirs, mine in zip(exact, plain, ours, strict=True):
-        assert (mine - truth).norm() <= 2.0 * (theirs - truth).norm()
+    problem = states(state, (500, 256, 250), k, M, dtype)
+    for ours, theirs in zip(errors(*problem, k, M, impl), errors(*problem, k, M, "direct"), strict=True):
+        assert ours <= 2.0 * theirs
 
 
 @pytest.mark.parametrize("state", ["initial", "converged"])
@@ -389,7 +366,7 @@ def assert_as_precise(input, W, y, k, M, impl):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_precision(state, k, M, dtype, monkeypatch):
     monkeypatch.setattr(linear_square, "gram_pays", lambda *args, **kwargs: True)
-    assert_as_precise(*states(state, dtype, k, M), k, M, "auto")
+    assert_as_precise(state, dtype, k, M, "auto")
 
 
 @pytest.mark.parametrize("state", ["initial", "converged"])
@@ -405,7 +382,7 @@ def test_precision_of_16_bit_products(state, k, M, dtype, monkeypatch):
 
     monkeypatch.setattr(linear_square, "_product_dtype", lambda input: input.dtype)
     monkeypatch.setattr(linear_square, "_mm", mm)
-    assert_as_precise(*states(state, dtype, k, M), k, M, "gram")
+    assert_as_precise(state, dtype, k, M, "gram")
 
 
 @pytest.mark.parametrize("device", DEVICES)

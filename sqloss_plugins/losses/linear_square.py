@@ -352,9 +352,14 @@ def gram_pays(
     return gram < direct
 
 
+def precise_enough(input: Tensor, k: float) -> bool:
+    """Whether the Gram form's rounding errors are at most about twice the direct form's, at every stage of training."""
+    narrow = input.dtype in _NARROW or torch.is_autocast_enabled(input.device.type)
+    return narrow or k >= _PRECISE_FROM_K
+
+
 def _prefers_gram(input: Tensor, W: Tensor, k: float, accumulation: GradientAccumulation | None) -> bool:
-    wide = input.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(input.device.type)
-    if wide and k < _PRECISE_FROM_K:
+    if not precise_enough(input, k):
         return False
     grad = torch.is_grad_enabled()
     needs_input, needs_weight = grad and input.requires_grad, grad and W.requires_grad
@@ -490,7 +495,7 @@ def _row_products(H: Tensor, h: Tensor, rows: Tensor) -> Tensor:
         products: Tensor = torch.linalg.vecdot(h, rows)
         return products
     at_once = len(h) if h.is_cuda else max(1, (1 << 17) // h.shape[1])  # on a CPU, what stays in its cache
-    parts = zip(h.split(at_once), rows.split(at_once), strict=True)
+    parts = zip(torch.split(h, at_once), torch.split(rows, at_once), strict=True)
     return torch.cat([torch.linalg.vecdot(a.double(), b.double()) for a, b in parts]).to(h.dtype)
 
 

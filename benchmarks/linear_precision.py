@@ -1,0 +1,102 @@
+"""Rounding errors of the linear square loss, in its Gram form and its direct form, against float64.
+
+    python -m benchmarks.linear_precision --json benchmarks/results/linear_precision_cpu.json
+
+Errors are relative, in the Euclidean norm over all rows or entries; "ratio" is the Gram form's over the direct form's
+in the same dtype, and "auto" is what ``impl="auto"`` takes there for the sake of precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sqloss_plugins.losses import linear_square_loss
+from sqloss_plugins.losses.linear_square import precise_enough
+from sqloss_plugins.results import device_name, markdown_table, versions
+
+RESCALINGS = ((1.0, 1.0), (1.0, 15.0), (8.0, 1.0), (12.0, 1.0), (15.0, 30.0))
+DTYPES = ("float32", "bfloat16", "float16")
+SHAPES = {"initial": (1024, 256, 5000), "converged": (2048, 768, 700)}
+
+
+def states(
+    state: str, shape: tuple[int, int, int], k: float, M: float, dtype: torch.dtype, device: str = "cpu"
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Input (N, d), weight (C, d) and targets (N).
+
+    ``initial``: outputs of size 1/2 that know nothing of the targets. ``converged`` (C <= d): close to M at the true
+    class and to 0 elsewhere, where the squares cancel that the Gram form takes from each other.
+    """
+    g = torch.Generator().manual_seed(0)
+    N, d, C = shape
+
+    def normal(*size: int) -> Tensor:
+        return torch.randn(*size, generator=g, dtype=torch.float64)
+
+    y = torch.randint(0, C, (N,), generator=g)
+    if state == "initial":
+        input, W = normal(N, d), normal(C, d) * 0.5 / d**0.5
+    else:
+        W = torch.linalg.qr(normal(d, d))[0][:C] * 3.0
+        input = M * W[y] / 9.0 * (1.0 + 0.01 * normal(N, 1)) + 0.01 * M * normal(N, d) / d**0.5
+    return input.to(device, dtype), W.to(device, dtype), y.to(device)
+
+
+def loss_and_gradients(input: Tensor, W: Tensor, y: Tensor, k: float, M: float, impl: str) -> list[Tensor]:
+    """The rows' losses and the gradients of input and weight, as float64."""
+    input, W = input.clone().requires_grad_(), W.clone().requires_grad_()
+    loss = linear_square_loss(input, W, y, k=k, M=M, impl=impl, reduction="none")
+    # Not loss.sum(): in 16 bits its rounding would be the larger error, and the gradient is what is asked for.
+    gradients = torch.autograd.grad(loss, (input, W), torch.ones_like(loss))
+    return [tensor.detach().double() for tensor in (loss, *gradients)]
+
+
+def errors(input: Tensor, W: Tensor, y: Tensor, k: float, M: float, impl: str) -> list[float]:
+    """Relative errors of loss, input's gradient and weight's gradient."""
+    exact = loss_and_gradients(input.double(), W.double(), y, k, M, "direct")
+    found = loss_and_gradients(input, W, y, k, M, impl)
+    return [((mine - truth).norm() / truth.norm()).item() for mine, truth in zip(found, exact, strict=True)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--tf32", action="store_true", help="on a GPU: float32 products in TF32")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    args = parser.parse_args()
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no CUDA device that PyTorch can use")
+    if args.tf32 and args.device == "cpu":
+        parser.error("--tf32 is of a GPU: give --device cuda as well")
+    torch.backends.cuda.matmul.allow_tf32 = args.tf32
+
+    rows = []
+    table = [["state", "k, M", "dtype", "loss", "ratio", "d input", "ratio", "d weight", "ratio", "auto"]]
+    for state, shape in SHAPES.items():
+        for k, M in RESCALINGS:
+            for name in DTYPES:
+                problem = states(state, shape, k, M, getattr(torch, name), args.device)
+                gram, direct = (errors(*problem, k, M, impl) for impl in ("gram", "direct"))
+                auto = "gram" if precise_enough(problem[0], k) else "direct"
+                rows.append(
+                    {"state": state, "k": k, "M": M, "dtype": name, "gram": gram, "direct": direct, "auto": auto}
+                )
+                cells = [cell for a, b in zip(gram, direct, strict=True) for cell in (f"{a:.1e}", f"{a / b:.2f}")]
+                table.append([state, f"{k:g}, {M:g}", name, *cells, auto])
+    print(markdown_table(table))
+    environment = {"device": device_name(args.device), "TF32": args.tf32, **versions()}
+    print("\n" + ", ".join(f"{name} {value}" for name, value in environment.items()))
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps({"environment": environment, "shapes": SHAPES, "rows": rows}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
