@@ -5,7 +5,8 @@
 
 Forward and backward, gradients of input and weight, k = 15, M = 30. Every round times all of them in turn and in a new
 order; the table has medians over the rounds, and medians of each round's ratio to the fastest cross-entropy. Roofline:
-the 4 d^2 (N + C) operations that the Gram form needs, at the speed of the fastest square matrix product of the run.
+4 d^2 (N + C) operations at the speed of the fastest square matrix product of the run; on a CPU the Gram form may go
+beyond it, since it computes G and H^T H by halves.
 """
 
 from __future__ import annotations
@@ -93,7 +94,6 @@ def measure(shape: tuple[int, int, int], losses: dict[str, Loss], rounds: int, d
     runs = {name: one_pass(loss) for name, loss in losses.items()}
     times = side_by_side(runs, rounds, device, f"N {N}, d {d}, C {C}")
     baseline = min((name for name in losses if name.startswith("CE")), key=lambda name: statistics.median(times[name]))
-    H.grad = W.grad = None
     return {
         "N": N,
         "d": d,
@@ -104,7 +104,7 @@ def measure(shape: tuple[int, int, int], losses: dict[str, Loss], rounds: int, d
             name: {
                 "milliseconds": 1e3 * statistics.median(taken),
                 "speed": statistics.median(b / a for a, b in zip(taken, times[baseline], strict=True)),
-                "megabytes": peak_bytes(runs[name], device) / 2**20,
+                "megabytes": peak_bytes(runs[name], [H, W], device) / 2**20,
             }
             for name, taken in times.items()
         },

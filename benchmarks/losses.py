@@ -56,7 +56,6 @@ def measure(N: int, C: int, rounds: int, device: str) -> list[dict[str, float | 
 
     runs = {name: one_pass(loss) for name, loss in LOSSES.items()}
     times = side_by_side(runs, rounds, device, f"({N}, {C})")
-    f.grad = None
     return [
         {
             "N": N,
@@ -64,7 +63,7 @@ def measure(N: int, C: int, rounds: int, device: str) -> list[dict[str, float | 
             "loss": name,
             "milliseconds": 1e3 * statistics.median(taken),
             "ratio": statistics.median(a / b for a, b in zip(taken, times[BASELINE], strict=True)),
-            "memory": peak_bytes(runs[name], device) / (f.numel() * f.element_size()),
+            "memory": peak_bytes(runs[name], [f], device) / (f.numel() * f.element_size()),
         }
         for name, taken in times.items()
     ]

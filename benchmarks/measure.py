@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -40,8 +40,13 @@ def _seconds(run: Run, repeats: int, device: str) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def peak_bytes(run: Run, device: str) -> int:
-    """Peak of what a run allocates: on the CPU from the allocator's own record, on a GPU from CUDA's counter."""
+def peak_bytes(run: Run, leaves: Iterable[torch.Tensor], device: str) -> int:
+    """Peak of what a run allocates, the gradients of the leaves included.
+
+    On the CPU from the allocator's own record, on a GPU from CUDA's counter.
+    """
+    for leaf in leaves:  # or the run would begin by freeing the last one's
+        leaf.grad = None
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
