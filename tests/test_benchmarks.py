@@ -1,0 +1,66 @@
+"""The benchmarks run, and write what they print; at sizes where the figures mean nothing."""
+
+import json
+import sys
+
+import pytest
+
+from benchmarks import linear_precision, linear_square, losses
+
+
+def run(module, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *map(str, arguments)])
+    return module.main()
+
+
+def test_losses(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(losses, "SHAPES", ((4, 3),))
+    assert run(losses, monkeypatch, "--rounds", 1, "--threads", 1, "--json", tmp_path / "a.json") == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert {row["loss"] for row in rows} == set(losses.LOSSES)
+    assert all(row["milliseconds"] > 0 and row["memory"] > 0 for row in rows)
+    assert "time / CE" in capsys.readouterr().out
+
+
+def test_linear_square(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(linear_square, "SHAPES", {"tiny": (4, 8, 5)})
+    monkeypatch.setattr(linear_square, "ON_A_CPU", ("tiny",))
+    monkeypatch.setattr(linear_square, "SWEEPS", {"N": [(2, 8, 5), (4, 8, 5)]})
+    monkeypatch.setattr(linear_square, "product_speed", lambda device, dtype: 1e9)
+    dense = {"CE dense": linear_square.dense_cross_entropy}  # a compiler would take a minute
+    monkeypatch.setattr(linear_square, "cross_entropies", lambda device: dense)
+    assert run(linear_square, monkeypatch, "--rounds", 1, "--threads", 1, "--json", tmp_path / "a.json") == 0
+    result = json.loads((tmp_path / "a.json").read_text())
+    found = result["shapes"]["tiny"]["losses"]
+    assert set(found) == {"CE dense", "square direct", "square gram", "square auto"}
+    assert found["CE dense"]["speed"] == 1.0
+    # The outputs, three times, and both gradients; on no account nothing.
+    assert found["CE dense"]["megabytes"] * 2**20 >= 4 * (4 * 5 + 4 * 8 + 5 * 8)
+    assert [row["N"] for row in result["sweeps"]["N"]] == [2, 4]
+    assert "auto / better form" in capsys.readouterr().out
+
+
+def test_linear_precision(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(linear_precision, "SHAPES", {"initial": (8, 4, 9), "converged": (8, 4, 3)})
+    assert run(linear_precision, monkeypatch, "--json", tmp_path / "a.json") == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert len(rows) == 2 * len(linear_precision.RESCALINGS) * len(linear_precision.DTYPES)
+    assert {row["auto"] for row in rows if row["dtype"] == "float32" and row["k"] < 12} == {"direct"}
+    assert "d weight" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "words"),
+    [
+        (losses, ["--rounds", "0"], "at least 1"),
+        (linear_square, ["--threads", "0"], "at least 1"),
+        (linear_square, ["--shapes", "GPT-9"], "invalid choice: 'GPT-9'"),
+        (linear_square, ["--no-sweeps", "--plot", "a.png"], "draws the sweeps"),
+        (linear_precision, ["--tf32"], "--device cuda"),
+    ],
+)
+def test_mistakes(module, arguments, words, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run(module, monkeypatch, *arguments)
+    assert stopped.value.code == 2
+    assert words in capsys.readouterr().err
