@@ -294,6 +294,10 @@ def test_accumulation_over_steps_and_its_misuse():
     with pytest.raises(RuntimeError, match=r"before GradientAccumulation.finish\(\)"):
         linear_square_loss(input, W, y, **options)
     accumulation.finish()
+    W.data.mul_(0.5)  # between two steps even what the version counter does not see is seen
+    torch.testing.assert_close(
+        linear_square_loss(input, W, y, **options), linear_square_loss(input, W, y, linear_bias=b, k=15, M=2)
+    )
     linear_square_loss(input, W, y, **options).backward()
     with pytest.raises(ValueError, match="must stay the same"):
         linear_square_loss(input, W, y, **(options | {"k": 3, "label_smoothing": 0.1})).backward()

@@ -257,7 +257,8 @@ class GradientAccumulation:
         self._scattered: tuple[Tensor, Tensor | None] | None = None
 
     def finish(self) -> None:
-        """Adds what is pending to the parameters' ``grad``; with nothing pending, does nothing."""
+        """Ends the step: adds what is pending to the parameters' ``grad``, and forgets G."""
+        self._gram = None
         if self._sums is None or self._scattered is None:
             return
         W, b = self.linear_weight, self.linear_bias
@@ -315,10 +316,10 @@ class _Costs(NamedTuple):
 
 
 _COSTS = {
-    "cpu": _Costs(output=800.0, feature=1500.0, parameter=200.0),  # measured, float32
-    "cuda": _Costs(
-        output=2000.0, feature=7000.0, parameter=1400.0
-    ),  # from an H100's data sheet, bfloat16; not measured
+    # Measured, float32.
+    "cpu": _Costs(output=800.0, feature=1500.0, parameter=200.0),
+    # From an H100's data sheet, bfloat16; not measured.
+    "cuda": _Costs(output=2000.0, feature=7000.0, parameter=1400.0),
 }
 
 
