@@ -332,6 +332,15 @@ def test_defaults(corpus, tmp_path):
     assert entropy.run.name == "cross_entropy-lr1-s0"
 
 
+def test_a_configuration_of_ones_own_is_taken_as_it_is(corpus, tmp_path):
+    """Neither the paper's epochs nor its lack of label smoothing are put over it."""
+    own = tmp_path / "own.yaml"
+    own.write_text(f"{TINY_ASR}\n".replace("model_conf: {", "model_conf: {lsm_weight: 0.2, "))
+    recipe = parse(["librispeech", "--corpus", str(corpus), "--workdir", str(RUN.parent), "--asr_config", str(own)])
+    assert (recipe.espnet.model_conf["lsm_weight"], recipe.espnet.max_epoch) == (0.2, 3)
+    assert recipe.hyperparameters["lsm_weight"] == 0.2
+
+
 def test_without_a_corpus_the_mini_one_is_taken_loudly(capsys, tmp_path):
     shutil.copytree(RUN.parent / "conf", tmp_path / "conf")
     recipe = parse(["librispeech", "--workdir", str(tmp_path), "--loss", "square"])

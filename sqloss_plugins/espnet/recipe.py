@@ -106,7 +106,7 @@ def recipe_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="random seed of the training (default: 0)")
     add("--tag", help="a word for the name of the run's folder")
     add("--workdir", type=Path, default=Path(), help="where data/ and runs/ go, and conf/ is (default: here)")
-    add("--asr_config", type=Path, help="training configuration, instead of conf/tuning/train_asr_ARCH.yaml")
+    add("--asr_config", type=Path, help="training configuration, taken as it is, not conf/tuning/train_asr_ARCH.yaml")
     add("--lm_config", type=Path, help="the language model's, instead of conf/train_lm.yaml")
     add("--inference_config", type=Path, help="decoding's, instead of conf/decode_asr.yaml")
     return parser
@@ -171,8 +171,8 @@ class Recipe:
         if published and published.epochs:
             own += ["--max_epoch", str(published.epochs)]
         own += ["--model", MODEL_NAME, "--model_conf", f"loss={args.loss}"]
-        if args.loss == "square":
-            # The paper smooths no labels with the square loss; configurations have what cross-entropy gets.
+        if args.loss == "square" and not args.asr_config:
+            # The paper smooths no labels with the square loss; the recipe's configurations have cross-entropy's.
             own += ["--model_conf", "lsm_weight=0.0"]
         own += ["--ngpu", str(args.ngpu), "--seed", str(args.seed)]
         if args.ngpu > 1:
