@@ -258,6 +258,23 @@ BAD_OPTIONS = {
     "config": (["--asr_config", "nowhere.yaml"], "nowhere.yaml cannot be read as settings"),
     "free": (["--max_epochs", "3"], "ESPnet's training takes no such argument: unrecognized arguments: --max_epochs 3"),
     "ours": (["--token_list", "x"], "--token_list is what this recipe sets itself"),
+    "lm text without an lm": (
+        ["--use_lm", "false", "--lm_text", "x"],
+        "--lm_text is for the language model, and there is none",
+    ),
+    "lm config without an lm": (
+        ["--use_lm", "false", "--lm_config", "x"],
+        "--lm_config is for the language model, and there",
+    ),
+    "no lm text": (["--lm_text", "nowhere.txt"], "--lm_text nowhere.txt cannot be read as text: No such file"),
+    "lm text of bytes": (["--lm_text", sys.executable], "cannot be read as text: 'utf-8' codec can't decode"),
+    "empty lm text": (["--lm_text", os.devnull], "--lm_text /dev/null has no text"),
+    "no test set": (["--test_sets", " "], "--test_sets is empty: name one test subset or more"),
+    "test set twice": (["--test_sets", "a b a"], "--train_set, --dev_set and --test_sets must differ, and name a more"),
+    "dev set for training": (
+        ["--dev_set", "train-clean-100"],
+        "must differ, and name train-clean-100 more than once",
+    ),
     "hidden k": (["--model_conf", "k=3"], "the loss, k, M and rescaling are options of this recipe"),
 }
 

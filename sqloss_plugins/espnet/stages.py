@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,10 +242,11 @@ def train_language_model(recipe: Recipe) -> None:
     need(recipe.data / ".dictionary.done", 3)
     folder.mkdir(parents=True, exist_ok=True)
     text = (recipe.data / recipe.args.train_set / "text").read_text(encoding="utf-8")
-    if recipe.args.lm_text:
-        lines = _read_lines(recipe.args.lm_text)
-        text += "".join(f"lm_text_{number:09d} {line}\n" for number, line in enumerate(lines) if line)
-    (folder / "train.txt").write_text(text, encoding="utf-8")
+    with (folder / "train.txt").open("w", encoding="utf-8") as file:
+        file.write(text)
+        for number, line in enumerate(read_lm_text(recipe.args.lm_text) if recipe.args.lm_text else ()):
+            if line:
+                file.write(f"lm_text_{number:09d} {line}\n")
     dev = recipe.data / recipe.args.dev_set / "text"
     shared = ["--config", str(recipe.config("lm")), "--ngpu", str(min(recipe.args.ngpu, 1)), *_text_arguments(recipe)]
     shared += ["--train_data_path_and_name_and_type", f"{folder / 'train.txt'},text,text"]
@@ -267,11 +268,19 @@ def train_language_model(recipe: Recipe) -> None:
     _mark_done(recipe.data, "lm")
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lm_text(path: Path) -> Iterator[str]:
+    """The lines of ``--lm_text``, words separated by single spaces.
+
+    Raises:
+        UserError: the file cannot be read as text.
+    """
     try:
-        return [" ".join(line.split()) for line in path.read_text(encoding="utf-8").splitlines()]
+        with path.open(encoding="utf-8") as file:
+            for line in file:
+                yield " ".join(line.split())
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--lm_text {path} cannot be read as text: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--lm_text {path} cannot be read as text: {reason}") from error
 
 
 # ---------------------------------------------------------------- 6 training

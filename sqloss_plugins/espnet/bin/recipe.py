@@ -7,6 +7,7 @@ import logging
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +58,17 @@ def parse(argv: Sequence[str]) -> Recipe:
     for name in ("nj", "nbpe"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name} must be at least 1, got {getattr(args, name)}")
+    for name in ("lm_text", "lm_config"):
+        if getattr(args, name) and args.use_lm == "false":
+            raise UserError(f"--{name} is for the language model, and there is none: --use_lm true, or leave it out")
+    if args.lm_text and not any(stages.read_lm_text(args.lm_text)):
+        raise UserError(f"--lm_text {args.lm_text} has no text")
     recipe = Recipe(args, free, mini)
+    if not args.test_sets.split():
+        raise UserError("--test_sets is empty: name one test subset or more")
+    repeated = [name for name, times in Counter(recipe.subsets).items() if times > 1]
+    if repeated:
+        raise UserError(f"--train_set, --dev_set and --test_sets must differ, and name {repeated[0]} more than once")
     if not (args.asr_config or recipe.config("asr").is_file()):
         files = recipe.config("asr").parent.glob("train_asr_*.yaml")
         known = ", ".join(sorted(path.stem.removeprefix("train_asr_") for path in files))
