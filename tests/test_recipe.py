@@ -330,6 +330,47 @@ def test_another_runs_data_is_left_alone(whole, options, tmp_path, capsys):
     assert "holds another run (corpus " in capsys.readouterr().err
 
 
+@one_worker
+@pytest.mark.parametrize(("first", "last"), ["55", "68", "88"])
+@pytest.mark.parametrize("changed", ["lm_config", "lm_text"])
+def test_another_language_model_is_not_the_one_that_is_there(first, last, changed, whole, options, tmp_path, capsys):
+    """Refused before anything is done with it, at whatever stage."""
+    other = tmp_path / "other"
+    other.write_text(TINY_LM.replace("unit: 8", "unit: 9"))
+    words = [f"--{changed}", str(other), "--stage", first, "--stop_stage", last, "--tag", "new"]
+    assert main(["librispeech", *options, *words]) == 2
+    printed = capsys.readouterr()
+    difference = f"lm_text None -> '{other}'" if changed == "lm_text" else "lm_conf {'nlayers': 1, 'unit': 8} -> "
+    assert f"lm holds another run ({difference}" in printed.err
+    assert "stage 6" not in printed.out
+
+
+@one_worker
+@pytest.mark.parametrize("stage", ["7", "8"])
+def test_other_settings_of_decoding_are_not_mixed(stage, whole, options, tmp_path, capsys):
+    _, folder = whole
+    before = (folder / "result.json").read_text()
+    assert main(["librispeech", *options[:6], "--use_lm", "false", *options[8:], "--stage", stage]) == 2
+    assert "lm {'batch_size': 8, " in capsys.readouterr().err
+    other = tmp_path / "inference.yaml"
+    other.write_text("beam_size: 3\nctc_weight: 0.3\nlm_weight: 0.1\n")
+    assert main(["librispeech", *options, "--inference_config", str(other), "--stage", stage]) == 2
+    assert "decode holds another run (beam_size 2 -> 3): choose another --tag" in capsys.readouterr().err
+    assert (folder / "result.json").read_text() == before
+
+
+@one_worker
+def test_training_does_not_begin_without_the_language_model_that_decoding_needs(options, whole, capsys):
+    moved = Path(options[3], "data/train-clean-100-unigram40/lm")
+    moved.rename(moved.with_name("away"))
+    try:
+        assert main(["librispeech", *options, "--stage", "6", "--tag", "new"]) == 2
+    finally:
+        shutil.rmtree(moved, ignore_errors=True)
+        moved.with_name("away").rename(moved)
+    assert "which stage 5 (language model) makes: begin with --stage 5" in capsys.readouterr().err
+
+
 def test_a_program_that_fails_is_said(tmp_path):
     with pytest.raises(UserError, match=r"asr_train ended with status 2: .*unrecognized arguments") as raised:
         run_jobs([Job("sqloss_plugins.espnet.bin.asr_train", ["--no_such", "1"], tmp_path / "log")])

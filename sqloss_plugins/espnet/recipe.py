@@ -11,11 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from espnet2.tasks.asr import ASRTask
 
 from sqloss_plugins import paper
-from sqloss_plugins.command_line import OneLineErrors
+from sqloss_plugins.command_line import OneLineErrors, read_mapping
 from sqloss_plugins.data.speech import CORPORA
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.model import MODEL_NAME
@@ -224,10 +223,18 @@ class Recipe:
         return {**self.hyperparameters, "data_fingerprint": data["fingerprint"], "tokens": tokens}
 
     @cached_property
+    def language_model(self) -> dict[str, Any] | None:
+        """What makes the language model this one, beside the data's settings; None for none."""
+        if self.args.use_lm == "false":
+            return None
+        given: Path | None = self.args.lm_text
+        return {**read_mapping(self.config("lm")), "lm_text": str(given.resolve()) if given else None}
+
+    @cached_property
     def decoding(self) -> dict[str, Any]:
         """What decides the hypotheses of a trained model, but for the score."""
-        content: dict[str, Any] = yaml.safe_load(self.config("inference").read_text(encoding="utf-8"))
-        return {**content, "use_lm": self.args.use_lm}
+        lm = {"lm": self.language_model} if self.language_model else {}
+        return {**read_mapping(self.config("inference")), **lm, "use_lm": self.args.use_lm}
 
     @property
     def learning_rate(self) -> float:

@@ -7,6 +7,7 @@ through, and is not repeated while that is there.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections import Counter
@@ -16,7 +17,6 @@ from typing import Any
 
 import sentencepiece
 import torch
-import yaml
 from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
 from espnet2.text.build_tokenizer import build_tokenizer
 from tqdm import tqdm
@@ -233,14 +233,14 @@ def _append_vocabulary(shapes: Path, size: int) -> None:
 
 def train_language_model(recipe: Recipe) -> None:
     """Stage 5: a language model on the training text, and on more of it where it is given."""
-    if recipe.args.use_lm == "false":
+    if recipe.language_model is None:
         print("  not wanted (--use_lm false)", flush=True)
         return
-    folder = recipe.data / "lm"
-    if is_done(recipe.data, "lm"):
-        return
     need(recipe.data / ".dictionary.done", 3)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = recipe.data / "lm"
+    _claim_lm(folder, recipe.language_model)
+    if is_done(folder, "lm"):
+        return
     text = (recipe.data / recipe.args.train_set / "text").read_text(encoding="utf-8")
     with (folder / "train.txt").open("w", encoding="utf-8") as file:
         file.write(text)
@@ -260,12 +260,15 @@ def train_language_model(recipe: Recipe) -> None:
         for split in ("train", "valid"):
             _append_vocabulary(stats / split / "text_shape", len(recipe.tokens))
         (stats / ".done").touch()
-    shapes = [f"--{split}_shape_file" for split in ("train", "valid")]
     arguments = [*shared, "--resume", "true", "--output_dir", str(folder / "model")]
     for split in ("train", "valid"):
         arguments += [f"--{split}_shape_file", str(stats / split / "text_shape.tokens")]
     run_jobs([Job(f"{_BINS}.lm_train", arguments, folder / "train.log")])
-    _mark_done(recipe.data, "lm")
+    _mark_done(folder, "lm")
+
+
+def _claim_lm(folder: Path, settings: dict[str, Any]) -> None:
+    claim_folder(folder, settings, ("stats/.done", "model/*.pth"), option="--workdir")
 
 
 def read_lm_text(path: Path) -> Iterator[str]:
@@ -308,6 +311,15 @@ def train(recipe: Recipe) -> None:
 # ---------------------------------------------------------------- 7 decoding
 
 
+def claim_decoding(recipe: Recipe) -> None:
+    """Refuses a language model and hypotheses of other settings than this command line's, before the training."""
+    if recipe.language_model is not None:
+        folder = recipe.data / "lm"
+        need(folder / ".lm.done", 5)
+        _claim_lm(folder, recipe.language_model)
+    claim_folder(recipe.run / "decode", recipe.decoding, ("*/*/text", "*/*/part*"), option="--tag")
+
+
 def decode(recipe: Recipe) -> None:
     """Stage 7: beam search on the development and test sets, with the scores that are asked for."""
     need(recipe.run / ".training.done", 6)
@@ -317,7 +329,6 @@ def decode(recipe: Recipe) -> None:
         device = "cuda" if recipe.args.ngpu else "cpu"
         dev = recipe.data / recipe.args.dev_set
         write_json(calibration, calibrate(recipe.run / "config.yaml", recipe.run / MODEL_FILE, dev, 8, device))
-    claim_folder(recipe.run / "decode", recipe.decoding, ("*/*/text", "*/*/part*"), option="--tag")
     scores = wanted_scores(recipe)
     dev, tests = recipe.args.dev_set, recipe.args.test_sets.split()
     _decode_sets(recipe, [(dev, score) for score in scores])
@@ -387,13 +398,12 @@ def _decoding_arguments(recipe: Recipe, subset: str, score: str, part: Path, num
     arguments += ["--data_path_and_name_and_type", f"{recipe.data / subset / 'wav.scp'},speech,sound"]
     arguments += ["--key_file", str(part), "--score", score]
     if score == "scale":
-        calibration = yaml.safe_load((recipe.run / "calibration.json").read_text(encoding="utf-8"))
+        calibration = json.loads((recipe.run / "calibration.json").read_text(encoding="utf-8"))
         arguments += ["--score_scale", str(calibration["scale"])]
     arguments += ["--asr_train_config", str(recipe.run / "config.yaml")]
     arguments += ["--asr_model_file", str(recipe.run / MODEL_FILE)]
-    if recipe.args.use_lm == "true":
+    if recipe.language_model is not None:
         model = recipe.data / "lm" / "model"
-        need(recipe.data / ".lm.done", 5)
         arguments += ["--lm_train_config", str(model / "config.yaml"), "--lm_file", str(model / "valid.loss.ave.pth")]
     else:
         arguments += ["--lm_weight", "0.0"]
@@ -418,8 +428,8 @@ def score(recipe: Recipe, wall_time_s: float) -> Result:
         if (_decoded(recipe, subset, name) / "text").is_file()
     }
     chosen = best_score(recipe, [name for name in wanted_scores(recipe) if (dev, name) in found])
-    data = yaml.safe_load((recipe.data / "data.json").read_text(encoding="utf-8"))
-    calibration = yaml.safe_load((recipe.run / "calibration.json").read_text(encoding="utf-8"))
+    data = json.loads((recipe.data / "data.json").read_text(encoding="utf-8"))
+    calibration = json.loads((recipe.run / "calibration.json").read_text(encoding="utf-8"))
     metrics: dict[str, dict[str, float]] = {}
     for (subset, name), errors in found.items():
         split = "validation" if subset == dev else "test" if subset == tests[0] else f"test {subset}"

@@ -118,8 +118,7 @@ def _data_settings(recipe: Recipe) -> dict[str, object]:
     names = ("task", "train_set", "dev_set", "test_sets", "token_type", "nbpe")
     settings: dict[str, object] = {name: getattr(args, name) for name in names}
     frontend = {"frontend": recipe.espnet.frontend, "frontend_conf": recipe.espnet.frontend_conf}
-    lm = {"lm_text": str(args.lm_text)} if args.lm_text else {}
-    return {**settings, **frontend, **lm, "mini": recipe.mini, "corpus": str(stages.corpus_folder(recipe).resolve())}
+    return {**settings, **frontend, "mini": recipe.mini, "corpus": str(stages.corpus_folder(recipe).resolve())}
 
 
 def _banner(recipe: Recipe) -> None:
@@ -166,6 +165,8 @@ def run_recipe(argv: Sequence[str]) -> None:
     stages.need(recipe.data / ".statistics.done", 4)
     claim_folder(recipe.run, recipe.settings, ("checkpoint.pth", RESULT_NAME, ".*.done"), option="--tag")
     with lock_folder(recipe.run):
+        if args.stop_stage > 6:
+            stages.claim_decoding(recipe)
         _banner(recipe)
         for number in (number for number in numbers if number not in preparing):
             announce(number)
