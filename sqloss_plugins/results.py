@@ -1,4 +1,4 @@
-"""One run, one folder: ``result.json``, written last and atomically, and ``outputs.npz`` beside it.
+"""One run, one folder: ``result.json``, written last and atomically, and ``outputs.npz`` beside it where there are any.
 
 Both hosts write their results here, and every table, statistic and figure is made from these files alone.
 """
@@ -45,7 +45,8 @@ class Result:
         data: where the data came from, its fingerprint, and examples by split.
         parameters: how many the model has.
         device: what trained it.
-        wall_time_s: seconds from the start of training to the last prediction, in the process that finished.
+        wall_time_s: seconds. Of the Trainer: from the start of training to the last prediction, in the process that
+            finished. Of ESPnet: training and validation of all epochs, in whichever processes, without decoding.
         resumed: True where an earlier process had begun the training.
         metrics: split -> metric -> value; accuracies and the like are fractions. ``train`` has the mean loss of what
             was logged last, by default of the last epoch. What is not finite is null in the file, nan here.
@@ -113,13 +114,14 @@ def _finite(content: Any) -> Any:
 
 
 def write_result(folder: Path, result: Result, outputs: Mapping[str, Any]) -> Path:
-    """Writes ``outputs.npz`` (name -> array), then ``result.json``, into the run's folder; returns the latter."""
-    import numpy as np
+    """Writes ``outputs.npz`` (name -> array) if there are any, then ``result.json``; returns the latter's path."""
+    if outputs:
+        import numpy as np
 
-    partial = folder / f".{OUTPUTS_NAME}"
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **outputs)
-    os.replace(partial, folder / OUTPUTS_NAME)
+        partial = folder / f".{OUTPUTS_NAME}"
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **outputs)
+        os.replace(partial, folder / OUTPUTS_NAME)
     path = folder / RESULT_NAME
     write_json(path, asdict(result))
     return path

@@ -4,18 +4,20 @@ import logging
 import math
 import subprocess
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import torch
 from espnet2.tasks.asr import ASRTask
+from espnet2.train.reporter import Reporter
 
 import sqloss_plugins.espnet  # noqa: F401
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.calibration import SCALES
 from sqloss_plugins.espnet.decoding import scoring, use_score
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
-from sqloss_plugins.espnet.resume import make_saves_atomic, repair_checkpoint
+from sqloss_plugins.espnet.resume import make_saves_atomic, repair_checkpoint, trained
 from sqloss_plugins.probability import link_log_probabilities
 
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHI", "<sos/eos>"]
@@ -304,6 +306,17 @@ def test_a_kill_between_checkpoint_and_model_is_repaired(tmp_path):
     (tmp_path / "checkpoint.pth").write_bytes(b"torn")
     repair_checkpoint(tmp_path)
     repair_checkpoint(tmp_path / "nowhere")
+
+
+def test_epochs_and_their_time_are_counted_over_all_processes(tmp_path):
+    reporter = Reporter()
+    reporter.stats = {
+        epoch: {"train": {"time": timedelta(seconds=60 * epoch)}, "valid": {"time": timedelta(seconds=1.5)}}
+        for epoch in (1, 2)
+    }
+    reporter.epoch = 2
+    torch.save({"model": {}, "reporter": reporter.state_dict()}, tmp_path / "checkpoint.pth")
+    assert trained(tmp_path) == (2, 183.0)
 
 
 def test_scales_span_what_was_ever_needed():

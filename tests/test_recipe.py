@@ -116,6 +116,9 @@ def test_all_stages(whole, options):
     assert result.rescaling_source.startswith("the level rule for")  # 40 pieces are not the paper's 1000
     assert result.data["sizes"] == {"train-clean-100": 16, "dev-clean": 3, "test-clean": 3}
     assert not result.mini
+    assert (result.epochs, result.resumed) == (3, False)
+    assert result.wall_time_s > 0
+    assert not (folder / "outputs.npz").exists()
     assert {"wer", "cer", "accuracy", "wer softmax", "wer link", "wer scale"} <= set(result.metrics["validation"])
     assert {"wer", "cer"} <= set(result.metrics["test"])
     dev = result.metrics["validation"]
@@ -179,7 +182,26 @@ def test_a_killed_run_goes_on_to_the_same_result(kill_in, whole, options):
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert hypotheses(killed) == hypotheses(folder)
-    assert read_result(killed).metrics == read_result(folder).metrics
+    result = read_result(killed)
+    assert result.metrics == read_result(folder).metrics
+    assert (result.epochs, result.resumed) == (3, kill_in == "training")
+    if kill_in == "training":
+        log = (killed / "train.log").read_text()
+        assert "1/3epoch started" in log  # by the process that was killed
+        assert "The training was resumed" in log
+
+
+@one_worker
+def test_scoring_tells_of_the_training_that_was(whole, options):
+    """Early stopping ends it before max_epoch, and it may be long ago."""
+    _, folder = whole
+    copy = folder.with_name(f"{folder.name}-told")
+    shutil.copytree(folder, copy, symlinks=True)
+    (copy / "training.json").write_text('{"epochs": 2, "wall_time_s": 123.5, "resumed": true}')
+    assert main(["librispeech", *options, "--tag", "told", "--stage", "8"]) == 0
+    result = read_result(copy)
+    assert (result.epochs, result.wall_time_s, result.resumed) == (2, 123.5, True)
+    assert ", 2 epochs," in (copy / "RESULTS.md").read_text()
 
 
 @one_worker
@@ -375,6 +397,20 @@ def test_a_program_that_fails_is_said(tmp_path):
     with pytest.raises(UserError, match=r"asr_train ended with status 2: .*unrecognized arguments") as raised:
         run_jobs([Job("sqloss_plugins.espnet.bin.asr_train", ["--no_such", "1"], tmp_path / "log")])
     assert raised.value.status == 1
+
+
+def test_a_log_goes_on_and_complaints_are_of_the_last_process(tmp_path, monkeypatch):
+    """The program's own error line, if it has one, else its last."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    job = Job("stumbles", [], tmp_path / "log")
+    for program, complaint in (
+        ("print('stumbles: error: no such thing\\ncleaning up'); exit(2)", "2: stumbles: error: no such thing"),
+        ("print('out of memory\\n'); exit(1)", "1: out of memory"),
+    ):
+        (tmp_path / "stumbles.py").write_text(program)
+        with pytest.raises(UserError, match=rf"stumbles ended with status {complaint} \(log: "):
+            run_jobs([job])
+    assert job.log.read_text() == "stumbles: error: no such thing\ncleaning up\nout of memory\n\n"
 
 
 def test_defaults(corpus, tmp_path):

@@ -55,7 +55,8 @@ def calibrate(config: Path, model_file: Path, data_dir: Path, batch_size: int, d
         device: PyTorch's name of it.
 
     Returns:
-        ``tokens``, ``accuracy``, ``scale``, and by score the mean ``nll`` (in nats) and ``confidence`` of a token.
+        ``parameters`` (how many the model has), ``tokens``, ``accuracy``, ``scale``, and by score the mean ``nll`` (in
+        nats) and ``confidence`` of a token.
     """
     model, train_args = ASRTask.build_model_from_file(str(config), str(model_file), device)
     model.eval()
@@ -84,6 +85,7 @@ def calibrate(config: Path, model_file: Path, data_dir: Path, batch_size: int, d
     best = min(range(len(SCALES)), key=by_scale.__getitem__)
     nll["scale"], confidence["scale"] = by_scale[best], confidence_by_scale[best]
     return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens": count,
         "accuracy": right / count,
         "scale": SCALES[best],

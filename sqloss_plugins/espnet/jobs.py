@@ -16,12 +16,13 @@ from pathlib import Path
 from sqloss_plugins.errors import StageError
 
 _PROGRESS = re.compile(r"INFO: (\d+/\d+epoch started.*|\d+epoch results:.*|\d+epoch:train:\d+-\d+batch:.*)")
+_ERROR = re.compile(r"\w+: error: |.*\.py: error: ")
 _SHOWN = re.compile(r"\b(loss_ctc|loss_att|loss|acc)=(\S+?),")
 
 
 @dataclass(frozen=True)
 class Job:
-    """One process: a Python module with its arguments, and the file that its output goes to."""
+    """One process: a Python module with its arguments, and the file that its output is appended to."""
 
     module: str
     arguments: Sequence[str]
@@ -50,18 +51,22 @@ def run_jobs(
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
     environment = {**threads, **os.environ}
     with ThreadPoolExecutor(at_once) as pool:
-        for job, status in zip(jobs, pool.map(lambda job: _run(job, environment, on_line), jobs), strict=True):
+        ended = pool.map(lambda job: _run(job, environment, on_line), jobs)
+        for job, (status, last_words) in zip(jobs, ended, strict=True):
             if status != 0:
-                raise StageError(_complaint(job, status))
+                name = job.module.rpartition(".")[2]
+                raise StageError(f"{name} ended with status {status}: {last_words} (log: {job.log})")
             if on_success:
                 on_success(job)
 
 
-def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] | None) -> int:
+def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] | None) -> tuple[int, str]:
+    """The exit status, and what the program said of its end: its own error line, or the last line."""
+    own = last = ""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", job.module, *job.arguments]
     with (
-        job.log.open("w", encoding="utf-8") as log,
+        job.log.open("a", encoding="utf-8") as log,
         subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -76,12 +81,14 @@ def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] |
         for line in process.stdout:
             log.write(line)
             log.flush()
+            last = line.strip() or last
+            own = last if _ERROR.match(line) else own
             if on_line:
                 on_line(line)
             found = _PROGRESS.search(line)
             if found:
                 print(f"  {_short(found[1])}", flush=True)
-        return process.wait()
+        return process.wait(), own or last or "no output"
 
 
 def _die_too() -> None:
@@ -101,12 +108,3 @@ def _short(message: str) -> str:
         f"{name}: " + " ".join(f"{key} {value}" for key, value in _SHOWN.findall(text)) for name, text in parts
     )
     return f"{head}{said}"
-
-
-def _complaint(job: Job, status: int) -> str:
-    """What went wrong: the program's own error line, or the last line of its log."""
-    lines = [line for line in job.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    own = [line for line in lines if re.match(r"\w+: error: |.*\.py: error: ", line)]
-    last = own[-1] if own else lines[-1] if lines else "no output"
-    name = job.module.rpartition(".")[2]
-    return f"{name} ended with status {status}: {last.strip()} (log: {job.log})"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from espnet2.train.reporter import Reporter
 
 from sqloss_plugins.errors import run_command
 
@@ -49,6 +50,15 @@ def repair_checkpoint(folder: Path) -> None:
     model = folder / f"{epoch}epoch.pth"
     if epoch and not model.exists():
         torch.save(state["model"], model)
+
+
+def trained(folder: Path) -> tuple[int, float]:
+    """Epochs that a run has, and the seconds of their training and validation, in all processes together."""
+    state = torch.load(folder / "checkpoint.pth", map_location="cpu", weights_only=False, mmap=True)
+    reporter = Reporter()
+    reporter.load_state_dict(state["reporter"])
+    splits = [split for epoch in reporter.stats.values() for split in epoch.values()]
+    return reporter.get_epoch(), sum(split["time"].total_seconds() for split in splits)
 
 
 def run_training(program: str, task: Any, cmd: Sequence[str] | None) -> int:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-import torch
 from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
 from espnet2.text.build_tokenizer import build_tokenizer
 from tqdm import tqdm
@@ -28,6 +27,7 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.calibration import calibrate
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.recipe import STAGES, Recipe
+from sqloss_plugins.espnet.resume import trained
 from sqloss_plugins.espnet.scoring import Errors, environment, read_text, results_table, score_texts
 from sqloss_plugins.folders import claim_folder
 from sqloss_plugins.probability import SCORES
@@ -304,7 +304,10 @@ def train(recipe: Recipe) -> None:
         arguments += _asr_data(split, recipe.data / subset)
         for shape in ("speech_shape", "text_shape.tokens"):
             arguments += [f"--{split}_shape_file", str(stats / split / shape)]
+    is_resumed = (recipe.run / "checkpoint.pth").is_file()
     run_jobs([Job(f"{_BINS}.asr_train", [*arguments, "--output_dir", str(recipe.run)], recipe.run / "train.log")])
+    epochs, seconds = trained(recipe.run)
+    write_json(recipe.run / "training.json", {"epochs": epochs, "wall_time_s": seconds, "resumed": is_resumed})
     _mark_done(recipe.run, "training")
 
 
@@ -417,7 +420,7 @@ def _errors(recipe: Recipe, subset: str, score: str) -> dict[str, Errors]:
 # ---------------------------------------------------------------- 8 scoring
 
 
-def score(recipe: Recipe, wall_time_s: float) -> Result:
+def score(recipe: Recipe) -> Result:
     """Stage 8: error rates of all that was decoded, into ``RESULTS.md`` and ``result.json``."""
     need(recipe.run / ".decoding.done", 7)
     dev, tests = recipe.args.dev_set, recipe.args.test_sets.split()
@@ -428,6 +431,7 @@ def score(recipe: Recipe, wall_time_s: float) -> Result:
         if (_decoded(recipe, subset, name) / "text").is_file()
     }
     chosen = best_score(recipe, [name for name in wanted_scores(recipe) if (dev, name) in found])
+    training = json.loads((recipe.run / "training.json").read_text(encoding="utf-8"))
     data = json.loads((recipe.data / "data.json").read_text(encoding="utf-8"))
     calibration = json.loads((recipe.run / "calibration.json").read_text(encoding="utf-8"))
     metrics: dict[str, dict[str, float]] = {}
@@ -439,7 +443,6 @@ def score(recipe: Recipe, wall_time_s: float) -> Result:
             if name == chosen:
                 values[metric] = value.rate
     metrics["validation"]["accuracy"] = calibration["accuracy"]
-    state = torch.load(recipe.run / MODEL_FILE, map_location="cpu", weights_only=True)
     rescaling = recipe.rescaling
     result = Result(
         task=recipe.args.task,
@@ -449,15 +452,15 @@ def score(recipe: Recipe, wall_time_s: float) -> Result:
         M=rescaling.M if rescaling else None,
         rescaling_source=rescaling.source if rescaling else None,
         protocol="early_stopping",
-        epochs=float(recipe.espnet.max_epoch),
+        epochs=float(training["epochs"]),
         seed=recipe.args.seed,
         mini=recipe.mini,
         hyperparameters={**recipe.hyperparameters, "decoding": recipe.decoding},
         data={name: data[name] for name in ("source", "fingerprint", "sizes")},
-        parameters=sum(value.numel() for value in state.values()),
+        parameters=calibration["parameters"],
         device=device_name("cuda" if recipe.args.ngpu else "cpu"),
-        wall_time_s=wall_time_s,
-        resumed=False,
+        wall_time_s=training["wall_time_s"],
+        resumed=training["resumed"],
         metrics=metrics,
         versions=versions(),
     )

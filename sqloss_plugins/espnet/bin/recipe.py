@@ -6,7 +6,6 @@ import argparse
 import logging
 import math
 import sys
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -147,7 +146,6 @@ def run_recipe(argv: Sequence[str]) -> None:
     recipe = parse(argv)
     args = recipe.args
     claim_folder(recipe.data, _data_settings(recipe), (".*.done",), option="--workdir")
-    start = time.monotonic()
     preparing = {1: stages.fetch, 2: stages.prepare_data, 3: stages.make_dictionary, 4: stages.collect_statistics}
     preparing[5] = stages.train_language_model
     numbers = range(args.stage, args.stop_stage + 1)
@@ -175,7 +173,7 @@ def run_recipe(argv: Sequence[str]) -> None:
             elif number == 7:
                 stages.decode(recipe)
             else:
-                stages.score(recipe, time.monotonic() - start)
+                stages.score(recipe)
                 print("\n" + (recipe.run / "RESULTS.md").read_text(encoding="utf-8"))
                 print(f"Everything is in {recipe.run}.", flush=True)
 
