@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_to_the_same_result(kill_in, whole, options):
     if kill_in == "decoding":  # from the trained model on
         shutil.copytree(folder, killed, symlinks=True)
         shutil.rmtree(killed / "decode")
-        for name in (".decoding.done", "result.json", "calibration.json"):
+        for name in ("result.json", "calibration.json"):
             (killed / name).unlink()
     wanted = killed / ("1epoch.pth" if kill_in == "training" else "decode/dev-clean/softmax/text")
     process = subprocess.Popen(
@@ -202,6 +202,21 @@ def test_scoring_tells_of_the_training_that_was(whole, options):
     result = read_result(copy)
     assert (result.epochs, result.wall_time_s, result.resumed) == (2, 123.5, True)
     assert ", 2 epochs," in (copy / "RESULTS.md").read_text()
+
+
+@one_worker
+def test_scores_that_were_not_decoded(whole, options, capsys):
+    _, folder = whole
+    copy = folder.with_name(f"{folder.name}-less")
+    shutil.copytree(folder, copy, symlinks=True)
+    before = (copy / "result.json").read_text()
+    words = ["librispeech", *options, "--tag", "less", "--stage", "8", "--score"]
+    assert main([*words, "softmax link scale"]) == 2  # of these the test set has one
+    assert "test-clean was not decoded with the score " in capsys.readouterr().err
+    shutil.rmtree(copy / "decode/dev-clean/scale")
+    assert main([*words, "scale"]) == 2
+    assert "dev-clean was not decoded with the score scale: begin with --stage 7" in capsys.readouterr().err
+    assert (copy / "result.json").read_text() == before
 
 
 @one_worker

@@ -1,7 +1,7 @@
 """The stages of a speech recipe, from the audio to the table of error rates.
 
 Each writes into the folder of the data or into that of the run, leaves an empty file ``.STAGE.done`` there when it is
-through, and is not repeated while that is there.
+through, and is not repeated while that is there; decoding goes by the hypotheses that are there.
 """
 
 from __future__ import annotations
@@ -332,13 +332,17 @@ def decode(recipe: Recipe) -> None:
         device = "cuda" if recipe.args.ngpu else "cpu"
         dev = recipe.data / recipe.args.dev_set
         write_json(calibration, calibrate(recipe.run / "config.yaml", recipe.run / MODEL_FILE, dev, 8, device))
+    for pairs in _wanted(recipe):
+        _decode_sets(recipe, pairs)
+
+
+def _wanted(recipe: Recipe) -> Iterator[list[tuple[str, str]]]:
+    """Subsets and scores to decode: the development set's, then the test sets', which may depend on those."""
     scores = wanted_scores(recipe)
-    dev, tests = recipe.args.dev_set, recipe.args.test_sets.split()
-    _decode_sets(recipe, [(dev, score) for score in scores])
+    yield [(recipe.args.dev_set, score) for score in scores]
     if recipe.args.score == "auto":
         scores = [best_score(recipe, scores)]
-    _decode_sets(recipe, [(subset, score) for subset in tests for score in scores])
-    _mark_done(recipe.run, "decoding")
+    yield [(subset, score) for subset in recipe.args.test_sets.split() for score in scores]
 
 
 def wanted_scores(recipe: Recipe) -> list[str]:
@@ -422,7 +426,9 @@ def _errors(recipe: Recipe, subset: str, score: str) -> dict[str, Errors]:
 
 def score(recipe: Recipe) -> Result:
     """Stage 8: error rates of all that was decoded, into ``RESULTS.md`` and ``result.json``."""
-    need(recipe.run / ".decoding.done", 7)
+    for subset, name in (pair for pairs in _wanted(recipe) for pair in pairs):
+        if not (_decoded(recipe, subset, name) / "text").is_file():
+            raise UserError(f"{subset} was not decoded with the score {name}: begin with --stage 7")
     dev, tests = recipe.args.dev_set, recipe.args.test_sets.split()
     found = {
         (subset, name): _errors(recipe, subset, name)
@@ -430,7 +436,7 @@ def score(recipe: Recipe) -> Result:
         for name in SCORES
         if (_decoded(recipe, subset, name) / "text").is_file()
     }
-    chosen = best_score(recipe, [name for name in wanted_scores(recipe) if (dev, name) in found])
+    chosen = best_score(recipe, wanted_scores(recipe))
     training = json.loads((recipe.run / "training.json").read_text(encoding="utf-8"))
     data = json.loads((recipe.data / "data.json").read_text(encoding="utf-8"))
     calibration = json.loads((recipe.run / "calibration.json").read_text(encoding="utf-8"))
