@@ -10,14 +10,18 @@ import time
 from pathlib import Path
 
 import pytest
+import sentencepiece
 import soundfile
+import torch
+from espnet2.asr.espnet_model import ESPnetASRModel
+from espnet2.tasks.asr import ASRTask
 
 from sqloss_plugins.data.mini_speech import write_mini_librispeech
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.bin.asr_export import main as export
 from sqloss_plugins.espnet.bin.recipe import main, parse
 from sqloss_plugins.espnet.jobs import Job, run_jobs
-from sqloss_plugins.espnet.scoring import Errors, score_texts
+from sqloss_plugins.espnet.scoring import Errors, read_text, score_texts
 from sqloss_plugins.results import read_result
 
 ROOT = Path(__file__).parent.parent
@@ -217,6 +221,37 @@ def test_scores_that_were_not_decoded(whole, options, capsys):
     assert main([*words, "scale"]) == 2
     assert "dev-clean was not decoded with the score scale: begin with --stage 7" in capsys.readouterr().err
     assert (copy / "result.json").read_text() == before
+
+
+@one_worker
+def test_calibration_is_what_espnets_own_model_computes(whole, options, tmp_path):
+    """On the development set, read by other means: the attention decoder's accuracy and cross-entropy."""
+    _, folder = whole
+    files = ["--asr_train_config", str(folder / "config.yaml"), "--asr_model_file", str(folder / "valid.acc.ave.pth")]
+    assert export([*files, "--output_dir", str(tmp_path)]) == 0
+    model, _ = ASRTask.build_model_from_file(str(tmp_path / "config.yaml"), str(tmp_path / "model.pth"), "cpu")
+    assert type(model) is ESPnetASRModel
+    data = Path(options[3], "data/train-clean-100-unigram40")
+    tokens = (data / "tokens.txt").read_text().splitlines()
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(data / "bpe.model"))
+    paths, said = read_text(data / "dev-clean/wav.scp"), read_text(data / "dev-clean/text")
+    speech = [torch.from_numpy(soundfile.read(path, dtype="float32")[0]) for path in paths.values()]
+    text = [torch.tensor([tokens.index(piece) for piece in pieces.encode(said[name], out_type=str)]) for name in paths]
+    with torch.inference_mode():
+        _, stats, _ = model.eval()(
+            torch.nn.utils.rnn.pad_sequence(speech, batch_first=True),
+            torch.tensor([len(row) for row in speech]),
+            torch.nn.utils.rnn.pad_sequence(text, batch_first=True, padding_value=-1),
+            torch.tensor([len(row) for row in text]),
+        )
+    found = json.loads((folder / "calibration.json").read_text())
+    assert found["tokens"] == sum(len(row) + 1 for row in text)
+    assert found["accuracy"] == read_result(folder).metrics["validation"]["accuracy"]
+    assert found["accuracy"] == pytest.approx(float(stats["acc"]))
+    # ESPnet's is the sum over tokens for each utterance.
+    assert found["nll"]["softmax"] * found["tokens"] / len(text) == pytest.approx(float(stats["loss_att"]), rel=1e-4)
+    assert found["nll"]["scale"] <= found["nll"]["softmax"]
+    assert read_result(folder).parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
 @one_worker
@@ -490,5 +525,8 @@ def test_a_truncated_file_is_named_before_training(options, corpus, elsewhere, c
     words = ["librispeech", "--corpus", str(damaged), "--workdir", str(elsewhere), *options[4:]]
     assert main(words) == 2
     assert path.name in capsys.readouterr().err
-    soundfile.info(min(corpus.rglob("*.flac")))
-    assert json.loads((elsewhere / "data/train-clean-100-unigram40/settings.json").read_text())["nbpe"] == 40
+    done = elsewhere / "data/train-clean-100-unigram40/.data.done"
+    assert not done.exists()
+    shutil.copy(corpus / path.relative_to(damaged), path)  # once it is put right, the same command goes on
+    assert main([*words, "--stop_stage", "2"]) == 0
+    assert done.exists()
