@@ -34,6 +34,8 @@ lint: $(VENV)/test.installed
 
 benchmark: $(VENV)/hf.installed
 	$(PY) -m benchmarks.losses --json benchmarks/results/losses_cpu.json
+	$(PY) -m benchmarks.linear_precision --json benchmarks/results/linear_precision_cpu.json
+	$(PY) -m benchmarks.linear_square --json benchmarks/results/linear_square_cpu.json
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
