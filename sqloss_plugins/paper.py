@@ -35,6 +35,9 @@ class Rescaling:
             return self
         return Rescaling(self.k if k is None else float(k), self.M if M is None else float(M), "given by the user")
 
+    def __str__(self) -> str:
+        return f"k = {self.k:g}, M = {self.M:.4g} ({self.source})"
+
     def initial_loss(self, num_classes: int) -> float:
         """k M^2 / C: a token's loss where all outputs are 0, as at the start; cross-entropy's is ln C."""
         return self.k * self.M**2 / num_classes

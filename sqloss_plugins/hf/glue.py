@@ -6,31 +6,25 @@
     python run_glue_sq.py settings.yaml
 
 Takes the options below and all of transformers.TrainingArguments. What is not given is the paper's (Table 10: batch
-size, length, learning rate, epochs, per loss), for tasks that the paper does not have its common fine-tuning values.
+size, length, learning rate, epochs, per loss), for tasks that the paper does not have its common fine-tuning values;
+with --protocol same_epochs the number of epochs is cross-entropy's.
 A run that was killed goes on where it was when the same command is run again; a run that is finished is not repeated.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import logging
-import math
 import os
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-import transformers
 from datasets import Dataset
-from datasets.utils.logging import disable_progress_bar
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -38,16 +32,13 @@ from transformers import (
     AutoTokenizer,
     DataCollatorWithPadding,
     EarlyStoppingCallback,
-    HfArgumentParser,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
     default_data_collator,
     set_seed,
 )
-from transformers.hf_argparser import string_to_bool
 
-from sqloss_plugins.command_line import OneLineErrors, read_mapping
 from sqloss_plugins.data.glue import (
     TASKS,
     Columns,
@@ -60,29 +51,30 @@ from sqloss_plugins.data.glue import (
 )
 from sqloss_plugins.data.mini_glue import load_mini
 from sqloss_plugins.errors import UserError, run_command
-from sqloss_plugins.folders import claim_folder, lock_folder
-from sqloss_plugins.hf.hub import EMBEDDED_MODEL, embedded_model, go_offline, hub_is_reachable
+from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, reach_hub
+from sqloss_plugins.hf.options import RunArguments, check_at_least, check_options, parse_options, training_line
 from sqloss_plugins.hf.run_folder import (
-    check_checkpoint,
     check_space,
     earlier_progress,
+    one_voice,
+    print_banner,
+    rehearse,
+    run_once,
     run_settings,
+    train,
+    trainer_refusals,
 )
 from sqloss_plugins.hf.trainer import SquareLossTrainer
-from sqloss_plugins.losses import LOSSES, check_rescaling
 from sqloss_plugins.paper import HyperParameters, Rescaling, hyperparameters, rescaling
 from sqloss_plugins.results import (
-    RESULT_NAME,
     Result,
     device_name,
-    read_result,
     run_folder,
     versions,
     write_result,
 )
 
 PROGRAM = "run_glue_sq.py"
-PROTOCOLS = ("early_stopping", "same_epochs")
 _SAME_WHEN_RESUMED = ("task", "loss", "k", "M", "model_name_or_path", "data_fingerprint")
 _COMMON = HyperParameters(
     batch_size=32,
@@ -98,30 +90,12 @@ _COMMON = HyperParameters(
 
 
 @dataclass
-class GlueArguments:
-    """What to train, on what, with which loss."""
+class GlueArguments(RunArguments):
+    """What to train, on what."""
 
     task: str | None = field(
         default=None, metadata={"help": "The GLUE task.", "choices": list(TASKS), "aliases": ["--task_name"]}
     )
-    loss: str = field(default="square", metadata={"help": "The training loss.", "choices": list(LOSSES)})
-    k: float | None = field(
-        default=None,
-        metadata={"help": "Square loss: weight of the true class's term. By default the paper's for the task."},
-    )
-    M: float | None = field(
-        default=None, metadata={"help": "Square loss: target of the true class. By default the paper's for the task."}
-    )
-    protocol: str = field(
-        default="early_stopping",
-        metadata={
-            "help": "early_stopping: at most num_train_epochs epochs, stopping when the validation metric has not "
-            "improved for `patience` epochs, and the best epoch's model; same_epochs: exactly num_train_epochs epochs "
-            "(by default those that the paper's cross-entropy takes), and the last model.",
-            "choices": list(PROTOCOLS),
-        },
-    )
-    patience: int = field(default=5, metadata={"help": "Epochs without improvement before early_stopping stops."})
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder with the task's TSV or parquet files, instead of the hub."}
     )
@@ -137,10 +111,6 @@ class GlueArguments:
     )
     config_name: str | None = field(default=None, metadata={"help": "Configuration, if not the model's."})
     tokenizer_name: str | None = field(default=None, metadata={"help": "Tokenizer, if not the model's."})
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads are kept."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
-    token: str | None = field(default=None, metadata={"help": "Token for the hub."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Allow the model's own code from the hub."})
     ignore_mismatched_sizes: bool = field(
         default=False, metadata={"help": "Allow a model whose head has another number of classes."}
     )
@@ -151,10 +121,6 @@ class GlueArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Train on the first so many examples."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Validate on the first so many examples."})
     max_predict_samples: int | None = field(default=None, metadata={"help": "Test on the first so many examples."})
-
-
-class _Parser(OneLineErrors, HfArgumentParser):
-    pass
 
 
 @dataclass(frozen=True)
@@ -180,78 +146,29 @@ def parse(argv: Sequence[str]) -> tuple[GlueArguments, TrainingArguments]:
     Raises:
         UserError: an option that does not exist, or has a value that it cannot have.
     """
-    if argv and argv[0].endswith((".yaml", ".yml", ".json")):
-        argv = [*_arguments_of_file(Path(argv[0])), *argv[1:]]  # the later of two values counts
-    # Two passes: the defaults of the second depend on the task and the loss that the first finds.
-    first = _Parser(GlueArguments, add_help=False, allow_abbrev=False)
-    glue, rest = first.parse_args_into_dataclasses(list(argv), return_remaining_strings=True, look_for_args_file=False)
-    parser = _Parser(
-        (GlueArguments, TrainingArguments),
+    glue, training = parse_options(
+        argv,
+        GlueArguments,
+        _defaults,
         prog=PROGRAM,
         usage=f"{PROGRAM} --task TASK [options]",
         description=__doc__,
-        formatter_class=_HelpFormatter,
-        allow_abbrev=False,
     )
-    defaults = _paper_values(glue)
-    task = TASKS.get(glue.task or "")
-    early = glue.protocol == "early_stopping"
-    parser.set_defaults(
-        output_dir="",
-        learning_rate=defaults.learning_rate,
-        num_train_epochs=float(defaults.epochs or 3),
-        per_device_train_batch_size=defaults.batch_size,
-        per_device_eval_batch_size=64,
-        max_seq_length=defaults.max_length,
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        logging_strategy="epoch",
-        save_total_limit=1,
-        load_best_model_at_end=early,
-        metric_for_best_model=task.metrics[0] if task and early else None,
-        greater_is_better=True if early else None,
-        restore_callback_states_from_checkpoint=True,
-        report_to="none",
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    try:
-        glue, training, unknown = parser.parse_args_into_dataclasses(
-            list(argv), return_remaining_strings=True, look_for_args_file=False
-        )
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise UserError(" ".join(str(error).split())) from error
-    if unknown:
-        raise UserError(f"unknown option or value: {' '.join(unknown)} (see --help)")
     _check(glue, training)
-    # All three phases unless one is asked for, less those that are turned off; not read off the TrainingArguments,
-    # which turn do_eval on by themselves.
-    phases = _Parser(add_help=False, allow_abbrev=False)
-    for name in ("train", "eval", "predict"):
-        phases.add_argument(f"--do_{name}", f"--do-{name}", type=string_to_bool, nargs="?", const=True)
-    told = vars(phases.parse_known_args(rest)[0])
-    for name, value in told.items():
-        setattr(training, name, bool(value) if any(told.values()) else value is None)
     return glue, training
 
 
-class _HelpFormatter(transformers.hf_argparser.ArgumentDefaultsHelpFormatter):
-    """Keeps the lines of the description as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return "".join(indent + line for line in text.splitlines(keepends=True))
-
-
-def _arguments_of_file(path: Path) -> list[str]:
-    """A settings file as command-line arguments, so that both are checked alike."""
-    arguments: list[str] = []
-    for name, value in read_mapping(path).items():
-        if value is None:
-            continue
-        if value is False and name.endswith("_strategy"):
-            value = "no"  # which YAML takes for a truth value
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        arguments += [f"--{name}", *map(str, values)]
-    return arguments
+def _defaults(glue: GlueArguments) -> dict[str, Any]:
+    values = _paper_values(glue)
+    task = TASKS.get(glue.task or "")
+    return {
+        "learning_rate": values.learning_rate,
+        "num_train_epochs": float(values.epochs or 3),
+        "per_device_train_batch_size": values.batch_size,
+        "max_seq_length": values.max_length,
+        "metric_for_best_model": task.metrics[0] if task and glue.stops_early else None,
+        "greater_is_better": True if glue.stops_early else None,
+    }
 
 
 def _paper_values(glue: GlueArguments) -> HyperParameters:
@@ -268,65 +185,12 @@ def _check(glue: GlueArguments, training: TrainingArguments) -> None:
     if glue.task is None:
         raise UserError(f"--task is missing: choose from {', '.join(TASKS)}")
     task = TASKS[glue.task]
-    if glue.loss != "square" and (glue.k is not None or glue.M is not None):
-        raise UserError(f"--k and --M rescale the square loss, and --loss is {glue.loss}: leave them out")
+    check_options(glue, training, task.name, task.metrics)
     if task.is_regression and (glue.k is not None or glue.M is not None):
         raise UserError(f"--k and --M rescale the true class, and {task.name} is a regression: leave them out")
-    try:
-        check_rescaling(1.0 if glue.k is None else glue.k, 1.0 if glue.M is None else glue.M)
-    except ValueError as error:
-        raise UserError(f"--{error}") from error
-    smoothing = training.label_smoothing_factor
-    if not 0.0 <= smoothing <= 1.0:
-        raise UserError(f"--label_smoothing_factor must be between 0 and 1, got {smoothing:g}")
-    if smoothing and task.is_regression:
+    if training.label_smoothing_factor and task.is_regression:
         raise UserError(f"--label_smoothing_factor needs classes, and {task.name} is a regression")
-    for name in ("max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples", "patience"):
-        value = getattr(glue, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name} must be at least 1, got {value}")
-    for name in (
-        "learning_rate",
-        "num_train_epochs",
-        "per_device_train_batch_size",
-        "per_device_eval_batch_size",
-        "gradient_accumulation_steps",
-        "eval_accumulation_steps",
-    ):
-        value = getattr(training, name)
-        if value is not None and not 0 < value < math.inf:
-            raise UserError(f"--{name} must be a finite number greater than 0, got {value:g}")
-    for name in ("seed", "data_seed"):
-        value = getattr(training, name)
-        if value is not None and not 0 <= value < 2**32:
-            raise UserError(f"--{name} must be from 0 to {2**32 - 1}, got {value}")
-    if training.max_steps != -1 and training.max_steps < 1:
-        raise UserError(f"--max_steps must be at least 1 (or -1, for whole epochs), got {training.max_steps}")
-    if glue.protocol == "early_stopping" and not training.load_best_model_at_end:
-        raise UserError("--protocol early_stopping needs --load_best_model_at_end: leave that option at its default")
-    if glue.protocol == "early_stopping" and training.metric_for_best_model not in task.metrics:
-        raise UserError(f"--metric_for_best_model must be one of {', '.join(task.metrics)} for {task.name}")
-    if glue.protocol == "early_stopping" and (training.eval_strategy != "epoch" or training.eval_delay):
-        raise UserError(
-            "--protocol early_stopping validates after every epoch: leave --eval_strategy and --eval_delay out"
-        )
-    if glue.protocol == "early_stopping" and not training.greater_is_better:
-        raise UserError(f"the greater {training.metric_for_best_model}, the better: leave --greater_is_better out")
-    if glue.protocol == "same_epochs" and training.load_best_model_at_end:
-        raise UserError("--protocol same_epochs takes the last model: leave --load_best_model_at_end out")
-    if training.use_liger_kernel:
-        raise UserError(
-            "--use_liger_kernel computes cross-entropy inside the model, whatever --loss says: leave it out"
-        )
-    for name, reason in (
-        ("prediction_loss_only", "leaves no outputs to score"),
-        ("dataloader_drop_last", "drops validation and test examples too, and with them predictions"),
-        ("batch_eval_metrics", "scores batches, and F1 and the correlations are of the whole set"),
-    ):
-        if getattr(training, name):
-            raise UserError(f"--{name} {reason}: leave it out")
-    if not training.eval_do_concat_batches:
-        raise UserError("--eval_do_concat_batches false leaves the outputs in pieces: leave it out")
+    check_at_least(1, glue, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
     if glue.data_dir == "":
         raise UserError("--data_dir is empty: give a folder, or leave it out")
     if glue.mini and glue.data_dir:
@@ -342,13 +206,7 @@ def _prepare(glue: GlueArguments, training: TrainingArguments) -> _Run:
     reachable = True
     others = [name for name in (glue.tokenizer_name, glue.config_name) if name and not Path(name).is_dir()]
     if training.push_to_hub or others or not (glue.mini or (glue.data_dir and is_local)):
-        reachable = hub_is_reachable()
-        if not reachable:
-            print("The Hugging Face hub cannot be reached: only what is on this machine can be used.", flush=True)
-            go_offline()
-            if training.push_to_hub:
-                raise UserError("--push_to_hub needs the hub: leave it out")
-
+        reachable = reach_hub(training.push_to_hub)
     data = _find_data(task, glue, reachable)
     model_path, arch = _find_model(glue, is_local, reachable)
     rescaled = None
@@ -404,13 +262,7 @@ def _find_model(glue: GlueArguments, is_local: bool, reachable: bool) -> tuple[s
         return model, Path(model).resolve().name
     name = model or _paper_values(glue).backbone or ""
     try:
-        AutoConfig.from_pretrained(
-            name,
-            cache_dir=glue.cache_dir,
-            revision=glue.model_revision,
-            token=glue.token,
-            trust_remote_code=glue.trust_remote_code,
-        )
+        AutoConfig.from_pretrained(name, **glue.hub)
     except (OSError, ValueError) as error:
         if model is None and not reachable:
             print(f"No {name} at hand: using the embedded model {EMBEDDED_MODEL}.", flush=True)
@@ -439,7 +291,7 @@ def _banner(run: _Run) -> None:
     if task.is_regression:
         loss = f"mean squared error ({task.name} is a regression; --loss {run.args.loss} makes no difference)"
     elif run.rescaling:
-        loss = f"square, k = {run.rescaling.k:g}, M = {run.rescaling.M:g} ({run.rescaling.source})"
+        loss = f"square, {run.rescaling}"
     else:
         loss = run.args.loss
     sizes = ", ".join(f"{size} {split}" for split, size in data.sizes.items())
@@ -451,11 +303,7 @@ def _banner(run: _Run) -> None:
         ("loss", loss),
         (
             "training",
-            f"{run.args.protocol}, {training.num_train_epochs:g} epochs, lr {training.learning_rate:g}, "
-            f"batch {training.train_batch_size}"
-            + (f" x {accumulation} accumulated" if (accumulation := training.gradient_accumulation_steps) > 1 else "")
-            + (f", at most {training.max_steps} steps" if training.max_steps > 0 else "")
-            + f", {run.args.max_seq_length or _COMMON.max_length} tokens, seed {training.seed}",
+            f"{training_line(run.args, training)}, {run.args.max_seq_length or _COMMON.max_length} tokens",
         ),
         ("folder", str(run.folder)),
     ]
@@ -463,19 +311,13 @@ def _banner(run: _Run) -> None:
         lines.insert(-1, ("", "the paper has no squentropy: its cross-entropy's hyper-parameters are the defaults"))
     if not training.do_train:
         lines.insert(-1, ("", "NO TRAINING: the model is scored as it is, and a head that it lacks is random"))
-    for name, text in lines:
-        print(f"  {name:9s} {text}", flush=True)
+    print_banner(lines)
 
 
 def _load_model(run: _Run, path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model with a head for the task, and its tokenizer."""
     args, task = run.args, run.task
-    hub = {
-        "cache_dir": args.cache_dir,
-        "revision": args.model_revision,
-        "token": args.token,
-        "trust_remote_code": args.trust_remote_code,
-    }
+    hub = args.hub
     names = dict(enumerate(task.labels)) or {0: "similarity"}
     try:
         config = AutoConfig.from_pretrained(
@@ -499,14 +341,7 @@ def _load_model(run: _Run, path: str) -> tuple[PreTrainedModel, PreTrainedTokeni
         names_given = [name for name in (args.config_name, args.tokenizer_name) if name]
         beside = f" (with {', '.join(names_given)})" if names_given else ""
         raise UserError(f"{path}{beside} cannot be loaded as a classifier: {' '.join(str(error).split())}") from error
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise UserError(f"{tokenizer_path} has no tokenizer with words in it: give one by --tokenizer_name")
-    rows = model.get_input_embeddings().weight.shape[0]
-    if max(tokenizer.get_vocab().values()) >= rows:
-        raise UserError(
-            f"the tokenizer of {tokenizer_path} has {len(tokenizer)} tokens, and the model only {rows} embeddings: "
-            "they do not belong together"
-        )
+    check_tokenizer(tokenizer, tokenizer_path, model)
     shortest = tokenizer.num_special_tokens_to_add(len(task.texts) == 2) + len(task.texts)
     if (args.max_seq_length or shortest) < shortest:
         raise UserError(f"--max_seq_length must be at least {shortest} for {task.name}, got {args.max_seq_length}")
@@ -545,10 +380,9 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
         return glue_metrics(task, _decided(task, prediction.predictions), prediction.label_ids)
 
     datasets = {split: _tokenized(run, tokenizer, columns) for split, columns in run.data.splits.items()}
-    early = run.args.protocol == "early_stopping" and training.do_train
     if not training.do_train:  # then there is nothing to select
         training.load_best_model_at_end = False
-    try:
+    with trainer_refusals():
         trainer = SquareLossTrainer(
             model=model,
             args=training,
@@ -561,35 +395,18 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
             compute_metrics=compute_metrics,
             # Some models return more than their logits.
             preprocess_logits_for_metrics=lambda outputs, _: outputs[0] if isinstance(outputs, tuple) else outputs,
-            callbacks=[EarlyStoppingCallback(run.args.patience)] if early else None,
+            callbacks=[EarlyStoppingCallback(run.args.patience)] if training.load_best_model_at_end else None,
             loss=run.args.loss,
             k=run.rescaling.k if run.rescaling else None,
             M=run.rescaling.M if run.rescaling else None,
         )
-        if training.do_train and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
-            trainer.create_optimizer_and_scheduler(1000)  # a rehearsal, for options that neither takes
-            trainer.optimizer = trainer.lr_scheduler = None
-    except (ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"the Trainer refuses these options: {' '.join(str(error).split())}") from error
+        rehearse(trainer)
 
     start = time.monotonic()
     metrics: dict[str, dict[str, float]] = {}
     epochs = 0.0
     if training.do_train:
-        if finished and progress:
-            print("Training was finished before; its model is used.", flush=True)
-            epochs = progress.epochs
-        else:
-            resume = str(progress.checkpoint) if progress else training.resume_from_checkpoint
-            if resume:
-                print(f"Going on from {resume}.", flush=True)
-            trainer.train(resume_from_checkpoint=resume)
-            # Not what train() returns: after a resumption that is a mean over the wrong number of steps.
-            logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-            if logged:
-                metrics["train"] = {"loss": logged[-1]}
-            epochs = trainer.state.epoch or 0.0
-        trainer.save_model()
+        epochs, metrics = train(trainer, progress)
     outputs: dict[str, Any] = {}
     submissions = []
     for split in run.data.splits:
@@ -658,37 +475,15 @@ def run_glue(argv: Sequence[str]) -> None:
         UserError: for every mistake of the user's, before training begins.
     """
     glue, training = parse(argv)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    transformers.utils.logging.set_verbosity(training.get_process_log_level())
-    disable_progress_bar()
-    with ExitStack() as stack:
-        trainer_log = logging.getLogger("sqloss_plugins.hf.trainer")
-        stack.callback(trainer_log.setLevel, trainer_log.level)
-        trainer_log.setLevel(logging.ERROR)  # the banner says it
-        if training.process_index != 0:  # of several processes the first one speaks
-            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
-        _execute(glue, training, stack)
+    with one_voice(training):
+        run = _prepare(glue, training)
+        settings = _settings(run)
 
+        def work() -> Result:
+            _banner(run)
+            return _train(run, settings)
 
-def _execute(glue: GlueArguments, training: TrainingArguments, stack: ExitStack) -> None:
-    run = _prepare(glue, training)
-    settings = _settings(run)
-    if training.resume_from_checkpoint:
-        check_checkpoint(Path(training.resume_from_checkpoint), settings, _SAME_WHEN_RESUMED)
-    claim_folder(run.folder, settings, ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors"))
-    if training.process_index == 0:
-        stack.enter_context(lock_folder(run.folder))
-    if (run.folder / RESULT_NAME).is_file():
-        try:
-            finished = read_result(run.folder)
-        except ValueError as error:
-            raise UserError(f"{error}; remove it, and the same command makes it anew") from error
-        print("This run is finished already; its result:")
-        _print_result(run.folder, finished)
-        return
-    _banner(run)
-    result = _train(run, settings)
-    _print_result(run.folder, result)
+        run_once(training, settings, _SAME_WHEN_RESUMED, work, _print_result)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

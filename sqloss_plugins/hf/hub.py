@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqloss_plugins.command_line import is_reachable
 from sqloss_plugins.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED_MODEL = "minilm-l6"
 """Name of the embedded BERT: MiniLM with 6 layers, hidden size 384, 22.7 M parameters."""
@@ -29,6 +33,37 @@ def go_offline() -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     constants.HF_HUB_OFFLINE = True
     datasets.config.HF_HUB_OFFLINE = True
+
+
+def reach_hub(push: bool) -> bool:
+    """Whether the hub is there; if not, says so, and goes offline.
+
+    Raises:
+        UserError: it is not, and ``push`` wants the model to go there.
+    """
+    if hub_is_reachable():
+        return True
+    print("The Hugging Face hub cannot be reached: only what is on this machine can be used.", flush=True)
+    go_offline()
+    if push:
+        raise UserError("--push_to_hub needs the hub: leave it out")
+    return False
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, model: PreTrainedModel) -> None:
+    """Refuses a tokenizer without words, or with more than the model has embeddings for.
+
+    Raises:
+        UserError: naming the tokenizer's ``path``.
+    """
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise UserError(f"{path} has no tokenizer with words in it: give one by --tokenizer_name")
+    rows = model.get_input_embeddings().weight.shape[0]
+    if max(tokenizer.get_vocab().values()) >= rows:
+        raise UserError(
+            f"the tokenizer of {path} has {len(tokenizer)} tokens, and the model only {rows} embeddings: "
+            "they do not belong together"
+        )
 
 
 def embedded_model() -> Path:

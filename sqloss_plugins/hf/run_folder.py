@@ -1,18 +1,24 @@
-"""The folder of a Trainer's run: how far the run came, and whether there is room for it."""
+"""The folder of a Trainer's run: how far the run came, whether there is room for it, and going on from there."""
 
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerState, TrainingArguments
+import transformers
+from datasets.utils.logging import disable_progress_bar
+from transformers import Trainer, TrainerState, TrainingArguments
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.folders import SETTINGS_NAME, read_settings
+from sqloss_plugins.folders import SETTINGS_NAME, claim_folder, lock_folder, read_settings
+from sqloss_plugins.results import RESULT_NAME, Result, read_result
 
 # Arguments that do not decide the result: where things go, what is shown, what is kept.
 _ASIDE = {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "project", "disable_tqdm", "log_level"}
@@ -115,3 +121,103 @@ def check_space(training: TrainingArguments, parameters: int) -> None:
             f"{training.output_dir} has {free / 1e9:.1f} GB free, and the checkpoints of this run take up to "
             f"{needed / 1e9:.1f} GB: make room, or choose another --output_dir"
         )
+
+
+@contextmanager
+def one_voice(training: TrainingArguments) -> Iterator[None]:
+    """For the length of the block the script speaks: of several processes the first one, of the libraries warnings."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    transformers.utils.logging.set_verbosity(training.get_process_log_level())
+    disable_progress_bar()
+    with ExitStack() as stack:
+        trainer_log = logging.getLogger("sqloss_plugins.hf.trainer")
+        stack.callback(trainer_log.setLevel, trainer_log.level)
+        trainer_log.setLevel(logging.ERROR)  # the banner says it
+        if training.process_index != 0:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+        yield
+
+
+def run_once(
+    training: TrainingArguments,
+    settings: Mapping[str, Any],
+    same_when_resumed: Sequence[str],
+    work: Callable[[], Result],
+    show: Callable[[Path, Result], None],
+) -> None:
+    """Does a run's work in its folder, ``training.output_dir``, unless the folder has the result already; shows it.
+
+    Args:
+        training: says where.
+        settings: what :func:`run_settings` returned.
+        same_when_resumed: the settings that a checkpoint given by hand must agree in.
+        work: trains, and writes the result.
+        show: prints the result of a folder.
+
+    Raises:
+        UserError: the folder is another run's or cannot be written, or its result is damaged; and what ``work`` raises.
+    """
+    folder = Path(training.output_dir)
+    if training.resume_from_checkpoint:
+        check_checkpoint(Path(training.resume_from_checkpoint), settings, same_when_resumed)
+    claim_folder(folder, settings, ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors"))
+    with lock_folder(folder) if training.process_index == 0 else nullcontext():
+        if not (folder / RESULT_NAME).is_file():
+            show(folder, work())
+            return
+        try:
+            finished = read_result(folder)
+        except ValueError as error:
+            raise UserError(f"{error}; remove it, and the same command makes it anew") from error
+        print("This run is finished already; its result:")
+        show(folder, finished)
+
+
+def print_banner(lines: Iterable[tuple[str, str]]) -> None:
+    """Prints names, or nothing where a line belongs to the one above, and what is to be said of them."""
+    for name, text in lines:
+        print(f"  {name:9s} {text}", flush=True)
+
+
+@contextmanager
+def trainer_refusals() -> Iterator[None]:
+    """Turns what a Trainer raises while it is being made, for options that it cannot take, into a UserError."""
+    try:
+        yield
+    except (ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"the Trainer refuses these options: {' '.join(str(error).split())}") from error
+
+
+def rehearse(trainer: Trainer) -> None:
+    """Makes optimiser and schedule once before training, for options that neither takes."""
+    if trainer.args.do_train and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+        trainer.create_optimizer_and_scheduler(1000)
+        trainer.optimizer = trainer.lr_scheduler = None
+
+
+def train(trainer: Trainer, progress: Progress | None) -> tuple[float, dict[str, dict[str, float]]]:
+    """Trains, from where an earlier process came to, and saves the model.
+
+    Args:
+        trainer: with the best model of the earlier process, if that finished the training.
+        progress: of the earlier process, if there was one.
+
+    Returns:
+        How many epochs were trained, and the metrics of the training data: the loss that was logged last, if any.
+    """
+    metrics: dict[str, dict[str, float]] = {}
+    if progress is not None and progress.is_finished:
+        print("Training was finished before; its model is used.", flush=True)
+        epochs = progress.epochs
+    else:
+        resume = str(progress.checkpoint) if progress else trainer.args.resume_from_checkpoint
+        if resume:
+            print(f"Going on from {resume}.", flush=True)
+        trainer.train(resume_from_checkpoint=resume)
+        # Not what train() returns: after a resumption that is a mean over the wrong number of steps.
+        logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        if logged:
+            metrics["train"] = {"loss": logged[-1]}
+        epochs = trainer.state.epoch or 0.0
+    trainer.save_model()
+    return epochs, metrics
