@@ -18,6 +18,9 @@ from sqloss_plugins.losses import check_rescaling
 SCORES = ("softmax", "link", "scale")
 """``softmax``: of the outputs as they are; ``link``: probabilities by the link; ``scale``: softmax(s f)."""
 
+SCALES: list[float] = torch.logspace(-2, 2, 81).tolist()
+"""The scales that are tried where one is fitted, 20 to a factor of ten."""
+
 
 def link_probabilities(
     outputs: Tensor, *, k: float = 1.0, M: float = 1.0, dim: int = -1, floor: float | None = None

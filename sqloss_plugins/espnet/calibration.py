@@ -12,10 +12,7 @@ from espnet2.torch_utils.device_funcs import to_device
 from torch import Tensor
 
 import sqloss_plugins.espnet  # noqa: F401
-from sqloss_plugins.probability import log_probabilities
-
-SCALES = torch.logspace(-2, 2, 81).tolist()
-"""The scales that are tried, 20 to a factor of ten."""
+from sqloss_plugins.probability import SCALES, log_probabilities
 
 
 def teacher_forced_outputs(
