@@ -474,9 +474,9 @@ def test_comparison_of_error_rates(tmp_path, capsys):
     assert compare([str(tmp_path), "--overview"]) == 0
     printed = capsys.readouterr().out
     rows = [" ".join(line.split()) for line in printed.splitlines()]
-    assert "| an4 | bert | square | 0.01 | 2 | wer | 20.00 +- 0.00 | 20.00 +- 0.00 |" in rows
-    assert "| mrpc (MINI) | bert | square | 0.0001 | 1 | accuracy | 80.00 | 70.00 |" in rows
-    assert "MINI: made-up data" in printed
+    assert "| an4 | bert | square | 0.01 | 2 | wer % | 20.00 +- 0.00 | 20.00 +- 0.00 |" in rows
+    assert "| mrpc (MINI) | bert | square | 0.0001 | 1 | accuracy % | 80.00 | 70.00 |" in rows
+    assert "MINI: embedded data" in printed
 
 
 def test_only_runs_with_equal_settings_are_paired(tmp_path, capsys):

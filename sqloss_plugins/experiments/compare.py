@@ -24,7 +24,12 @@ from sqloss_plugins.results import RESULT_NAME, Result, markdown_table, read_res
 
 PROGRAM = "compare"
 BASELINE = "cross_entropy"
-ERROR_RATES = ("wer", "per", "cer")
+ERRORS = ("wer", "per", "cer", "perplexity")
+"""Metrics of which less is better, in the order in which one is chosen to go by."""
+_NO_RATES = ("perplexity",)
+"""Metrics that are not shown in per cent."""
+_ASIDE = ("loss", "scale", "nll")
+"""No measure across losses, a fitted parameter, and the logarithm of a metric that is compared."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +157,7 @@ def summarise(results: Sequence[Result]) -> dict[str, Summary]:
         values: dict[str, list[float]] = {}
         for split in ("validation", "test"):
             for name in results[0].metrics.get(split, {}):
-                if name != "loss":
+                if name not in _ASIDE:
                     values[f"{split} {name}"] = [by_rate[best][seed].metrics[split][name] for seed in seeds]
         summaries[label] = Summary(label, best, rates, seeds, values)
     return summaries
@@ -161,10 +166,10 @@ def summarise(results: Sequence[Result]) -> dict[str, Summary]:
 def selection_metric(result: Result) -> tuple[str, bool]:
     """What models are chosen by, and whether less of it is better; the loss is no measure across losses.
 
-    The word error rate where there is one, else the first metric of the task.
+    The word error rate or the perplexity where there is one, else the first metric of the task.
     """
-    names = [name for name in result.metrics["validation"] if name != "loss"]
-    error = next((name for name in ERROR_RATES if name in names), None)
+    names = [name for name in result.metrics["validation"] if name not in _ASIDE]
+    error = next((name for name in ERRORS if name in names), None)
     return (error, True) if error else (names[0], False)
 
 
@@ -188,15 +193,26 @@ def differences(summaries: dict[str, Summary], baseline: str = BASELINE) -> list
     return found
 
 
-def _percent(values: Sequence[float], sign: str = "") -> str:
-    """Mean +- sample standard deviation, in per cent."""
-    mean = f"{100 * statistics.fmean(values):{sign}.2f}"
-    return f"{mean} +- {100 * statistics.stdev(values):.2f}" if len(values) > 1 else mean
+def _metric(name: str) -> str:
+    """The metric in ``split metric`` or ``split metric score``."""
+    return name.split()[1]
 
 
-def _is_error(metric: str) -> bool:
-    """Whether less is better; of ``split metric`` or ``split metric score``."""
-    return metric.split()[1] in ERROR_RATES
+def _shown(name: str, values: Sequence[float], sign: str = "") -> list[str]:
+    """Values as they are printed: rates in per cent."""
+    factor = 1 if _metric(name) in _NO_RATES else 100
+    return [f"{factor * value:{sign}.2f}" for value in values]
+
+
+def _headed(name: str) -> str:
+    """A metric with its unit."""
+    return name if _metric(name) in _NO_RATES else f"{name} %"
+
+
+def _mean(name: str, values: Sequence[float], sign: str = "") -> str:
+    """Mean +- sample standard deviation."""
+    (mean,) = _shown(name, [statistics.fmean(values)], sign)
+    return " +- ".join([mean, *_shown(name, [statistics.stdev(values)])]) if len(values) > 1 else mean
 
 
 def overview(folders: Sequence[Path]) -> None:
@@ -204,19 +220,20 @@ def overview(folders: Sequence[Path]) -> None:
     groups: dict[_Group, list[Result]] = defaultdict(list)
     for result in find_results(folders):
         groups[_group(result)].append(result)
-    rows = [["task", "model", "loss", "lr", "seeds", "metric", "validation %", "test %"]]
+    rows = [["task", "model", "loss", "lr", "seeds", "metric", "validation", "test"]]
     for group, results in sorted(groups.items()):
         metric, _ = selection_metric(results[0])
+        headed = _headed(f"validation {metric}").removeprefix("validation ")
         for label, summary in sorted(summarise(results).items()):
             values = [
-                _percent(summary.values[name]) if (name := f"{split} {metric}") in summary.values else "-"
+                _mean(name, summary.values[name]) if (name := f"{split} {metric}") in summary.values else "-"
                 for split in ("validation", "test")
             ]
             task = f"{group[0]}{' (MINI)' if group[3] else ''}"
-            rows.append([task, group[1], label, f"{summary.learning_rate:g}", str(len(summary.seeds)), metric, *values])
+            rows.append([task, group[1], label, f"{summary.learning_rate:g}", str(len(summary.seeds)), headed, *values])
     print(f"\n{markdown_table(rows)}")
     if any(group[3] for group in groups):
-        print("\nMINI: made-up data, which shows that everything works, and says nothing about the real task.")
+        print("\nMINI: embedded data, which shows that everything works, and says nothing about the real task.")
 
 
 def compare(folders: Sequence[Path], json_path: Path | None = None, by_score: bool = False) -> None:
@@ -239,23 +256,25 @@ def compare(folders: Sequence[Path], json_path: Path | None = None, by_score: bo
         print(f"\n{task}, {arch}, {protocol}{warning} (data {fingerprint[:12]}{_peculiar(group, groups)})\n")
         # Of speech all scores are in the JSON file, and the chosen one is in the table.
         metrics = [name for name in next(iter(summaries.values())).values if by_score or name.count(" ") < 2]
-        rows = [["loss", "lr", "lr tried", "seeds", *(f"{metric} %" for metric in metrics)]]
+        chosen_by = f"validation {selection_metric(results[0])[0]}"
+        rows = [["loss", "lr", "lr tried", "seeds", *map(_headed, metrics)]]
         for label, summary in sorted(summaries.items()):
-            tried = ", ".join(f"{rate:g}: {100 * value:.2f}" for rate, value in summary.rates.items())
-            values = [_percent(summary.values[metric]) if metric in summary.values else "-" for metric in metrics]
+            by_rate = zip(summary.rates, _shown(chosen_by, list(summary.rates.values())), strict=True)
+            tried = ", ".join(f"{rate:g}: {value}" for rate, value in by_rate)
+            values = [_mean(name, summary.values[name]) if name in summary.values else "-" for name in metrics]
             rows.append([label, f"{summary.learning_rate:g}", tried, str(len(summary.seeds)), *values])
         print(markdown_table(rows))
         shown = [item for item in paired if item.metric in metrics]
         if shown:
-            rows = [["minus cross_entropy", "metric", "mean difference %", "by seed %", "seeds better", "paired t, p"]]
+            rows = [["minus cross_entropy", "metric", "mean difference", "by seed", "seeds better", "paired t, p"]]
             for item in shown:
-                is_better = (0.0).__gt__ if _is_error(item.metric) else (0.0).__lt__
+                is_better = (0.0).__gt__ if _metric(item.metric) in ERRORS else (0.0).__lt__
                 rows.append(
                     [
                         item.loss,
-                        item.metric,
-                        _percent(item.differences, "+"),
-                        " ".join(f"{100 * value:+.2f}" for value in item.differences),
+                        _headed(item.metric),
+                        _mean(item.metric, item.differences, "+"),
+                        " ".join(_shown(item.metric, item.differences, "+")),
                         f"{sum(map(is_better, item.differences))} of {len(item.seeds)}",
                         "-" if item.p_value is None else f"{item.p_value:.3f}",
                     ]
