@@ -1,0 +1,372 @@
+"""The language-model script, through the command line that a user types."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
+
+from sqloss_plugins.data.text import load_files, load_mini
+from sqloss_plugins.experiments.compare import main as compare
+from sqloss_plugins.hf.language_model import main, parse, train_tokenizer, unigram_perplexity
+from sqloss_plugins.results import read_result
+
+ROOT = Path(__file__).parent.parent
+BLOCK, TOKENS = 16, 280
+TINY = ["--vocab_size", str(TOKENS), "--hidden_size", "16", "--num_layers", "1", "--num_heads", "2"]
+SHORT = ["--block_size", str(BLOCK), "--num_train_epochs", "6", "--use_cpu", "--disable_tqdm", "true"]
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory):
+    """A file of some 10,000 characters that a model of one layer learns in six epochs."""
+    generator = np.random.default_rng(0)
+    words = ["one", "two", "three", "four", "five", "six", "seven"]
+    lines = []
+    for start in generator.integers(len(words), size=400):
+        lines.append(" ".join(words[(start + i) % len(words)] for i in range(5)) + ".\n")
+    path = tmp_path_factory.mktemp("text") / "train.txt"
+    path.write_text("".join(lines))
+    return path
+
+
+@pytest.fixture
+def small(text, tmp_path, monkeypatch):
+    """Options of a small run, in an empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return ["--train_file", str(text), *TINY, *SHORT, "--learning_rate", "1e-2"]
+
+
+@pytest.fixture(scope="session")
+def finished(text, tmp_path_factory):
+    """One finished run of each loss: loss -> folder."""
+    folders = {}
+    for loss, options in (
+        ("square", ["--rescaling", "level"]),
+        ("cross_entropy", []),
+        ("squentropy", ["--protocol", "same_epochs"]),
+    ):
+        folders[loss] = tmp_path_factory.mktemp("runs") / loss
+        options = [*options, "--loss", loss, "--output_dir", str(folders[loss]), "--learning_rate", "1e-2"]
+        assert main(["--train_file", str(text), *TINY, *SHORT, *options]) == 0
+    return folders
+
+
+def blocks(text, tokenizer, split):
+    ids = [i for line in load_files(str(text)).splits[split].splitlines(keepends=True) for i in tokenizer.encode(line)]
+    return torch.tensor(ids[: len(ids) // BLOCK * BLOCK]).reshape(-1, BLOCK)
+
+
+@pytest.mark.parametrize("loss", ["square", "cross_entropy", "squentropy"])
+def test_the_figures_are_those_of_the_saved_model(loss, finished, text):
+    """Accuracy, loss and perplexity of every split, by the formulas, in float64."""
+    result = read_result(finished[loss])
+    tokenizer = AutoTokenizer.from_pretrained(finished[loss])
+    model = AutoModelForCausalLM.from_pretrained(finished[loss]).eval()
+    for split in ("validation", "test"):
+        ids = blocks(text, tokenizer, split)
+        assert result.data["tokens"][split] == ids.numel()
+        with torch.no_grad():
+            f = model(input_ids=ids).logits[:, :-1].double().reshape(-1, TOKENS).numpy()
+        y = ids[:, 1:].reshape(-1).numpy()
+        true = f[np.arange(len(y)), y]
+        softmax = np.exp(f - f.max(1, keepdims=True))
+        softmax /= softmax.sum(1, keepdims=True)
+        entropy = -np.log(softmax[np.arange(len(y)), y])
+        others = (f**2).sum(1) - true**2
+        if loss == "square":
+            k, M = 15.0, math.sqrt(TOKENS * math.log(TOKENS) / 15)
+            assert (result.k, result.M) == (k, M)
+            expected_loss = (k * (true - M) ** 2 + others).mean() / TOKENS
+            clipped = f.clip(0, M)
+            p = np.maximum(clipped / (k * M - (k - 1) * clipped), 0.01 / TOKENS)
+            nll = -np.log(p[np.arange(len(y)), y] / p.sum(1)).mean()
+        else:
+            expected_loss = entropy.mean() if loss == "cross_entropy" else (entropy + others / (TOKENS - 1)).mean()
+            nll = entropy.mean()
+        metrics = result.metrics[split]
+        assert metrics["accuracy"] == pytest.approx((f.argmax(1) == y).mean())
+        assert metrics["loss"] == pytest.approx(expected_loss, rel=1e-4)
+        assert metrics["nll"] == pytest.approx(nll, rel=1e-4)
+        assert metrics["perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
+        scale = result.metrics["validation"]["scale"]
+        logs = scale * f - np.log(np.exp(scale * f - scale * f.max(1, keepdims=True)).sum(1, keepdims=True))
+        logs -= scale * f.max(1, keepdims=True)
+        scaled = math.exp(-logs[np.arange(len(y)), y].mean())
+        assert metrics["perplexity scale"] == pytest.approx(scaled, rel=1e-4)
+        counts = np.bincount(blocks(text, tokenizer, "train").reshape(-1).numpy(), minlength=TOKENS) + 1
+        unigram = math.exp(-np.log(counts / counts.sum())[y].mean())
+        assert result.data["unigram_perplexity"][split] == pytest.approx(unigram)
+        assert metrics["perplexity"] < 0.7 * unigram
+
+
+def test_what_a_result_says(finished, text):
+    result = read_result(finished["square"])
+    assert not result.mini
+    assert (result.task, result.arch, result.protocol) == ("language_model", "gpt2-1x16", "early_stopping")
+    assert result.rescaling_source == "the level rule for 280 classes"
+    assert result.epochs == 6.0
+    assert result.data["fingerprint"] == load_files(str(text)).fingerprint
+    assert "train_file" not in result.hyperparameters
+    assert read_result(finished["squentropy"]).protocol == "same_epochs"
+
+
+def test_a_comparison_goes_by_perplexity(finished, capsys):
+    folders = [str(finished["square"]), str(finished["cross_entropy"])]
+    assert compare(folders) == 0
+    printed = capsys.readouterr().out
+    entropy = read_result(finished["cross_entropy"]).metrics
+    row = next(line for line in printed.splitlines() if line.startswith("| cross_entropy"))
+    assert f"0.01: {entropy['validation']['perplexity']:.2f}" in row
+    assert f"{entropy['test']['perplexity']:.2f}" in row
+    assert f"{100 * entropy['test']['accuracy']:.2f}" in row
+    assert "validation accuracy %" in printed
+    assert "validation perplexity |" in " ".join(printed.split())
+    assert compare(["--overview", *folders]) == 0
+    assert "| perplexity |" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_embedded_default(tmp_path):
+    """The recipe without a file: says so, and marks all as mini."""
+    done = subprocess.run(
+        [str(ROOT / "recipes/language_model/run.sh"), *TINY, "--max_steps", "3", "--use_cpu", "--block_size", "512"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "*** No --train_file: using the embedded MINI text" in done.stdout
+    assert "*** MINI DATA: Python's own reference, and no benchmark ***" in done.stdout
+    assert "square, k = 1, M = 15 (the rule for 280 classes, after the paper's Table 9)" in done.stdout
+    assert "perplexity (link) | perplexity (scale) | perplexity (unigram)" in done.stdout
+    (folder,) = (path.parent for path in (tmp_path / "runs").rglob("result.json"))
+    assert folder.relative_to(tmp_path) == Path("runs/language_model/gpt2-1x16/square-k1-M15-lr0.003-s42-mini")
+    result = read_result(folder)
+    assert result.mini
+    assert result.data["fingerprint"] == load_mini().fingerprint
+
+
+def test_the_embedded_text():
+    """English enough, and nothing of it is in two splits, though Python's topics quote one another."""
+    data = load_mini()
+    assert 250_000 < data.sizes["train"] < 500_000
+    assert data.splits["train"].count(" the ") > 1000
+    paragraphs = {split: set(text.strip("\n").split("\n\n")) for split, text in data.splits.items()}
+    assert not paragraphs["train"] & paragraphs["validation"]
+    assert not (paragraphs["train"] | paragraphs["validation"]) & paragraphs["test"]
+
+
+def test_held_out_text(tmp_path):
+    """What is held out is the end of the text, cut at line ends; files that are given are taken as they are."""
+    lines = [f"line {i}\n" for i in range(1000)]
+    (tmp_path / "all.txt").write_text("".join(lines))
+    (tmp_path / "other.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
+    data = load_files(str(tmp_path / "all.txt"))
+    assert "".join(data.splits.values()) == "".join(lines)
+    assert all(text.endswith("\n") for text in data.splits.values())
+    assert data.sizes["validation"] == pytest.approx(data.sizes["test"], abs=10)
+    assert data.sizes["train"] == pytest.approx(8 * data.sizes["test"], rel=0.02)
+    assert "a tenth each for validation and test" in data.notes[0]
+    other = load_files(str(tmp_path / "all.txt"), validation=str(tmp_path / "other.txt"))
+    assert other.splits["validation"] == "one\ntwo\n"
+    assert other.splits["train"] + other.splits["test"] == "".join(lines)
+    assert other.splits["test"] == data.splits["test"]
+    given = load_files(*[str(tmp_path / "all.txt")] * 3)
+    assert given.notes == []
+    assert len({data.fingerprint, other.fingerprint, given.fingerprint}) == 3
+
+
+def test_the_tokenizer_loses_nothing(text):
+    tokenizer = train_tokenizer(text.read_text(), TOKENS)
+    assert len(tokenizer) == TOKENS
+    strange = "  one two\tthree Ünï — 漢字\x00\n\n"
+    assert tokenizer.decode(tokenizer.encode(strange)) == strange
+
+
+def test_unigram_perplexity_of_a_fair_coin():
+    train, held_out = np.array([[0, 1, 0, 1]]), np.array([[0, 1, 0, 0]])
+    assert unigram_perplexity(train, held_out, 2) == pytest.approx(2.0)
+
+
+def test_defaults():
+    args, training = parse(["--mini"])
+    assert (args.loss, args.vocab_size, args.hidden_size, training.num_train_epochs) == ("square", 1024, 128, 10)
+    assert (training.load_best_model_at_end, training.greater_is_better) == (True, False)
+    args, training = parse(["--train_file", "x", "--model_name_or_path", "gpt2", "--protocol", "same_epochs"])
+    assert (args.vocab_size, training.learning_rate, training.load_best_model_at_end) == (None, 5e-5, False)
+
+
+def test_a_finished_run_is_not_repeated(finished, text, capsys):
+    path = finished["cross_entropy"] / "result.json"
+    before = path.stat().st_mtime_ns
+    options = ["--train_file", str(text), *TINY, *SHORT, "--learning_rate", "1e-2", "--loss", "cross_entropy"]
+    assert main([*options, "--output_dir", str(path.parent)]) == 0
+    printed = capsys.readouterr().out
+    assert "This run is finished already" in printed
+    assert "| perplexity (softmax) |" in printed
+    assert path.stat().st_mtime_ns == before
+    assert main([*options, "--output_dir", str(path.parent), "--seed", "7"]) == 2
+    assert "holds another run (seed 42 -> 7)" in capsys.readouterr().err
+
+
+def test_a_killed_run_goes_on_to_the_same_result(small, capsys):
+    """SIGKILL after an epoch, and a run whose result alone is missing; to the last bit."""
+    assert main([*small, "--output_dir", "whole"]) == 0
+    command = [sys.executable, "-m", "sqloss_plugins.hf.language_model", *small, "--output_dir", "killed"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    wanted = "checkpoint-*/trainer_state.json"
+    while not list(Path("killed").glob(wanted)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(Path("killed").glob(wanted))
+    assert not Path("killed/result.json").exists()
+    assert main([*small, "--output_dir", "killed"]) == 0
+    whole, killed = read_result(Path("whole")), read_result(Path("killed"))
+    assert killed.resumed
+    assert (killed.epochs, killed.metrics) == (whole.epochs, whole.metrics)
+    Path("killed/result.json").unlink()
+    assert main([*small, "--output_dir", "killed"]) == 0
+    assert "Training was finished before; its model is used." in capsys.readouterr().out
+    scored = read_result(Path("killed"))
+    assert (scored.epochs, scored.metrics) == (6.0, {split: whole.metrics[split] for split in ("validation", "test")})
+
+
+def test_fine_tuning(text, tmp_path, monkeypatch, finished):
+    """A model of another kind with its own tokenizer, whose vocabulary gives k and M; the model itself stays."""
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = LlamaConfig(vocab_size=310, max_position_embeddings=64, **sizes)
+    LlamaForCausalLM(config).save_pretrained("llama")
+    AutoTokenizer.from_pretrained(finished["square"]).save_pretrained("llama")
+    before = Path("llama/model.safetensors").read_bytes()
+    options = ["--train_file", str(text), "--model_name_or_path", "llama", *SHORT, "--max_steps", "3"]
+    assert main([*options, "--output_dir", "out"]) == 0
+    result = read_result(Path("out"))
+    assert (result.arch, result.k, result.M) == ("llama", 1.0, 15.0)
+    assert result.rescaling_source == "the rule for 310 classes, after the paper's Table 9"
+    assert Path("llama/model.safetensors").read_bytes() == before
+    assert main([*options, "--output_dir", "llama"]) == 2
+
+
+def test_models_that_cannot_be_fine_tuned(text, tmp_path, monkeypatch, finished, capsys):
+    monkeypatch.chdir(tmp_path)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertLMHeadModel(BertConfig(vocab_size=TOKENS, max_position_embeddings=64, **sizes)).save_pretrained("bert")
+    AutoTokenizer.from_pretrained(finished["square"]).save_pretrained("bert")
+    options = ["--train_file", str(text), *SHORT, "--output_dir", "out", "--model_name_or_path"]
+    for path, others, message in (
+        ("bert", [], "is no causal language model: its outputs depend on the tokens that follow"),
+        ("bert", ["--block_size", "65"], "--block_size 65 is more than the 64 tokens that the model takes"),
+        ("no/such", [], "--model_name_or_path no/such is neither a language model's folder nor a model on the hub"),
+    ):
+        assert main([*options, path, *others]) == 2
+        assert message in capsys.readouterr().err
+    shutil.rmtree("bert")
+    LlamaForCausalLM(LlamaConfig(vocab_size=200, **sizes)).save_pretrained("few")
+    AutoTokenizer.from_pretrained(finished["square"]).save_pretrained("few")
+    assert main([*options, "few"]) == 2
+    assert "they do not belong together" in capsys.readouterr().err
+
+
+def test_a_run_that_diverges_is_said(small, capsys):
+    options = [*small, "--learning_rate", "1e30", "--loss", "cross_entropy", "--max_steps", "3"]
+    assert main([*options, "--output_dir", "out"]) == 0
+    assert "WARNING: not all outputs on validation are finite: training diverged" in capsys.readouterr().out
+    json.loads(Path("out/result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert np.isnan(read_result(Path("out")).metrics["test"]["perplexity"])
+
+
+def test_scoring_without_training(small, finished):
+    """A fine-tuned model as it is; without validation no scale can be fitted."""
+    model = str(finished["cross_entropy"])
+    options = [*small[:2], *SHORT, "--loss", "cross_entropy", "--model_name_or_path", model, "--do_predict"]
+    assert main([*options, "--output_dir", "out"]) == 0
+    result = read_result(Path("out"))
+    assert set(result.metrics) == {"test"}
+    assert "perplexity scale" not in result.metrics["test"]
+    theirs = read_result(finished["cross_entropy"]).metrics["test"]["perplexity"]
+    assert result.metrics["test"]["perplexity"] == pytest.approx(theirs)
+
+
+BAD_OPTIONS = {
+    "unknown loss": (["--loss", "hinge"], "argument --loss: invalid choice: 'hinge'"),
+    "unknown option": (["--learnin_rate", "1"], "unknown option or value: --learnin_rate 1 (see --help)"),
+    "k for cross-entropy": (["--loss", "cross_entropy", "--k", "15"], "--k and --M rescale the square loss"),
+    "M for squentropy": (["--loss", "squentropy", "--M", "15"], "--k and --M rescale the square loss"),
+    "rule for cross-entropy": (
+        ["--loss", "cross_entropy", "--rescaling", "level"],
+        "--rescaling is of the square loss",
+    ),
+    "rule and values": (["--rescaling", "level", "--k", "2", "--M", "2"], "--rescaling chooses k and M, and both are"),
+    "unknown rule": (["--rescaling", "ours"], "argument --rescaling: invalid choice: 'ours'"),
+    "negative k": (["--k", "-1"], "--k must be a positive finite number, got -1.0"),
+    "no file": (["--train_file", "nowhere.txt"], "--train_file nowhere.txt cannot be read: No such file or directory"),
+    "a folder": (["--train_file", "."], "--train_file . cannot be read: Is a directory"),
+    "empty": (["--train_file", "/dev/null"], "--train_file /dev/null has no text in it"),
+    "binary": (["--train_file", sys.executable], "is not UTF-8 text (byte "),
+    "validation alone": (["--validation_file", "x"], "--validation_file needs --train_file beside it"),
+    "mini and real": (["--mini", "--train_file", "x"], "--mini and --train_file exclude each other"),
+    "block of one": (["--block_size", "1"], "--block_size must be at least 2, got 1"),
+    "few tokens": (["--vocab_size", "255"], "--vocab_size must be at least 256, got 255"),
+    "no layers": (["--num_layers", "0"], "--num_layers must be at least 1, got 0"),
+    "heads": (["--num_heads", "3"], "--hidden_size must be a multiple of --num_heads, got 128 and 3"),
+    "size of another's model": (
+        ["--model_name_or_path", "x", "--hidden_size", "8"],
+        "--hidden_size is of a new model, and --model_name_or_path names one",
+    ),
+    "metric": (["--metric_for_best_model", "accuracy"], "--metric_for_best_model must be one of perplexity"),
+    "the worst": (["--greater_is_better", "true"], "the smaller perplexity, the better: leave --greater_is_better out"),
+    "liger": (["--use_liger_kernel"], "use_liger_kernel"),
+    "no scores": (["--prediction_loss_only"], "--prediction_loss_only leaves no outputs to score"),
+    "unwritable": (["--mini", "--output_dir", "/dev/null/x"], "cannot write to the output folder"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_OPTIONS))
+def test_bad_options(case, tmp_path, monkeypatch, capsys):
+    """One sentence, exit status 2, and nothing left behind."""
+    monkeypatch.chdir(tmp_path)
+    options, message = BAD_OPTIONS[case]
+    assert main(options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("language_model: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--vocab_size", "5000"], "--vocab_size 5000 is more than the training text supports: at most 28"),
+        (["--block_size", "4000"], "less than one block of 4000: give more text, or a smaller --block_size"),
+        (["--report_to", "no_such_tracker"], "no_such_tracker"),
+        (["--adam_beta1", "2"], "Invalid beta parameter"),
+    ],
+)
+def test_options_that_cannot_be_fulfilled(options, message, small, capsys):
+    """What shows only once the text is read: one sentence, before training, and the folder is nobody's."""
+    assert main([*small, *options, "--output_dir", "out"]) == 2
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert [path.name for path in Path("out").iterdir() if path.name[0] != "."] == ["settings.json"]
+
+
+def test_a_text_of_a_few_characters(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("abc")
+    assert main(["--train_file", "a.txt", *SHORT, "--vocab_size", "256", "--output_dir", "out"]) == 2
+    assert "the train text has 3 tokens, less than one block of 16" in capsys.readouterr().err
