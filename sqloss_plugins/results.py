@@ -48,9 +48,9 @@ class Result:
         wall_time_s: seconds. Of the Trainer: from the start of training to the last prediction, in the process that
             finished. Of ESPnet: training and validation of all epochs, in whichever processes, without decoding.
         resumed: True where an earlier process had begun the training.
-        metrics: split -> metric -> value; accuracies and the like are fractions, perplexities
-            are as they are. ``train`` has the mean loss of what
-            was logged last, by default of the last epoch. What is not finite is null in the file, nan here.
+        metrics: split -> metric -> value; accuracies and the like are fractions, perplexities plain numbers. ``train``
+            has the mean loss of what was logged last, by default of the last epoch. What is not finite is null in the
+            file, nan here.
         versions: of this package, of Python and of the libraries.
         schema_version: of this format.
     """
