@@ -13,11 +13,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertLMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertLMHeadModel,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from sqloss_plugins.data.text import load_files, load_mini
 from sqloss_plugins.experiments.compare import main as compare
 from sqloss_plugins.hf.language_model import main, parse, train_tokenizer, unigram_perplexity
+from sqloss_plugins.losses import linear_square
 from sqloss_plugins.results import read_result
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +69,38 @@ def finished(text, tmp_path_factory):
         options = [*options, "--loss", loss, "--output_dir", str(folders[loss]), "--learning_rate", "1e-2"]
         assert main(["--train_file", str(text), *TINY, *SHORT, *options]) == 0
     return folders
+
+
+def test_training_without_logits_is_the_same_training(small, monkeypatch):
+    """A new model's square loss goes that way by itself, here in the Gram form."""
+    monkeypatch.setattr(linear_square, "_SMALL", 0)
+    results = {}
+    for way in ("true", "false"):
+        options = ["--rescaling", "level", "--without_logits", way, "--output_dir", way, "--num_train_epochs", "1"]
+        assert main([*small, *options]) == 0
+        results[way] = read_result(Path(way)).metrics["test"]
+    assert results["true"]["nll"] == pytest.approx(results["false"]["nll"], rel=1e-3)
+    assert parse(small)[0].without_logits
+    assert not parse([*small, "--loss", "cross_entropy"])[0].without_logits
+
+
+def test_without_logits_where_the_model_caps_them(text, tmp_path, capsys):
+    config = Gemma2Config(
+        vocab_size=TOKENS,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=32,
+    )
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "gemma")
+    train_tokenizer(load_files(str(text)).splits["train"], TOKENS).save_pretrained(tmp_path / "gemma")
+    options = ["--model_name_or_path", str(tmp_path / "gemma"), "--output_dir", str(tmp_path / "out"), *SHORT]
+    assert main(["--train_file", str(text), *options, "--without_logits", "true"]) == 2
+    assert "Gemma2ForCausalLM does not return the outputs" in capsys.readouterr().err
+    assert main(["--train_file", str(text), *options, "--without_logits", "true", "--loss", "cross_entropy"]) == 2
+    assert "the cross_entropy loss has no such form" in capsys.readouterr().err
 
 
 def blocks(text, tokenizer, split):

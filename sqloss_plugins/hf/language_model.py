@@ -110,6 +110,12 @@ class LanguageModelArguments(RunArguments):
     num_heads: int | None = field(
         default=None, metadata={"help": f"New model: heads of a layer. Default {_NEW_MODEL['num_heads']}."}
     )
+    without_logits: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Square loss: train the output layer without building its outputs. Default: true for a new model."
+        },
+    )
     block_size: int = field(default=128, metadata={"help": "Tokens of an example; the text is cut into such blocks."})
 
 
@@ -149,6 +155,8 @@ def parse(argv: Sequence[str]) -> tuple[LanguageModelArguments, TrainingArgument
         description=__doc__,
     )
     _check(args, training)
+    if args.without_logits is None:
+        args.without_logits = args.loss == "square" and args.model_name_or_path is None
     if args.model_name_or_path is None:
         for name, value in _NEW_MODEL.items():
             if getattr(args, name) is None:
@@ -443,7 +451,10 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
             k=run.rescaling.k if run.rescaling else None,
             M=run.rescaling.M if run.rescaling else None,
             shift_labels=True,  # whatever the model's own loss does, labels here are the inputs
+            without_logits=bool(args.without_logits),
         )
+        if trainer.compute_loss_func.head is not None:
+            trainer.compute_loss_func.head.try_out(model, input_ids=torch.tensor(blocks["train"][:1]))
         rehearse(trainer)
 
     start = time.monotonic()

@@ -70,16 +70,7 @@ class HeadWithoutLogits:
         Raises:
             ValueError: the model does more to its logits than the layer does.
         """
-        hidden = self._given
-        # Once is enough: how a model is made does not change. accelerate's mixed precision changes the dtype only.
-        same = hidden is not None and returned.shape == hidden.shape
-        if same and not self._checked and hidden is not None:
-            same = self._checked = torch.equal(returned.to(hidden.dtype), hidden)
-        if not same or hidden is None:
-            raise ValueError(
-                f"{self.name} does not return the outputs of its output layer as they are (it picks, scales or caps "
-                "them), so that the loss must see them: leave without_logits at False"
-            )
+        hidden = self._check(returned)
         weight = self.layer.weight
         with torch.autocast(hidden.device.type, dtype=hidden.dtype, enabled=hidden.dtype != weight.dtype):
             value: Tensor = linear_square_loss(
@@ -91,6 +82,37 @@ class HeadWithoutLogits:
                 **options,
             )
         return value
+
+    @torch.no_grad()
+    def try_out(self, model: nn.Module, **inputs: Tensor) -> None:
+        """Finds out before training whether the model returns the outputs of the layer as they are.
+
+        Args:
+            model: the model, on whatever device.
+            **inputs: a batch for it, without labels.
+
+        Raises:
+            ValueError: it does not.
+        """
+        was_training = model.training
+        model.eval()  # dropout would draw random numbers that training draws otherwise
+        device = self.layer.weight.device
+        with self.opened():
+            self._check(model(**{name: value.to(device) for name, value in inputs.items()}).logits)
+        model.train(was_training)
+
+    def _check(self, returned: Tensor) -> Tensor:
+        """The layer's input, if what the model returned is just that."""
+        hidden = self._given
+        if hidden is not None and returned.shape == hidden.shape:
+            # Once is enough: how a model is made does not change. accelerate's mixed precision changes the dtype only.
+            self._checked = self._checked or torch.equal(returned.to(hidden.dtype), hidden)
+            if self._checked:
+                return hidden
+        raise ValueError(
+            f"{self.name} does not return the outputs of its output layer as they are (it picks, scales or caps "
+            "them), so that the loss must see them: leave without_logits at False"
+        )
 
     def finish_step(self) -> None:
         """Completes the gradient of an optimiser step."""
