@@ -146,15 +146,19 @@ class Recipe:
         """The token list, from the file that stage 3 writes."""
         return (self.data / "tokens.txt").read_text(encoding="utf-8").split("\n")[:-1]
 
+    @property
+    def has_papers_tokens(self) -> bool:
+        """Whether the classes are as many as the paper's task has: then its k and M are for them."""
+        args = self.args
+        return not self.mini and args.token_type == "bpe" and paper.num_classes(args.task) == args.nbpe
+
     @cached_property
     def rescaling(self) -> paper.Rescaling | None:
         """k and M; None for other losses."""
         args = self.args
         if args.loss != "square":
             return None
-        paper_classes = paper.num_classes(args.task)
-        is_papers = not self.mini and args.token_type == "bpe" and paper_classes == args.nbpe
-        if is_papers and args.rescaling != "level":
+        if self.has_papers_tokens and args.rescaling != "level":
             found = paper.rescaling(args.task)
         else:
             found = paper.RULES[args.rescaling or _DEFAULT_RULE](len(self.tokens))

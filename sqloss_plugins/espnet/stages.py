@@ -471,7 +471,8 @@ def score(recipe: Recipe) -> Result:
         versions=versions(),
     )
     table = results_table(found, chosen, data["sizes"])
-    if not recipe.mini and "test-clean" in tests and recipe.args.train_set == "train-clean-100":
+    is_papers = recipe.has_papers_tokens and not recipe.args.asr_config and recipe.args.train_set == "train-clean-100"
+    if is_papers and "test-clean" in tests:
         for metric, published in paper.test_results(recipe.args.task, recipe.args.arch).items():
             table += (
                 f"\n\nThe paper's {metric.upper()} on test-clean with this model: {published['square']} % (square), "
