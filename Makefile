@@ -22,10 +22,11 @@ demo-text: $(VENV)/hf.installed
 test: $(VENV)/test.installed lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
-# What ties the package to the version of ESPnet that goes with PYTHON: make contract PYTHON=python3.12 VENV=.venv312
+# What ties the package to the versions of ESPnet and PyTorch that go with PYTHON:
+# make contract PYTHON=python3.12 VENV=.venv312
 contract: $(VENV)/test.installed
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup tests/test_espnet.py tests/test_probability.py \
-		tests/test_speech_data.py "tests/test_recipe.py::test_all_stages" "tests/test_recipe.py::test_an_exported_model_is_plain_espnets"
+		tests/test_speech_data.py tests/test_linear_square.py "tests/test_recipe.py::test_all_stages" "tests/test_recipe.py::test_an_exported_model_is_plain_espnets"
 
 lint: $(VENV)/test.installed
 	$(PY) -m ruff check .
