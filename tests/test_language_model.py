@@ -166,6 +166,7 @@ def test_a_comparison_goes_by_perplexity(finished, capsys):
     folders = [str(finished["square"]), str(finished["cross_entropy"])]
     assert compare(folders) == 0
     printed = capsys.readouterr().out
+    assert printed.count("language_model") == 1, "one table for both"
     entropy = read_result(finished["cross_entropy"]).metrics
     row = next(line for line in printed.splitlines() if line.startswith("| cross_entropy"))
     assert f"0.01: {entropy['validation']['perplexity']:.2f}" in row

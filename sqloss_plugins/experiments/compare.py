@@ -94,8 +94,9 @@ def _label(result: Result) -> str:
     return result.loss if result.k is None else f"{result.loss} (k={result.k:g}, M={result.M:.4g})"
 
 
-# What differs between runs that are to be compared; the paper's epochs and label smoothing differ by loss.
-_VARIED = {"learning_rate", "seed", "loss", "k", "M", "num_train_epochs", "lsm_weight"}
+# What differs between runs that are to be compared; the paper's epochs and label smoothing differ by loss, and only the
+# square loss can be trained without logits, which is the same training.
+_VARIED = {"learning_rate", "seed", "loss", "k", "M", "num_train_epochs", "lsm_weight", "without_logits"}
 _Group = tuple[str, str, str, bool, str, str]
 
 

@@ -456,7 +456,7 @@ class _Problem(NamedTuple):
 _NARROW = (torch.float16, torch.bfloat16)
 
 # cuBLAS accumulates 16-bit products in 32 bits; from PyTorch 2.8 on it can be asked to leave the result there.
-_WIDE_RESULTS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 8)
+_WIDE_RESULTS = torch.version.hip is None and tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 8)
 
 
 def _product_dtype(input: Tensor) -> torch.dtype:
@@ -492,7 +492,7 @@ def _mm_wide(a: Tensor, b: Tensor) -> Tensor:
 
 def _row_products(H: Tensor, h: Tensor, rows: Tensor) -> Tensor:
     """h . row for each row, h being H widened; in float64 for float32 operands, where the error would be largest."""
-    if H.dtype != torch.float32:
+    if H.dtype != torch.float32 or H.device.type not in ("cpu", "cuda"):  # Apple's GPUs have no float64
         products: Tensor = torch.linalg.vecdot(h, rows)
         return products
     at_once = len(h) if h.is_cuda else max(1, (1 << 17) // h.shape[1])  # on a CPU, what stays in its cache
