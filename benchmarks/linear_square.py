@@ -60,9 +60,10 @@ def square(impl: str) -> Loss:
 def cross_entropies(device: str) -> dict[str, Loss]:
     """Every cross-entropy of a linear layer that is installed and runs on the device."""
     found: dict[str, Loss] = {"CE dense": dense_cross_entropy, "CE compiled": torch.compile(dense_cross_entropy)}
-    if hasattr(F, "linear_cross_entropy"):  # PyTorch 2.13
-        options = torch.nn.LinearCrossEntropyOptions()
-        found["CE torch linear"] = lambda H, W, y: F.linear_cross_entropy(H, W, y, options=options)
+    nn: Any = torch.nn
+    if hasattr(nn.functional, "linear_cross_entropy"):  # PyTorch 2.13
+        options = nn.LinearCrossEntropyOptions()
+        found["CE torch linear"] = lambda H, W, y: nn.functional.linear_cross_entropy(H, W, y, options=options)
     if device == "cuda" and importlib.util.find_spec("liger_kernel"):
         from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy
 
