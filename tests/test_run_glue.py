@@ -453,6 +453,25 @@ def test_comparison(tmp_path, capsys):
     assert capsys.readouterr().out == "1e-05\n"
 
 
+def test_comparison_of_different_scores(tmp_path, capsys):
+    """Losses, and seeds of one loss, whose test sets were decoded with the score that was best on dev."""
+    for loss, seed, score in (("square", 1, "link"), ("square", 2, "scale"), ("cross_entropy", 1, "softmax")):
+        metrics = {"validation": {"wer": 0.2, "wer softmax": 0.2}, "test": {"wer": 0.1 * seed, f"wer {score}": 0.3}}
+        fake_result(tmp_path, loss, 1e-3, seed, 0.0, metrics=metrics, task="an4")
+    for option in ("--overview", "--by_score"):
+        assert compare([str(tmp_path), option]) == 0
+        assert "15.00 +- 7.07" in capsys.readouterr().out
+    assert compare([str(tmp_path), "--by_score"]) == 0
+    header, _, entropy, square = capsys.readouterr().out.splitlines()[3:7]
+    by_loss = {}
+    for line in (entropy, square):
+        cells = dict(zip(*([cell.strip() for cell in row.split("|")] for row in (header, line)), strict=True))
+        by_loss[cells["loss"]] = cells
+    assert by_loss["cross_entropy"]["test wer softmax %"] == "30.00"
+    assert by_loss["square"]["test wer softmax %"] == "-"
+    assert "test wer link %" not in by_loss["square"]  # of one seed only
+
+
 def test_comparison_of_error_rates(tmp_path, capsys):
     """Less is better: for the learning rate, and for the seeds."""
     for loss, rate, seed, wer in (

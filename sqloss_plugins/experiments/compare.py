@@ -157,9 +157,11 @@ def summarise(results: Sequence[Result]) -> dict[str, Summary]:
         seeds = sorted(by_rate[best])
         values: dict[str, list[float]] = {}
         for split in ("validation", "test"):
-            for name in results[0].metrics.get(split, {}):
-                if name not in _ASIDE:
-                    values[f"{split} {name}"] = [by_rate[best][seed].metrics[split][name] for seed in seeds]
+            metrics = [by_rate[best][seed].metrics.get(split, {}) for seed in seeds]
+            for name in metrics[0]:
+                # Of speech, seeds may differ in the scores that they were decoded with.
+                if name not in _ASIDE and all(name in others for others in metrics):
+                    values[f"{split} {name}"] = [others[name] for others in metrics]
         summaries[label] = Summary(label, best, rates, seeds, values)
     return summaries
 
@@ -184,7 +186,7 @@ def differences(summaries: dict[str, Summary], baseline: str = BASELINE) -> list
         if base is None or label == baseline:
             continue
         seeds = sorted(set(base.seeds) & set(summary.seeds))
-        for metric in summary.values:
+        for metric in [name for name in summary.values if name in base.values]:
             ours = [summary.values[metric][summary.seeds.index(seed)] for seed in seeds]
             theirs = [base.values[metric][base.seeds.index(seed)] for seed in seeds]
             paired = [a - b for a, b in zip(ours, theirs, strict=True)]
@@ -256,7 +258,8 @@ def compare(folders: Sequence[Path], json_path: Path | None = None, by_score: bo
         warning = ", MINI DATA: not the real task" if mini else ""
         print(f"\n{task}, {arch}, {protocol}{warning} (data {fingerprint[:12]}{_peculiar(group, groups)})\n")
         # Of speech all scores are in the JSON file, and the chosen one is in the table.
-        metrics = [name for name in next(iter(summaries.values())).values if by_score or name.count(" ") < 2]
+        every = dict.fromkeys(name for summary in summaries.values() for name in summary.values)
+        metrics = [name for name in every if by_score or name.count(" ") < 2]
         chosen_by = f"validation {selection_metric(results[0])[0]}"
         rows = [["loss", "lr", "lr tried", "seeds", *map(_headed, metrics)]]
         for label, summary in sorted(summaries.items()):
