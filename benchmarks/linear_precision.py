@@ -8,14 +8,12 @@ in the same dtype, and "auto" is what ``impl="auto"`` takes there for the sake o
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from benchmarks.measure import in_words, make_parser, prepare, save
 from sqloss_plugins.losses import linear_square_loss
 from sqloss_plugins.losses.linear_square import precise_enough
 from sqloss_plugins.results import device_name, markdown_table, versions
@@ -65,13 +63,10 @@ def errors(input: Tensor, W: Tensor, y: Tensor, k: float, M: float, impl: str) -
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser = make_parser(__doc__)
     parser.add_argument("--tf32", action="store_true", help="on a GPU: float32 products in TF32")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     args = parser.parse_args()
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: this machine has no CUDA device that PyTorch can use")
+    prepare(parser, args)
     if args.tf32 and args.device == "cpu":
         parser.error("--tf32 is of a GPU: give --device cuda as well")
     torch.backends.cuda.matmul.allow_tf32 = args.tf32
@@ -91,10 +86,8 @@ def main() -> int:
                 table.append([state, f"{k:g}, {M:g}", name, *cells, auto])
     print(markdown_table(table))
     environment = {"device": device_name(args.device), "TF32": args.tf32, **versions()}
-    print("\n" + ", ".join(f"{name} {value}" for name, value in environment.items()))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"environment": environment, "shapes": SHAPES, "rows": rows}, indent=2) + "\n")
+    print(f"\n{in_words(environment)}")
+    save(args.json, {"environment": environment, "shapes": SHAPES, "rows": rows})
     return 0
 
 

@@ -11,9 +11,7 @@ beyond it, since it computes G and H^T H by halves.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import peak_bytes, side_by_side
+from benchmarks.measure import in_words, make_parser, peak_bytes, prepare, save, side_by_side
 from sqloss_plugins.losses import gram_pays, linear_square_loss
 from sqloss_plugins.results import device_name, markdown_table, versions
 
@@ -182,46 +180,32 @@ def plot(sweeps: dict[str, list[Any]], path: Path, environment: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="*", choices=SHAPES, metavar="NAME", help=f"some of {', '.join(SHAPES)}")
+    parser = make_parser(__doc__, rounds=7)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, metavar="NAME", help=f"some of {', '.join(SHAPES)}")
     parser.add_argument("--no-sweeps", action="store_true", help="only the named shapes")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds over all losses (default 7)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the sweeps there (PNG; needs matplotlib)")
     args = parser.parse_args()
-    if args.rounds < 1 or args.threads < 1:
-        parser.error("--rounds and --threads must be at least 1")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: this machine has no CUDA device that PyTorch can use")
     if args.plot and (args.no_sweeps or not importlib.util.find_spec("matplotlib")):
         parser.error("--plot draws the sweeps, and needs matplotlib: pip install matplotlib")
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    prepare(parser, args)
 
     dtype = getattr(torch, args.dtype)
-    shapes = args.shapes if args.shapes is not None else list(SHAPES if args.device == "cuda" else ON_A_CPU)
+    shapes = args.shapes or list(SHAPES if args.device == "cuda" else ON_A_CPU)
     losses = cross_entropies(args.device) | SQUARES
     environment = {"device": device_name(args.device), "dtype": args.dtype, **versions()}
-    words = ", ".join(f"{name} {value}" for name, value in environment.items())
+    words = in_words(environment)
     result: dict[str, Any] = {"environment": environment, "shapes": {}, "sweeps": {}}
-
-    def save() -> None:
-        if args.json:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(result, indent=2) + "\n")
 
     result["product operations per second"] = peak = product_speed(args.device, dtype)
     for name in shapes:
         result["shapes"][name] = measure(SHAPES[name], losses, args.rounds, args.device, dtype)
-        save()
+        save(args.json, result)
     print_shapes(result["shapes"], peak)
     if not args.no_sweeps:
         for name, points in SWEEPS.items():
             result["sweeps"][name] = [measure(point, losses, args.rounds, args.device, dtype) for point in points]
-            save()
+            save(args.json, result)
         print()
         print_sweeps(result["sweeps"])
     if args.plot:

@@ -10,17 +10,14 @@ GPU from CUDA's counter.
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import peak_bytes, side_by_side
+from benchmarks.measure import in_words, make_parser, peak_bytes, prepare, save, side_by_side
 from sqloss_plugins import square_loss, squentropy_loss
 from sqloss_plugins.results import device_name, markdown_table, versions
 
@@ -70,18 +67,9 @@ def measure(N: int, C: int, rounds: int, device: str) -> list[dict[str, float | 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="rounds over all losses (default 15)")
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser = make_parser(__doc__, rounds=15)
     args = parser.parse_args()
-    if args.rounds < 1 or args.threads < 1:
-        parser.error("--rounds and --threads must be at least 1")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: this machine has no CUDA device that PyTorch can use")
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    prepare(parser, args)
 
     rows = [row for N, C in SHAPES for row in measure(N, C, args.rounds, args.device)]
     table = [["N", "C", "loss", "ms", "time / CE", "peak memory / outputs"]]
@@ -98,10 +86,8 @@ def main() -> int:
         )
     print(markdown_table(table))
     environment = {"device": device_name(args.device), **versions()}
-    print("\n" + ", ".join(f"{name} {value}" for name, value in environment.items()))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"environment": environment, "rows": rows}, indent=2) + "\n")
+    print(f"\n{in_words(environment)}")
+    save(args.json, {"environment": environment, "rows": rows})
     return 0
 
 

@@ -1,16 +1,55 @@
-"""Times and memory of things that are to be compared, all measured in turn by one process."""
+"""What the benchmarks share: their command lines, and times and memory of things measured in turn by one process."""
 
 from __future__ import annotations
 
+import argparse
 import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from sqloss_plugins.results import write_json
+
 Run = Callable[[], object]
+
+
+def make_parser(description: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
+    """The options of every benchmark, and with a default number of ``rounds`` those of one that takes times."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds, help=f"rounds over all losses (default {rounds})")
+        parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    return parser
+
+
+def prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Checks these options and does what they say of threads; ends the program over one that cannot be."""
+    for name in ("rounds", "threads"):
+        if getattr(args, name, 1) < 1:
+            parser.error(f"--{name} must be at least 1")
+    if args.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: this machine has no CUDA device that PyTorch can use")
+    if "threads" in args:
+        torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+
+
+def save(path: Path | None, content: Mapping[str, object]) -> None:
+    """Writes the figures, if they are to go anywhere."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, content)
+
+
+def in_words(environment: Mapping[str, object]) -> str:
+    """What was measured on, in one line."""
+    return ", ".join(f"{name} {value}" for name, value in environment.items())
 
 
 def side_by_side(runs: Mapping[str, Run], rounds: int, device: str, title: str) -> dict[str, list[float]]:
