@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from sqloss_plugins.losses._module import ClassificationLoss
 from sqloss_plugins.losses._targets import (
-    are_probabilities,
     check_input,
     check_options,
     compute_dtype,
@@ -89,17 +89,15 @@ def linear_square_loss(
     The G of a weight that needs no gradient is kept for as long as the weight's version counter stays the same. Writes
     to ``weight.data`` pass that counter by: write to the weight itself, under ``torch.no_grad()``.
     """
-    check_rescaling(k, M)
     check_options(reduction, label_smoothing)
-    if impl not in IMPLEMENTATIONS:
-        raise ValueError(f"unknown impl {impl!r}: choose from {', '.join(IMPLEMENTATIONS)}")
+    _check_form(k, M, impl)
     _check_layer(input, linear_weight, target, linear_bias, weight)
     batched, C = input.dim() == 2, shard.num_classes if shard else len(linear_weight)
     if not batched:
         input = input.unsqueeze(0)
         target = target if target.shape == (1,) != (C,) else target.unsqueeze(0)
     N = len(input)
-    probabilities = are_probabilities(input.new_empty(()).expand(N, C), target)
+    probabilities = target.shape == (N, C)
     if not probabilities and target.shape != (N,):
         raise ValueError(f"the targets are of shape {tuple(target.shape)}: for {N} inputs ({N},) or ({N}, {C})")
 
@@ -155,7 +153,7 @@ def linear_square_loss(
     return loss.squeeze(0) if reduction == "none" and not batched else loss
 
 
-class LinearSquareLoss(nn.Module):
+class LinearSquareLoss(ClassificationLoss):
     """A linear layer and the square loss of its outputs, as :class:`torch.nn.LinearCrossEntropyLoss` (PyTorch 2.13).
 
     The layer is ``self.linear``, whose outputs are what a prediction is made of; to tie its weight, assign it.
@@ -165,13 +163,11 @@ class LinearSquareLoss(nn.Module):
         num_classes: C.
         bias: whether the layer has one.
         device, dtype: of the layer's parameters.
-        weight, ignore_index, reduction, label_smoothing, k, M, impl: as in :func:`linear_square_loss`.
+        k, M, impl, weight, ignore_index, reduction, label_smoothing: as in :func:`linear_square_loss`.
 
     Raises:
         ValueError, RuntimeError: as :func:`linear_square_loss`.
     """
-
-    weight: Tensor | None
 
     def __init__(
         self,
@@ -181,24 +177,14 @@ class LinearSquareLoss(nn.Module):
         bias: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-        weight: Tensor | None = None,
-        ignore_index: int = -100,
-        reduction: str = "mean",
-        label_smoothing: float = 0.0,
         k: float = 1.0,
         M: float = 1.0,
         impl: str = "auto",
+        **options: Any,
     ) -> None:
-        super().__init__()
-        check_rescaling(k, M)
-        check_options(reduction, label_smoothing)
-        if impl not in IMPLEMENTATIONS:
-            raise ValueError(f"unknown impl {impl!r}: choose from {', '.join(IMPLEMENTATIONS)}")
+        super().__init__(**options)
+        _check_form(k, M, impl)
         self.linear = nn.Linear(in_features, num_classes, bias=bias, device=device, dtype=dtype)
-        self.register_buffer("weight", weight)
-        self.ignore_index = ignore_index
-        self.reduction = reduction
-        self.label_smoothing = label_smoothing
         self.k = k
         self.M = M
         self.impl = impl
@@ -210,10 +196,7 @@ class LinearSquareLoss(nn.Module):
             self.linear.weight,
             target,
             linear_bias=self.linear.bias,
-            weight=self.weight,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            label_smoothing=self.label_smoothing,
+            **self.options(),
             k=self.k,
             M=self.M,
             impl=self.impl,
@@ -376,6 +359,13 @@ def _prefers_gram(input: Tensor, W: Tensor, k: float, accumulation: GradientAccu
 
 
 # ---------------------------------------------------------------- what is asked for
+
+
+def _check_form(k: float, M: float, impl: str) -> None:
+    """Raises ValueError unless k and M are positive and finite and the implementation is known."""
+    check_rescaling(k, M)
+    if impl not in IMPLEMENTATIONS:
+        raise ValueError(f"unknown impl {impl!r}: choose from {', '.join(IMPLEMENTATIONS)}")
 
 
 def _check_layer(input: Tensor, W: Tensor, target: Tensor, b: Tensor | None, weight: Tensor | None) -> None:
