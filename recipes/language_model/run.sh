@@ -4,7 +4,5 @@
 #   ./recipes/language_model/run.sh --loss cross_entropy --train_file text.txt --learning_rate 1e-3
 # All options: --help. Results: RESULTS.md here, and in the folder of each run.
 set -euo pipefail
-root=$(cd "$(dirname "$0")/../.." && pwd)
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 
 exec "${PYTHON:-python}" -m sqloss_plugins.hf.language_model "$@"

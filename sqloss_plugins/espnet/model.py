@@ -181,7 +181,7 @@ class SquareLossASRModel(ESPnetASRModel):
         level = rescaling.initial_loss(self.vocab_size)
         usual = math.log(self.vocab_size)
         logger.info(
-            f"Square loss, k = {rescaling.k:g}, M = {rescaling.M:.4g} ({rescaling.source}): a token's initial loss is "
+            f"Square loss, {rescaling}: a token's initial loss is "
             f"k M^2 / C = {level:.3g}, that of cross-entropy ln C = {usual:.3g} (C = {self.vocab_size})"
         )
         if 0.0 < self.ctc_weight < 1.0 and not 1 / _FAR <= level / usual <= _FAR:

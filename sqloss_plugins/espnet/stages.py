@@ -479,7 +479,7 @@ def score(recipe: Recipe) -> Result:
                 f"{published['cross_entropy']} % (cross-entropy)."
             )
     mini = " (MINI: synthetic speech, not the real task)" if recipe.mini else ""
-    rescaled = f", k = {rescaling.k:g}, M = {rescaling.M:.4g} ({rescaling.source})" if rescaling else ""
+    rescaled = f", {rescaling}" if rescaling else ""
     text = (
         f"## {recipe.args.task}{mini}: {recipe.args.arch}, {recipe.args.loss}{rescaled}\n\n"
         f"{result.parameters / 1e6:.1f} M parameters, {len(recipe.tokens)} tokens, {result.epochs:g} epochs, "

@@ -122,7 +122,7 @@ def _data_settings(recipe: Recipe) -> dict[str, object]:
 
 def _banner(recipe: Recipe) -> None:
     args, chosen = recipe.args, recipe.rescaling
-    loss = f"{args.loss}, k = {chosen.k:g}, M = {chosen.M:.4g} ({chosen.source})" if chosen else args.loss
+    loss = f"{args.loss}, {chosen}" if chosen else args.loss
     if chosen:
         level, usual = chosen.initial_loss(len(recipe.tokens)), math.log(len(recipe.tokens))
         loss += f"; a token's loss at the start {level:.3g}, cross-entropy's {usual:.3g}"
