@@ -95,10 +95,10 @@ class TrainerLoss:
                 )
             if self.shift_labels:
                 labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
-            # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
             if self.head is not None and self.head.is_open:
                 total = self.head.loss(logits, labels, **self.options)
             else:
+                # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
                 total = self.loss(logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1))
             count = int((labels != IGNORE_INDEX).sum()) if num_items_in_batch is None else 0
         if num_items_in_batch is None:

@@ -36,23 +36,22 @@ class HeadWithoutLogits:
         if accumulation_steps > 1:
             self.accumulation = GradientAccumulation(self.layer.weight, self.layer.bias, steps=accumulation_steps)
         self._given: Tensor | None = None
-        self._open = self._checked = False
+        self._checked = False
 
     @property
     def is_open(self) -> bool:
         """Whether the model returns hidden states instead of logits now."""
-        return self._open
+        return "forward" in vars(self.layer)
 
     @contextmanager
     def opened(self) -> Iterator[None]:
         """While this lasts, the layer hands its input through."""
-        self._open = True
         self.layer.forward = self._pass  # type: ignore[assignment, method-assign]
         try:
             yield
         finally:
             del self.layer.forward
-            self._open, self._given = False, None
+            self._given = None
 
     def _pass(self, hidden: Tensor) -> Tensor:
         passed: Tensor = _Pass.apply(hidden, self.layer.weight, self.layer.bias)  # type: ignore[no-untyped-call]
@@ -143,9 +142,11 @@ def _output_layer(model: nn.Module, num_classes: int) -> nn.Linear:
                 "the one: leave it at False"
             )
         layer = layers[0]
-    if type(layer) is not nn.Linear:
+    # An own forward is what accelerate gives the layers of a model that it has spread over devices.
+    if type(layer) is not nn.Linear or "forward" in vars(layer):
+        wrapped = "wrapped " if type(layer) is nn.Linear else ""
         raise ValueError(
-            f"the output layer of {name} is a {type(layer).__name__}, and without_logits is for a plain linear layer: "
-            "leave it at False"
+            f"the output layer of {name} is a {wrapped}{type(layer).__name__}, and without_logits is for a plain "
+            "linear layer: leave it at False"
         )
     return layer
