@@ -54,25 +54,19 @@ from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, reach_hub
 from sqloss_plugins.hf.options import RunArguments, check_at_least, check_options, parse_options, training_line
 from sqloss_plugins.hf.run_folder import (
+    Run,
     check_space,
     earlier_progress,
     one_voice,
     print_banner,
     rehearse,
     run_once,
-    run_settings,
     train,
     trainer_refusals,
 )
 from sqloss_plugins.hf.trainer import SquareLossTrainer
-from sqloss_plugins.paper import HyperParameters, Rescaling, hyperparameters, rescaling
-from sqloss_plugins.results import (
-    Result,
-    device_name,
-    run_folder,
-    versions,
-    write_result,
-)
+from sqloss_plugins.paper import HyperParameters, hyperparameters, rescaling
+from sqloss_plugins.results import Result, write_result
 
 PROGRAM = "run_glue_sq.py"
 _SAME_WHEN_RESUMED = ("task", "loss", "k", "M", "model_name_or_path", "data_fingerprint")
@@ -123,21 +117,11 @@ class GlueArguments(RunArguments):
     max_predict_samples: int | None = field(default=None, metadata={"help": "Test on the first so many examples."})
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One run, every choice made."""
-
-    task: GlueTask
+@dataclass(frozen=True, kw_only=True)
+class _Run(Run):
     args: GlueArguments
-    training: TrainingArguments
-    rescaling: Rescaling | None
     data: GlueData
     model_path: str
-    arch: str
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.training.output_dir)
 
 
 def parse(argv: Sequence[str]) -> tuple[GlueArguments, TrainingArguments]:
@@ -212,11 +196,15 @@ def _prepare(glue: GlueArguments, training: TrainingArguments) -> _Run:
     rescaled = None
     if glue.loss == "square" and not task.is_regression:
         rescaled = rescaling(task.name, task.num_outputs).overridden(glue.k, glue.M)
-    if not training.output_dir:
-        k, M = (rescaled.k, rescaled.M) if rescaled else (None, None)
-        folder = run_folder(task.name, arch, glue.loss, k, M, training.learning_rate, training.seed, data.mini)
-        training.output_dir = str(folder)
-    return _Run(task, glue, training, rescaled, data, model_path, arch)
+    return _Run(
+        task=task.name,
+        arch=arch,
+        args=glue,
+        training=training,
+        data=data,
+        rescaling=rescaled,
+        model_path=model_path,
+    )
 
 
 def _find_data(task: GlueTask, glue: GlueArguments, reachable: bool) -> GlueData:
@@ -275,19 +263,9 @@ def _find_model(glue: GlueArguments, is_local: bool, reachable: bool) -> tuple[s
     return name, name.rsplit("/", 1)[-1]
 
 
-def _settings(run: _Run) -> dict[str, Any]:
-    """What makes this run this run; the data is known by its content, wherever it lies."""
-    others = {k: v for k, v in dataclasses.asdict(run.args).items() if k not in ("token", "cache_dir", "data_dir")}
-    others["model_name_or_path"] = run.arch if run.arch == EMBEDDED_MODEL else run.model_path
-    others |= {"mini": run.data.mini, "data_fingerprint": run.data.fingerprint}
-    if run.rescaling:
-        others |= {"k": run.rescaling.k, "M": run.rescaling.M}
-    return run_settings(run.training, others)
-
-
 def _banner(run: _Run) -> None:
     """Says what is about to run."""
-    task, data, training = run.task, run.data, run.training
+    task, data, training = run.data.task, run.data, run.training
     if task.is_regression:
         loss = f"mean squared error ({task.name} is a regression; --loss {run.args.loss} makes no difference)"
     elif run.rescaling:
@@ -316,7 +294,7 @@ def _banner(run: _Run) -> None:
 
 def _load_model(run: _Run, path: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model with a head for the task, and its tokenizer."""
-    args, task = run.args, run.task
+    args, task = run.args, run.data.task
     hub = args.hub
     names = dict(enumerate(task.labels)) or {0: "similarity"}
     try:
@@ -341,7 +319,7 @@ def _load_model(run: _Run, path: str) -> tuple[PreTrainedModel, PreTrainedTokeni
         names_given = [name for name in (args.config_name, args.tokenizer_name) if name]
         beside = f" (with {', '.join(names_given)})" if names_given else ""
         raise UserError(f"{path}{beside} cannot be loaded as a classifier: {' '.join(str(error).split())}") from error
-    check_tokenizer(tokenizer, tokenizer_path, model)
+    check_tokenizer(tokenizer, tokenizer_path, model, "give one by --tokenizer_name")
     shortest = tokenizer.num_special_tokens_to_add(len(task.texts) == 2) + len(task.texts)
     if (args.max_seq_length or shortest) < shortest:
         raise UserError(f"--max_seq_length must be at least {shortest} for {task.name}, got {args.max_seq_length}")
@@ -359,16 +337,17 @@ def _tokenized(run: _Run, tokenizer: PreTrainedTokenizerBase, columns: Columns) 
     padding = "max_length" if run.args.pad_to_max_length else False
 
     def tokenize(batch: dict[str, list[Any]]) -> Any:
-        texts = [batch[name] for name in run.task.texts]
+        texts = [batch[name] for name in run.data.task.texts]
         return tokenizer(*texts, padding=padding, truncation=True, max_length=length)
 
     dataset = Dataset.from_dict(columns)
-    return dataset.map(tokenize, batched=True, remove_columns=list(run.task.texts))
+    return dataset.map(tokenize, batched=True, remove_columns=list(run.data.task.texts))
 
 
 def _train(run: _Run, settings: dict[str, Any]) -> Result:
     """Trains, predicts, and writes everything that the run leaves behind."""
-    task, training = run.task, run.training
+    task, training = run.data.task, run.training
+    _banner(run)
     set_seed(training.seed)
     progress = earlier_progress(run.folder) if training.do_train else None
     finished = progress is not None and progress.is_finished
@@ -397,8 +376,8 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
             preprocess_logits_for_metrics=lambda outputs, _: outputs[0] if isinstance(outputs, tuple) else outputs,
             callbacks=[EarlyStoppingCallback(run.args.patience)] if training.load_best_model_at_end else None,
             loss=run.args.loss,
-            k=run.rescaling.k if run.rescaling else None,
-            M=run.rescaling.M if run.rescaling else None,
+            k=run.k,
+            M=run.M,
         )
         rehearse(trainer)
 
@@ -426,25 +405,14 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
             outputs[f"{split}_targets"] = predicted.label_ids
             names = ("loss", *task.metrics)
             metrics[split] = {name: float(predicted.metrics[f"{split}_{name}"]) for name in names}
-    result = Result(
-        task=task.name,
-        arch=run.arch,
+    result = run.result(
         loss="mean_squared_error" if task.is_regression else run.args.loss,
-        k=run.rescaling.k if run.rescaling else None,
-        M=run.rescaling.M if run.rescaling else None,
-        rescaling_source=run.rescaling.source if run.rescaling else None,
-        protocol=run.args.protocol,
         epochs=epochs,
-        seed=training.seed,
-        mini=run.data.mini,
         hyperparameters=settings,
-        data={"source": run.data.source, "fingerprint": run.data.fingerprint, "sizes": run.data.sizes},
         parameters=parameters,
-        device=device_name(training.device),
         wall_time_s=time.monotonic() - start,
         resumed=progress is not None or bool(training.resume_from_checkpoint),
         metrics=metrics,
-        versions=versions(),
     )
     if trainer.is_world_process_zero():
         write_result(run.folder, result, outputs)
@@ -477,13 +445,9 @@ def run_glue(argv: Sequence[str]) -> None:
     glue, training = parse(argv)
     with one_voice(training):
         run = _prepare(glue, training)
-        settings = _settings(run)
-
-        def work() -> Result:
-            _banner(run)
-            return _train(run, settings)
-
-        run_once(training, settings, _SAME_WHEN_RESUMED, work, _print_result)
+        model = run.arch if run.arch == EMBEDDED_MODEL else run.model_path
+        settings = run.settings(["data_dir"], model_name_or_path=model)
+        run_once(training, settings, _SAME_WHEN_RESUMED, lambda: _train(run, settings), _print_result)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

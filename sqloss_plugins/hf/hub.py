@@ -50,14 +50,14 @@ def reach_hub(push: bool) -> bool:
     return False
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, model: PreTrainedModel) -> None:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, model: PreTrainedModel, remedy: str) -> None:
     """Refuses a tokenizer without words, or with more than the model has embeddings for.
 
     Raises:
-        UserError: naming the tokenizer's ``path``.
+        UserError: naming the tokenizer's ``path``, and for one without words the ``remedy``.
     """
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise UserError(f"{path} has no tokenizer with words in it: give one by --tokenizer_name")
+        raise UserError(f"{path} has no tokenizer with words in it: {remedy}")
     rows = model.get_input_embeddings().weight.shape[0]
     if max(tokenizer.get_vocab().values()) >= rows:
         raise UserError(

@@ -12,7 +12,6 @@ A run that was killed goes on where it was when the same command is run again; a
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 import time
@@ -48,23 +47,24 @@ from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.hf.hub import check_tokenizer, reach_hub
 from sqloss_plugins.hf.options import RunArguments, check_at_least, check_options, parse_options, training_line
 from sqloss_plugins.hf.run_folder import (
+    Run,
     check_space,
     earlier_progress,
     one_voice,
     print_banner,
     rehearse,
     run_once,
-    run_settings,
     train,
     trainer_refusals,
 )
 from sqloss_plugins.hf.trainer import SquareLossTrainer
 from sqloss_plugins.paper import RULES, Rescaling
 from sqloss_plugins.probability import SCALES, log_probabilities
-from sqloss_plugins.results import Result, device_name, markdown_table, run_folder, versions, write_result
+from sqloss_plugins.results import Result, markdown_table, write_result
 
 TASK = "language_model"
 PROGRAM = TASK
+_ASIDE = ("train_file", "validation_file", "test_file", "model_name_or_path", "rescaling")
 _SAME_WHEN_RESUMED = ("task", "loss", "k", "M", "model", "vocab_size", "block_size", "data_fingerprint")
 _NEW_MODEL = {"vocab_size": 1024, "hidden_size": 128, "num_layers": 4, "num_heads": 4}
 _ALPHABET = 256
@@ -119,20 +119,11 @@ class LanguageModelArguments(RunArguments):
     block_size: int = field(default=128, metadata={"help": "Tokens of an example; the text is cut into such blocks."})
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One run, every choice made."""
-
+@dataclass(frozen=True, kw_only=True)
+class _Run(Run):
     args: LanguageModelArguments
-    training: TrainingArguments
     data: TextData
-    arch: str
     num_classes: int
-    rescaling: Rescaling | None
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.training.output_dir)
 
     @property
     def score(self) -> str:
@@ -214,12 +205,15 @@ def _prepare(args: LanguageModelArguments, training: TrainingArguments) -> _Run:
     rescaled = None
     if args.loss == "square":
         rescaled = RULES[args.rescaling or "paper"](num_classes).overridden(args.k, args.M)
-    if not training.output_dir:
-        k, M = (rescaled.k, rescaled.M) if rescaled else (None, None)
-        training.output_dir = str(
-            run_folder(TASK, arch, args.loss, k, M, training.learning_rate, training.seed, data.mini)
-        )
-    return _Run(args, training, data, arch, num_classes, rescaled)
+    return _Run(
+        task=TASK,
+        arch=arch,
+        args=args,
+        training=training,
+        data=data,
+        rescaling=rescaled,
+        num_classes=num_classes,
+    )
 
 
 def _find_model(args: LanguageModelArguments, training: TrainingArguments) -> tuple[str, int]:
@@ -243,17 +237,6 @@ def _find_model(args: LanguageModelArguments, training: TrainingArguments) -> tu
     if longest is not None and args.block_size > longest:
         raise UserError(f"--block_size {args.block_size} is more than the {longest} tokens that the model takes")
     return Path(path).resolve().name, num_classes
-
-
-def _settings(run: _Run) -> dict[str, Any]:
-    """What makes this run this run; the text is known by its content, wherever it lies."""
-    aside = ("token", "cache_dir", "train_file", "validation_file", "test_file", "model_name_or_path", "rescaling")
-    others = {name: value for name, value in dataclasses.asdict(run.args).items() if name not in aside}
-    others |= {"task": TASK, "model": run.args.model_name_or_path or run.arch}
-    others |= {"mini": run.data.mini, "data_fingerprint": run.data.fingerprint}
-    if run.rescaling:
-        others |= {"k": run.rescaling.k, "M": run.rescaling.M}
-    return run_settings(run.training, others)
 
 
 def _banner(run: _Run) -> None:
@@ -320,7 +303,7 @@ def _load(run: _Run, path: str | None) -> tuple[PreTrainedModel, PreTrainedToken
         model = AutoModelForCausalLM.from_pretrained(path, **args.hub)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise UserError(f"{path} cannot be loaded as a language model: {' '.join(str(error).split())}") from error
-    check_tokenizer(tokenizer, str(own or path), model)
+    check_tokenizer(tokenizer, str(own or path), model, "save the model's there")
     if own is not None and not _is_causal(model):
         raise UserError(f"{path} is no causal language model: its outputs depend on the tokens that follow")
     return model, tokenizer
@@ -410,6 +393,7 @@ def _perplexity(nll: float) -> float:
 def _train(run: _Run, settings: dict[str, Any]) -> Result:
     """Trains, scores, and writes everything that the run leaves behind."""
     args, training = run.args, run.training
+    _banner(run)
     set_seed(training.seed)
     progress = earlier_progress(run.folder) if training.do_train else None
     finished = progress is not None and progress.is_finished
@@ -448,8 +432,8 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
             preprocess_logits_for_metrics=sums,
             callbacks=[EarlyStoppingCallback(args.patience)] if training.load_best_model_at_end else None,
             loss=args.loss,
-            k=run.rescaling.k if run.rescaling else None,
-            M=run.rescaling.M if run.rescaling else None,
+            k=run.k,
+            M=run.M,
             shift_labels=True,  # whatever the model's own loss does, labels here are the inputs
             without_logits=bool(args.without_logits),
         )
@@ -480,31 +464,14 @@ def _train(run: _Run, settings: dict[str, Any]) -> Result:
             metrics[split]["scale"] = SCALES[best]
         if best is not None:
             metrics[split]["perplexity scale"] = _perplexity(by_scale[best])
-    result = Result(
-        task=TASK,
-        arch=run.arch,
-        loss=args.loss,
-        k=run.rescaling.k if run.rescaling else None,
-        M=run.rescaling.M if run.rescaling else None,
-        rescaling_source=run.rescaling.source if run.rescaling else None,
-        protocol=args.protocol,
+    result = run.result(
+        data={"tokens": tokens, "unigram_perplexity": baseline},
         epochs=epochs,
-        seed=training.seed,
-        mini=run.data.mini,
         hyperparameters=settings,
-        data={
-            "source": run.data.source,
-            "fingerprint": run.data.fingerprint,
-            "sizes": run.data.sizes,
-            "tokens": tokens,
-            "unigram_perplexity": baseline,
-        },
         parameters=parameters,
-        device=device_name(training.device),
         wall_time_s=time.monotonic() - start,
         resumed=progress is not None or bool(training.resume_from_checkpoint),
         metrics=metrics,
-        versions=versions(),
     )
     if trainer.is_world_process_zero():
         write_result(run.folder, result, {})
@@ -545,13 +512,8 @@ def run_language_model(argv: Sequence[str]) -> None:
     args, training = parse(argv)
     with one_voice(training):
         run = _prepare(args, training)
-        settings = _settings(run)
-
-        def work() -> Result:
-            _banner(run)
-            return _train(run, settings)
-
-        run_once(training, settings, _SAME_WHEN_RESUMED, work, _print_result)
+        settings = run.settings(_ASIDE, model=args.model_name_or_path or run.arch)
+        run_once(training, settings, _SAME_WHEN_RESUMED, lambda: _train(run, settings), _print_result)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,10 +27,11 @@ class RunArguments:
     loss: str = field(default="square", metadata={"help": "The training loss.", "choices": list(LOSSES)})
     k: float | None = field(
         default=None,
-        metadata={"help": "Square loss: weight of the true class's term. By default the paper's for the task."},
+        metadata={"help": "Square loss: weight of the true class's term. By default by task or number of classes."},
     )
     M: float | None = field(
-        default=None, metadata={"help": "Square loss: target of the true class. By default the paper's for the task."}
+        default=None,
+        metadata={"help": "Square loss: target of the true class. By default by task or number of classes."},
     )
     protocol: str = field(
         default="early_stopping",

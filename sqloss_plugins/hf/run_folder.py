@@ -1,4 +1,4 @@
-"""The folder of a Trainer's run: how far the run came, whether there is room for it, and going on from there."""
+"""A Trainer's run and its folder: what the run is, how far it came, and going on from there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,13 @@ import transformers
 from datasets.utils.logging import disable_progress_bar
 from transformers import Trainer, TrainerState, TrainingArguments
 
+from sqloss_plugins.data.glue import GlueData
+from sqloss_plugins.data.text import TextData
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.folders import SETTINGS_NAME, claim_folder, lock_folder, read_settings
-from sqloss_plugins.results import RESULT_NAME, Result, read_result
+from sqloss_plugins.hf.options import RunArguments
+from sqloss_plugins.paper import Rescaling
+from sqloss_plugins.results import RESULT_NAME, Result, device_name, read_result, run_folder
 
 # Arguments that do not decide the result: where things go, what is shown, what is kept.
 _ASIDE = {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "project", "disable_tqdm", "log_level"}
@@ -31,17 +35,89 @@ _ASIDE |= {
     "eval_accumulation_steps",
 }
 _ASIDE_PREFIXES = ("hub_", "push_to_hub", "trackio_", "dataloader_")
+_OWN_ASIDE = {"token", "cache_dir"}
 
 
-def run_settings(training: TrainingArguments, others: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that decides the result of a run, as JSON has it: two runs with equal settings are the same run."""
-    merged = {
-        name: value
-        for name, value in training.to_dict().items()
-        if name not in _ASIDE and not name.startswith(_ASIDE_PREFIXES)
-    }
-    settings: dict[str, Any] = json.loads(json.dumps({**merged, **others}, default=str, sort_keys=True))
-    return settings
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run, every choice made; without an output folder it gets the one that follows from the rest.
+
+    Attributes:
+        task, arch: short names of the task and of the model.
+        args, training: the options of the script, and the Trainer's.
+        data: the task's data.
+        rescaling: k and M; None where the loss has none.
+    """
+
+    task: str
+    arch: str
+    args: RunArguments
+    training: TrainingArguments
+    data: GlueData | TextData
+    rescaling: Rescaling | None
+
+    def __post_init__(self) -> None:
+        training = self.training
+        if not training.output_dir:
+            names = (self.task, self.arch, self.args.loss, self.k, self.M)
+            training.output_dir = str(run_folder(*names, training.learning_rate, training.seed, self.data.mini))
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return Path(self.training.output_dir)
+
+    @property
+    def k(self) -> float | None:
+        """Of the rescaling, if there is one."""
+        return self.rescaling.k if self.rescaling else None
+
+    @property
+    def M(self) -> float | None:
+        """Of the rescaling, if there is one."""
+        return self.rescaling.M if self.rescaling else None
+
+    def settings(self, aside: Iterable[str], **others: Any) -> dict[str, Any]:
+        """Everything that decides the result, as JSON has it: two runs with equal settings are the same run.
+
+        Args:
+            aside: options of the script that do not decide it: the data is known by its content, wherever it lies.
+            **others: what does, beside the options.
+        """
+        merged = {
+            name: value
+            for name, value in self.training.to_dict().items()
+            if name not in _ASIDE and not name.startswith(_ASIDE_PREFIXES)
+        }
+        merged |= {name: value for name, value in asdict(self.args).items() if name not in {*_OWN_ASIDE, *aside}}
+        merged |= {"task": self.task, "mini": self.data.mini, "data_fingerprint": self.data.fingerprint}
+        if self.rescaling:
+            merged |= {"k": self.k, "M": self.M}
+        settings: dict[str, Any] = json.loads(json.dumps({**merged, **others}, default=str, sort_keys=True))
+        return settings
+
+    def result(self, *, data: Mapping[str, Any] | None = None, **rest: Any) -> Result:
+        """What came out, with what the run says of itself.
+
+        Args:
+            data: more about the data.
+            **rest: the other fields of :class:`sqloss_plugins.results.Result`; ``loss`` if it is not the one asked for.
+        """
+        about_data = {"source": self.data.source, "fingerprint": self.data.fingerprint, "sizes": self.data.sizes}
+        fields = {
+            "task": self.task,
+            "arch": self.arch,
+            "loss": self.args.loss,
+            "k": self.k,
+            "M": self.M,
+            "rescaling_source": self.rescaling.source if self.rescaling else None,
+            "protocol": self.args.protocol,
+            "seed": self.training.seed,
+            "mini": self.data.mini,
+            "data": {**about_data, **(data or {})},
+            "device": device_name(self.training.device),
+        }
+        return Result(**{**fields, **rest})
 
 
 def check_checkpoint(checkpoint: Path, settings: Mapping[str, Any], names: Sequence[str]) -> None:
@@ -149,7 +225,7 @@ def run_once(
 
     Args:
         training: says where.
-        settings: what :func:`run_settings` returned.
+        settings: what :meth:`Run.settings` returned.
         same_when_resumed: the settings that a checkpoint given by hand must agree in.
         work: trains, and writes the result.
         show: prints the result of a folder.
