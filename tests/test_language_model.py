@@ -4,22 +4,20 @@ import json
 import math
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import assert_refused, kill_when
+from tiny import capped_model
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
     BertLMHeadModel,
-    Gemma2Config,
-    Gemma2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -85,16 +83,7 @@ def test_training_without_logits_is_the_same_training(small, monkeypatch):
 
 
 def test_without_logits_where_the_model_caps_them(text, tmp_path, capsys):
-    config = Gemma2Config(
-        vocab_size=TOKENS,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        intermediate_size=32,
-    )
-    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "gemma")
+    capped_model(TOKENS).save_pretrained(tmp_path / "gemma")
     train_tokenizer(load_files(str(text)).splits["train"], TOKENS).save_pretrained(tmp_path / "gemma")
     options = ["--model_name_or_path", str(tmp_path / "gemma"), "--output_dir", str(tmp_path / "out"), *SHORT]
     assert main(["--train_file", str(text), *options, "--without_logits", "true"]) == 2
@@ -268,15 +257,7 @@ def test_a_killed_run_goes_on_to_the_same_result(small, capsys):
     assert main([*small, "--output_dir", "whole"]) == 0
     command = [sys.executable, "-m", "sqloss_plugins.hf.language_model", *small, "--output_dir", "killed"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    wanted = "checkpoint-*/trainer_state.json"
-    while not list(Path("killed").glob(wanted)) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert list(Path("killed").glob(wanted))
-    assert not Path("killed/result.json").exists()
+    kill_when(command, environment, Path("killed"), "checkpoint-*/trainer_state.json")
     assert main([*small, "--output_dir", "killed"]) == 0
     whole, killed = read_result(Path("whole")), read_result(Path("killed"))
     assert killed.resumed
@@ -381,15 +362,9 @@ BAD_OPTIONS = {
 
 @pytest.mark.parametrize("case", list(BAD_OPTIONS))
 def test_bad_options(case, tmp_path, monkeypatch, capsys):
-    """One sentence, exit status 2, and nothing left behind."""
     monkeypatch.chdir(tmp_path)
     options, message = BAD_OPTIONS[case]
-    assert main(options) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("language_model: error: ")
-    assert message in error
-    assert error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert_refused(main, options, "language_model", message, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(

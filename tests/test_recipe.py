@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import pytest
 import sentencepiece
 import soundfile
 import torch
+from commands import kill_when
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
@@ -168,17 +168,8 @@ def test_a_killed_run_goes_on_to_the_same_result(kill_in, whole, options):
         shutil.rmtree(killed / "decode")
         for name in ("result.json", "calibration.json"):
             (killed / name).unlink()
-    wanted = killed / ("1epoch.pth" if kill_in == "training" else "decode/dev-clean/softmax/text")
-    process = subprocess.Popen(
-        command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 200
-    while not wanted.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert wanted.exists()
-    assert not (killed / "result.json").exists()
+    wanted = "1epoch.pth" if kill_in == "training" else "decode/dev-clean/softmax/text"
+    kill_when(command, environment(), killed, wanted)
     time.sleep(0.5)
     left = subprocess.run(["pgrep", "-f", str(killed)], capture_output=True, text=True).stdout
     assert left == ""

@@ -3,15 +3,14 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import assert_refused, kill_when
 from filelock import FileLock
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
 
@@ -197,15 +196,8 @@ def test_a_killed_run_goes_on_to_the_same_result(kill_in, small, tmp_path):
 
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "run_glue_sq.py"), *options, "--output_dir", "killed"]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wanted = Path("killed") / ("model.safetensors" if kill_in == "the end" else "checkpoint-15/trainer_state.json")
-    deadline = time.monotonic() + 120
-    while not wanted.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert wanted.exists()
-    assert not Path("killed/result.json").exists()
+    wanted = "model.safetensors" if kill_in == "the end" else "checkpoint-15/trainer_state.json"
+    kill_when(command, environment, Path("killed"), wanted)
     if kill_in == "a checkpoint":  # the second of them, half written
         shutil.rmtree("killed/checkpoint-30", ignore_errors=True)
         shutil.copytree("killed/checkpoint-15", "killed/checkpoint-30")
@@ -269,15 +261,9 @@ BAD_OPTIONS = {
 
 @pytest.mark.parametrize("case", list(BAD_OPTIONS))
 def test_bad_options(case, tmp_path, monkeypatch, capsys):
-    """One sentence, exit status 2, and nothing left behind."""
     monkeypatch.chdir(tmp_path)
     options, message = BAD_OPTIONS[case]
-    assert main(options) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("run_glue_sq.py: error: ")
-    assert message in error
-    assert error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
+    assert_refused(main, options, "run_glue_sq.py", message, tmp_path, capsys)
 
 
 def test_bad_options_end_the_process_with_2(tmp_path):

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from tiny import CLASSES, HEADS, VOCABULARY, WITHOUT_LOGITS, examples, full_batch, model, one_sgd_step
+from tiny import CLASSES, HEADS, VOCABULARY, WITHOUT_LOGITS, capped_model, examples, full_batch, model, one_sgd_step
 from transformers import (
     BartConfig,
     BartForCausalLM,
     BartForConditionalGeneration,
     BertForQuestionAnswering,
-    Gemma2Config,
-    Gemma2ForCausalLM,
     LlamaForCausalLM,
     Trainer,
     TrainingArguments,
@@ -117,6 +115,7 @@ def test_without_logits_in_mixed_precision(tmp_path):
         ("causal LM", {"torch_compile": True}, "compiled"),
         ("causal LM", {"optim": "lomo", "gradient_accumulation_steps": 2}, "LOMO"),
         ("causal LM", {"own_layer": True}, "is a NonDynamicallyQuantizableLinear"),
+        ("causal LM", {"own_forward": True}, "is a wrapped Linear"),
     ],
 )
 def test_without_logits_where_it_cannot_be(head, options, words, tmp_path):
@@ -124,6 +123,8 @@ def test_without_logits_where_it_cannot_be(head, options, words, tmp_path):
     if options.pop("own_layer", False):
         layer = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
         network.set_output_embeddings(layer(16, VOCABULARY))
+    if options.pop("own_forward", False):  # as accelerate does to a model on several devices
+        network.lm_head.forward = network.lm_head.forward
     with pytest.raises(ValueError, match=words):
         SquareLossTrainer(network, arguments(tmp_path, **options), loss=loss, without_logits=True)
 
@@ -131,18 +132,8 @@ def test_without_logits_where_it_cannot_be(head, options, words, tmp_path):
 def test_logits_that_are_picked_or_capped_are_needed(tmp_path):
     with pytest.raises(ValueError, match="LlamaForSequenceClassification does not return the outputs"):
         one_sgd_step("sequence classification, Llama", "square", 6, tmp_path, without_logits=True)
-    capped = Gemma2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        head_dim=8,
-        intermediate_size=32,
-        final_logit_softcapping=2.0,
-    )
     trainer = SquareLossTrainer(
-        Gemma2ForCausalLM(capped), arguments(tmp_path), train_dataset=examples("causal LM", 6), without_logits=True
+        capped_model(VOCABULARY), arguments(tmp_path), train_dataset=examples("causal LM", 6), without_logits=True
     )
     with pytest.raises(ValueError, match="Gemma2ForCausalLM does not return the outputs"):
         trainer.train()

@@ -7,6 +7,8 @@ from transformers import (
     BertForMultipleChoice,
     BertForSequenceClassification,
     BertForTokenClassification,
+    Gemma2Config,
+    Gemma2ForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -45,6 +47,13 @@ def model(head):
         config = (LlamaConfig if "Llama" in head or head == "causal LM" else BertConfig)(**sizes)
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = config.attention_dropout = 0.0
     return HEADS[head](config)
+
+
+def capped_model(vocabulary):
+    """A causal language model that does more to its logits than its output layer does."""
+    sizes = {"hidden_size": 16, "head_dim": 8, "intermediate_size": 32}
+    heads = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    return Gemma2ForCausalLM(Gemma2Config(vocab_size=vocabulary, final_logit_softcapping=2.0, **sizes, **heads))
 
 
 def examples(head, count):

@@ -1,0 +1,34 @@
+"""What the tests of several command lines do alike."""
+
+import os
+import signal
+import subprocess
+import time
+
+
+def assert_refused(main, options, program, message, folder, capsys):
+    """One sentence, exit status 2, and nothing left behind in the folder."""
+    assert main(options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"{program}: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
+def kill_when(command, environment, folder, wanted):
+    """Starts a command and kills it, with SIGKILL, as soon as the folder has what is wanted, but no result.
+
+    Args:
+        wanted: a pattern below the folder.
+    """
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 200
+    while not any(folder.glob(wanted)) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert any(folder.glob(wanted))
+    assert not (folder / "result.json").exists()
