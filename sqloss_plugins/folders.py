@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -15,6 +16,7 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.results import write_json
 
 SETTINGS_NAME = "settings.json"
+_WIDTH = 80  # characters of a setting in a message: some are whole configurations
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str], option: str = "--output_dir") -> None:
@@ -45,7 +47,10 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str],
         theirs = read_settings(path)
         changed = sorted(key for key in settings.keys() | theirs.keys() if settings.get(key) != theirs.get(key))
         if changed:
-            differences = ", ".join(f"{key} {theirs.get(key)!r} -> {settings.get(key)!r}" for key in changed[:3])
+            differences = ", ".join(
+                f"{key} {shorten(repr(theirs.get(key)), _WIDTH)} -> {shorten(repr(settings.get(key)), _WIDTH)}"
+                for key in changed[:3]
+            )
             raise UserError(
                 f"the output folder {folder} holds another run ({differences}{', ...' if len(changed) > 3 else ''}): "
                 f"choose another {option}, or remove that one"

@@ -188,9 +188,9 @@ def results_and_outputs(folder):
         return result.metrics["test"], result.epochs, {name: outputs[name] for name in outputs.files}
 
 
-@pytest.mark.parametrize("kill_in", ["training", "a checkpoint", "the end"])
+@pytest.mark.parametrize("kill_in", ["training", "a checkpoint", "the writing of files", "the end"])
 def test_a_killed_run_goes_on_to_the_same_result(kill_in, small, tmp_path):
-    """SIGKILL at an epoch's end, with a torn checkpoint, and after the last epoch; to the last bit."""
+    """SIGKILL at an epoch's end, with a torn checkpoint or file, and after the last epoch; to the last bit."""
     options = ["--task", "mrpc", *small, "--num_train_epochs", "4", "--learning_rate", "1e-3", "--patience", "2"]
     assert main([*options, "--output_dir", "whole"]) == 0
 
@@ -198,11 +198,13 @@ def test_a_killed_run_goes_on_to_the_same_result(kill_in, small, tmp_path):
     command = [sys.executable, str(ROOT / "run_glue_sq.py"), *options, "--output_dir", "killed"]
     wanted = "model.safetensors" if kill_in == "the end" else "checkpoint-15/trainer_state.json"
     kill_when(command, environment, Path("killed"), wanted)
-    if kill_in == "a checkpoint":  # the second of them, half written
+    if kill_in in ("a checkpoint", "the writing of files"):  # the second checkpoint, half written
         shutil.rmtree("killed/checkpoint-30", ignore_errors=True)
         shutil.copytree("killed/checkpoint-15", "killed/checkpoint-30")
-        Path("killed/checkpoint-30/trainer_state.json").unlink()
-        Path("killed/checkpoint-30/optimizer.pt").write_bytes(b"torn")
+        torn = Path("killed/checkpoint-30", "optimizer.pt" if kill_in == "a checkpoint" else "model.safetensors")
+        torn.write_bytes(torn.read_bytes()[:-100])
+        if kill_in == "a checkpoint":
+            Path("killed/checkpoint-30/trainer_state.json").unlink()
 
     assert main([*options, "--output_dir", "killed"]) == 0
     assert read_result(Path("killed")).resumed
@@ -244,7 +246,8 @@ BAD_OPTIONS = {
     "late start": (["--task", "mrpc", "--eval_delay", "2"], "early_stopping validates after every epoch"),
     "the worst": (["--task", "mrpc", "--greater_is_better", "false"], "the greater accuracy, the better"),
     "no examples": (["--task", "mrpc", "--max_train_samples", "0"], "--max_train_samples must be at least 1"),
-    "no evaluation": (["--task", "mrpc", "--eval_strategy", "no"], "save and eval strategy to match"),
+    "no evaluation": (["--task", "mrpc", "--eval_strategy", "no"], "early_stopping validates and saves after"),
+    "no checkpoints": (["--task", "mrpc", "--save_strategy", "no"], "early_stopping validates and saves after every"),
     "metric": (["--task", "sst2", "--metric_for_best_model", "f1"], "--metric_for_best_model must be one of accuracy"),
     "liger": (["--task", "mrpc", "--use_liger_kernel"], "use_liger_kernel"),
     "no scores": (["--task", "mrpc", "--prediction_loss_only"], "--prediction_loss_only leaves no outputs to score"),
@@ -264,6 +267,13 @@ def test_bad_options(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options, message = BAD_OPTIONS[case]
     assert_refused(main, options, "run_glue_sq.py", message, tmp_path, capsys)
+
+
+def test_a_settings_file_with_an_option_twice(tmp_path, capsys):
+    file = tmp_path / "settings.yaml"
+    file.write_text("task: mrpc\nseed: 1\nseed: 2\n")
+    assert main([str(file)]) == 2
+    assert "settings.yaml cannot be read as settings: seed is there twice" in capsys.readouterr().err
 
 
 def test_bad_options_end_the_process_with_2(tmp_path):

@@ -242,6 +242,16 @@ def test_rescaling_is_chosen_and_said(head, task, expected, tmp_path, caplog):
     assert expected in caplog.text
 
 
+def test_a_saved_model_knows_its_rescaling(tmp_path):
+    trainer = SquareLossTrainer(model=model("sequence classification"), args=arguments(tmp_path), k=3.0, M=2.0)
+    trainer.save_model(str(tmp_path / "saved"))
+    again = type(trainer.model).from_pretrained(tmp_path / "saved")
+    assert again.config.square_loss == {"k": 3.0, "M": 2.0}
+    trainer = SquareLossTrainer(model=again, args=arguments(tmp_path), loss="cross_entropy")
+    trainer.save_model(str(tmp_path / "saved"))
+    assert not hasattr(type(again).from_pretrained(tmp_path / "saved").config, "square_loss")
+
+
 def test_peft_models(tmp_path):
     """LoRA wraps the model; its head and its loss are found all the same."""
     for head, kind in (("causal LM", TaskType.CAUSAL_LM), ("sequence classification", TaskType.SEQ_CLS)):

@@ -7,7 +7,8 @@
 
 Takes the options below and all of transformers.TrainingArguments. What is not given is the paper's (Table 10: batch
 size, length, learning rate, epochs, per loss), for tasks that the paper does not have its common fine-tuning values;
-with --protocol same_epochs the number of epochs is cross-entropy's.
+with --protocol same_epochs the number of epochs is cross-entropy's. --help shows the defaults of the --task, --loss and
+--protocol that are given beside it.
 A run that was killed goes on where it was when the same command is run again; a run that is finished is not repeated.
 """
 

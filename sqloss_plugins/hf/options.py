@@ -121,6 +121,11 @@ def parse_options(
             list(argv), return_remaining_strings=True, look_for_args_file=False
         )
     except (ValueError, ImportError, RuntimeError) as error:
+        if own.stops_early and "load_best_model_at_end requires the save and eval strategy" in str(error):
+            raise UserError(
+                "--protocol early_stopping validates and saves after every epoch: leave --eval_strategy and "
+                "--save_strategy out, or choose --protocol same_epochs"
+            ) from error
         raise UserError(" ".join(str(error).split())) from error
     if unknown:
         raise UserError(f"unknown option or value: {' '.join(unknown)} (see --help)")

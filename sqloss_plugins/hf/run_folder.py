@@ -11,9 +11,11 @@ from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import transformers
 from datasets.utils.logging import disable_progress_bar
+from safetensors import SafetensorError, safe_open
 from transformers import Trainer, TrainerState, TrainingArguments
 
 from sqloss_plugins.data.glue import GlueData
@@ -163,18 +165,33 @@ class Progress:
 
 
 def earlier_progress(folder: Path) -> Progress | None:
-    """The newest complete checkpoint: one with ``trainer_state.json``, which the Trainer writes last."""
+    """The newest complete checkpoint: with ``trainer_state.json``, which the Trainer writes last, and no torn file."""
     numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
     for checkpoint in sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         try:
             state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         except (OSError, ValueError, TypeError):
             continue
+        torn = next((path for path in sorted(checkpoint.iterdir()) if not _is_whole(path)), None)
+        if torn is not None:
+            print(f"{torn} is damaged: its checkpoint is left out.", flush=True)
+            continue
         control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
         is_finished = bool(control.get("should_training_stop")) or state.global_step >= state.max_steps
         best = folder / Path(state.best_model_checkpoint or checkpoint).name
         return Progress(checkpoint, is_finished, best, state.epoch or 0.0)
     return None
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file of a checkpoint has both its ends, as far as its format tells."""
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, "pt"):
+                return True
+        except (OSError, SafetensorError):
+            return False
+    return path.suffix not in (".pt", ".pth", ".bin") or is_zipfile(path)
 
 
 def check_space(training: TrainingArguments, parameters: int) -> None:

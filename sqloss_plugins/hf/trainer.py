@@ -113,8 +113,9 @@ class SquareLossTrainer(Trainer):
     """A Trainer whose training and evaluation loss is the square loss, or another of this package's.
 
     Used as :class:`transformers.Trainer` is, with everything it takes. ``label_smoothing_factor`` of the training
-    arguments is applied by the loss. Which loss, k and M is logged once. The evaluation loss is the Trainer's mean over
-    batches, weighted by their examples.
+    arguments is applied by the loss. Which loss, k and M is logged once, and k and M are saved with the model as
+    ``config.square_loss``, for :func:`sqloss_plugins.probability.link_probabilities`. The evaluation loss is the
+    Trainer's mean over batches, weighted by their examples.
 
     Args:
         *args, **kwargs: as for :class:`transformers.Trainer`.
@@ -179,6 +180,7 @@ class SquareLossTrainer(Trainer):
             self.compute_loss_func.head = HeadWithoutLogits(
                 model, num_classes or 0, self.args.gradient_accumulation_steps if one_process else 1
             )
+        self._note_rescaling(model, {"k": k, "M": M} if loss == "square" and num_classes != 1 else None)
         if num_classes == 1:
             logger.warning("One output: a regression. The loss is the mean squared error, whatever the loss named.")
         elif loss == "square":
@@ -190,6 +192,16 @@ class SquareLossTrainer(Trainer):
         self._needs_decoder_inputs = bool(
             getattr(config, "is_encoder_decoder", False) and getattr(model, "can_generate", bool)()
         )
+
+    def _note_rescaling(self, model: nn.Module, rescaling: dict[str, float | None] | None) -> None:
+        """Has the saved configuration say how the outputs are to be read; no longer, after another loss."""
+        config = getattr(model, "config", None)
+        if config is None:
+            return
+        if rescaling is not None:
+            config.square_loss = rescaling
+        elif hasattr(config, "square_loss"):
+            del config.square_loss
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's, which calls the loss function; right under DataParallel too.
