@@ -33,10 +33,11 @@ lint: $(VENV)/test.installed
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-benchmark: $(VENV)/hf.installed
+benchmark: $(VENV)/demo.installed
 	$(PY) -m benchmarks.losses --json benchmarks/results/losses_cpu.json
 	$(PY) -m benchmarks.linear_precision --json benchmarks/results/linear_precision_cpu.json
 	$(PY) -m benchmarks.linear_square --json benchmarks/results/linear_square_cpu.json
+	$(PY) -m benchmarks.espnet_head --json benchmarks/results/espnet_head_cpu.json
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import linear_precision, linear_square, losses
+from benchmarks import espnet_head, linear_precision, linear_square, losses
 
 
 def run(module, monkeypatch, *arguments):
@@ -38,6 +38,16 @@ def test_linear_square(tmp_path, monkeypatch, capsys):
     assert found["CE dense"]["megabytes"] * 2**20 >= 4 * (4 * 5 + 4 * 8 + 5 * 8)
     assert [row["N"] for row in result["sweeps"]["N"]] == [2, 4]
     assert "auto / better form" in capsys.readouterr().out
+
+
+def test_espnet_head(tmp_path, monkeypatch, capsys):
+    for name, value in (("PIECES", (20,)), ("UTTERANCES", 1), ("SECONDS", 0.5), ("TOKENS", 3)):
+        monkeypatch.setattr(espnet_head, name, value)
+    assert run(espnet_head, monkeypatch, "--rounds", 1, "--threads", 1, "--json", tmp_path / "a.json") == 0
+    (row,) = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert (row["pieces"], row["rows"]) == (20, 4)
+    assert 0 < row["direct_ms"] < row["step_ms"]
+    assert "saved of a step" in capsys.readouterr().out
 
 
 def test_linear_precision(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import sentencepiece
 import soundfile
@@ -154,6 +155,20 @@ def test_a_finished_run_is_not_repeated(whole, options):
     # Data, dictionary, statistics, language model, training; three scores on dev, one on test.
     assert done.stdout.count("done before") == 5 + 3 + 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")} == before
+
+
+@one_worker
+def test_another_front_end_has_statistics_of_its_own(whole, options):
+    def found():
+        folders = Path(options[3], "data/train-clean-100-unigram40").glob("stats-*/train/feats_stats.npz")
+        return {len(np.load(path)["sum"]): path for path in folders}
+
+    before = found()
+    stamp = before[20].stat().st_mtime_ns
+    words = ["--frontend_conf", "n_mels=16", "--stage", "4", "--stop_stage", "4"]
+    assert main(["librispeech", *options, *words]) == 0
+    assert found().keys() == {16, 20}
+    assert found()[20].stat().st_mtime_ns == stamp
 
 
 @one_worker

@@ -131,6 +131,17 @@ class Recipe:
         tokens = f"unigram{args.nbpe}" if args.token_type == "bpe" else "char"
         return Path(args.workdir, "data", f"{args.train_set}-{tokens}{'-mini' if self.mini else ''}")
 
+    @property
+    def frontend(self) -> dict[str, Any]:
+        """How features are made of audio."""
+        return {"frontend": self.espnet.frontend, **self.espnet.frontend_conf}
+
+    @property
+    def statistics(self) -> Path:
+        """The folder of the features' statistics; every front end has its own."""
+        digest = hashlib.sha256(json.dumps(self.frontend, sort_keys=True, default=str).encode()).hexdigest()
+        return self.data / f"stats-{digest[:8]}"
+
     def config(self, which: str) -> Path:
         """The configuration ``asr``, ``lm`` or ``inference``: the one given, or the recipe's."""
         given: Path | None = getattr(self.args, f"{which}_config")

@@ -181,12 +181,14 @@ def _text_arguments(recipe: Recipe) -> list[str]:
 
 def collect_statistics(recipe: Recipe) -> None:
     """Stage 4: lengths of all utterances, mean and variance of the features."""
-    stats = recipe.data / "stats"
-    if is_done(recipe.data, "statistics"):
+    stats = recipe.statistics
+    if is_done(stats, "statistics"):
         return
     need(recipe.data / ".dictionary.done", 3)
     train, dev = (recipe.data / recipe.args.train_set, recipe.data / recipe.args.dev_set)
     shutil.rmtree(stats, ignore_errors=True)
+    stats.mkdir()
+    write_json(stats / "frontend.json", recipe.frontend)
     parts = _split_keys(train / "wav.scp", stats / "keys", "train", recipe.args.nj)
     dev_parts = _split_keys(dev / "wav.scp", stats / "keys", "dev", len(parts))
     jobs = []
@@ -201,7 +203,7 @@ def collect_statistics(recipe: Recipe) -> None:
     aggregate_stats_dirs(inputs, str(stats), "WARNING", False)
     for split in ("train", "valid"):
         _append_vocabulary(stats / split / "text_shape", len(recipe.tokens))
-    _mark_done(recipe.data, "statistics")
+    _mark_done(stats, "statistics")
 
 
 def _asr_data(split: str, folder: Path) -> list[str]:
@@ -293,8 +295,8 @@ def train(recipe: Recipe) -> None:
     """Stage 6: ESPnet's training, which goes on from its last epoch where it was killed."""
     if is_done(recipe.run, "training"):
         return
-    need(recipe.data / ".statistics.done", 4)
-    stats = recipe.data / "stats"
+    stats = recipe.statistics
+    need(stats / ".statistics.done", 4)
     arguments = [*recipe.training_arguments, *_text_arguments(recipe), "--resume", "true"]
     if recipe.rescaling:
         arguments += ["--model_conf", f"k={recipe.rescaling.k}", "--model_conf", f"M={recipe.rescaling.M}"]

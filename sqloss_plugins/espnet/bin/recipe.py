@@ -116,8 +116,7 @@ def _data_settings(recipe: Recipe) -> dict[str, object]:
     args = recipe.args
     names = ("task", "train_set", "dev_set", "test_sets", "token_type", "nbpe")
     settings: dict[str, object] = {name: getattr(args, name) for name in names}
-    frontend = {"frontend": recipe.espnet.frontend, "frontend_conf": recipe.espnet.frontend_conf}
-    return {**settings, **frontend, "mini": recipe.mini, "corpus": str(stages.corpus_folder(recipe).resolve())}
+    return {**settings, "mini": recipe.mini, "corpus": str(stages.corpus_folder(recipe).resolve())}
 
 
 def _banner(recipe: Recipe) -> None:
@@ -160,7 +159,7 @@ def run_recipe(argv: Sequence[str]) -> None:
                 preparing[number](recipe)
     if args.stop_stage in preparing:
         return
-    stages.need(recipe.data / ".statistics.done", 4)
+    stages.need(recipe.statistics / ".statistics.done", 4)
     claim_folder(recipe.run, recipe.settings, ("checkpoint.pth", RESULT_NAME, ".*.done"), option="--tag")
     with lock_folder(recipe.run):
         if args.stop_stage > 6:
