@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,8 +140,16 @@ class Recipe:
     @property
     def statistics(self) -> Path:
         """The folder of the features' statistics; every front end has its own."""
-        digest = hashlib.sha256(json.dumps(self.frontend, sort_keys=True, default=str).encode()).hexdigest()
-        return self.data / f"stats-{digest[:8]}"
+        return self._beside_data("stats", self.frontend)
+
+    @property
+    def lm(self) -> Path:
+        """The folder of the language model; every configuration and text has its own."""
+        return self._beside_data("lm", self.language_model or {})
+
+    def _beside_data(self, name: str, settings: Mapping[str, Any]) -> Path:
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+        return self.data / f"{name}-{digest[:8]}"
 
     def config(self, which: str) -> Path:
         """The configuration ``asr``, ``lm`` or ``inference``: the one given, or the recipe's."""

@@ -29,7 +29,7 @@ from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.recipe import STAGES, Recipe
 from sqloss_plugins.espnet.resume import trained
 from sqloss_plugins.espnet.scoring import Errors, environment, read_text, results_table, score_texts
-from sqloss_plugins.folders import claim_folder
+from sqloss_plugins.folders import SETTINGS_NAME, claim_folder
 from sqloss_plugins.probability import SCORES
 from sqloss_plugins.results import Result, device_name, versions, write_json, write_result
 
@@ -188,7 +188,7 @@ def collect_statistics(recipe: Recipe) -> None:
     train, dev = (recipe.data / recipe.args.train_set, recipe.data / recipe.args.dev_set)
     shutil.rmtree(stats, ignore_errors=True)
     stats.mkdir()
-    write_json(stats / "frontend.json", recipe.frontend)
+    write_json(stats / SETTINGS_NAME, recipe.frontend)
     parts = _split_keys(train / "wav.scp", stats / "keys", "train", recipe.args.nj)
     dev_parts = _split_keys(dev / "wav.scp", stats / "keys", "dev", len(parts))
     jobs = []
@@ -239,10 +239,11 @@ def train_language_model(recipe: Recipe) -> None:
         print("  not wanted (--use_lm false)", flush=True)
         return
     need(recipe.data / ".dictionary.done", 3)
-    folder = recipe.data / "lm"
-    _claim_lm(folder, recipe.language_model)
+    folder = recipe.lm
     if is_done(folder, "lm"):
         return
+    folder.mkdir(exist_ok=True)
+    write_json(folder / SETTINGS_NAME, recipe.language_model)
     text = (recipe.data / recipe.args.train_set / "text").read_text(encoding="utf-8")
     with (folder / "train.txt").open("w", encoding="utf-8") as file:
         file.write(text)
@@ -267,10 +268,6 @@ def train_language_model(recipe: Recipe) -> None:
         arguments += [f"--{split}_shape_file", str(stats / split / "text_shape.tokens")]
     run_jobs([Job(f"{_BINS}.lm_train", arguments, folder / "train.log")])
     _mark_done(folder, "lm")
-
-
-def _claim_lm(folder: Path, settings: dict[str, Any]) -> None:
-    claim_folder(folder, settings, ("stats/.done", "model/*.pth"), option="--workdir")
 
 
 def read_lm_text(path: Path) -> Iterator[str]:
@@ -317,11 +314,9 @@ def train(recipe: Recipe) -> None:
 
 
 def claim_decoding(recipe: Recipe) -> None:
-    """Refuses a language model and hypotheses of other settings than this command line's, before the training."""
+    """Refuses hypotheses of other settings than this command line's, before the training."""
     if recipe.language_model is not None:
-        folder = recipe.data / "lm"
-        need(folder / ".lm.done", 5)
-        _claim_lm(folder, recipe.language_model)
+        need(recipe.lm / ".lm.done", 5)
     claim_folder(recipe.run / "decode", recipe.decoding, ("*/*/text", "*/*/part*"), option="--tag")
 
 
@@ -412,7 +407,7 @@ def _decoding_arguments(recipe: Recipe, subset: str, score: str, part: Path, num
     arguments += ["--asr_train_config", str(recipe.run / "config.yaml")]
     arguments += ["--asr_model_file", str(recipe.run / MODEL_FILE)]
     if recipe.language_model is not None:
-        model = recipe.data / "lm" / "model"
+        model = recipe.lm / "model"
         arguments += ["--lm_train_config", str(model / "config.yaml"), "--lm_file", str(model / "valid.loss.ave.pth")]
     else:
         arguments += ["--lm_weight", "0.0"]
