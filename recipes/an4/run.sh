@@ -6,4 +6,6 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 
+export PYTHONWARNINGS=${PYTHONWARNINGS-ignore::FutureWarning} # what PyTorch says of ESPnet's calls
+
 exec "${PYTHON:-python}" -m sqloss_plugins.espnet.bin.recipe an4 --workdir "$here" "$@"

@@ -141,7 +141,7 @@ def run_recipe(argv: Sequence[str]) -> None:
     Raises:
         UserError: for every mistake of the user's.
     """
-    logging.basicConfig(level=logging.WARNING)
+    logging.basicConfig(level=logging.ERROR)  # what ESPnet says of itself is in the logs of its processes
     recipe = parse(argv)
     args = recipe.args
     claim_folder(recipe.data, _data_settings(recipe), (".*.done",), option="--workdir")
