@@ -498,7 +498,9 @@ def test_without_a_corpus_the_mini_one_is_taken_loudly(capsys, tmp_path):
 def test_a_recipe_without_a_mini_corpus_says_so(capsys):
     for words in ([], ["--mini"]):
         assert main(["an4", "--workdir", str(ROOT / "recipes/an4"), *words]) == 2
-        assert "this recipe has no mini corpus" in capsys.readouterr().err
+        printed = capsys.readouterr()
+        assert "this recipe has no mini corpus" in printed.err
+        assert "MINI" not in printed.out
 
 
 def test_the_defaults_of_a_recipe_are_options(corpus, tmp_path, capsys):

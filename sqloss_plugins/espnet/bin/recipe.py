@@ -85,7 +85,7 @@ def parse(argv: Sequence[str]) -> Recipe:
 
 def _defaults(parser: argparse.ArgumentParser, workdir: Path, mini: bool) -> dict[str, object]:
     """What the recipe has as defaults of the command line: ``conf/recipe.yaml``, or the mini corpus's."""
-    path = workdir / "conf" / ("mini" if mini else "") / "recipe.yaml"
+    path = _defaults_file(workdir, mini)
     if mini and not path.is_file():
         raise UserError(f"this recipe has no mini corpus ({path} is not there): give --corpus")
     if not path.is_file():  # a folder of one's own, with everything on the command line
@@ -97,6 +97,10 @@ def _defaults(parser: argparse.ArgumentParser, workdir: Path, mini: bool) -> dic
     return defaults
 
 
+def _defaults_file(workdir: Path, mini: bool) -> Path:
+    return workdir / "conf" / ("mini" if mini else "") / "recipe.yaml"
+
+
 def _is_at_hand(task: str, workdir: Path) -> bool:
     """Whether the corpus was downloaded before, or can be; says so if not."""
     if (workdir / "downloads" / task).is_dir():
@@ -104,6 +108,8 @@ def _is_at_hand(task: str, workdir: Path) -> bool:
     source = SOURCES[task]
     if is_reachable(source):
         return True
+    if not _defaults_file(workdir, mini=True).is_file():
+        raise UserError(f"there is no --corpus, {source} cannot be reached, and this recipe has no mini corpus")
     print(
         f"\n*** There is no --corpus, and {source} cannot be reached: using the embedded MINI corpus. ***\n"
         f"*** It is synthetic speech of about a hundred words, and says nothing about {task}. ***\n",
