@@ -28,7 +28,8 @@ def teacher_forced_outputs(
         inference=False,
     )
     for _, batch in loader:
-        batch = to_device(batch, device)
+        order = batch["speech_lengths"].argsort(descending=True)  # as recurrent encoders want it
+        batch = to_device({name: value[order] for name, value in batch.items()}, device)
         encoded, lengths = model.encode(batch["speech"], batch["speech_lengths"])
         if isinstance(encoded, tuple):
             encoded = encoded[0]
