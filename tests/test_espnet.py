@@ -8,12 +8,14 @@ from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
+import soundfile
 import torch
 from espnet2.tasks.asr import ASRTask
 from espnet2.train.reporter import Reporter
 
 import sqloss_plugins.espnet  # noqa: F401
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.calibration import teacher_forced_outputs
 from sqloss_plugins.espnet.decoding import scoring, use_score
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
 from sqloss_plugins.espnet.resume import make_saves_atomic, repair_checkpoint, trained
@@ -318,3 +320,30 @@ def test_epochs_and_their_time_are_counted_over_all_processes(tmp_path):
     reporter.epoch = 2
     torch.save({"model": {}, "reporter": reporter.state_dict()}, tmp_path / "checkpoint.pth")
     assert trained(tmp_path) == (2, 183.0)
+
+
+def test_teacher_forcing_of_a_recurrent_encoder(tmp_path):
+    """Utterances in whatever order of length: all at once as one at a time."""
+    args = ASRTask.get_parser().parse_args(["--output_dir", "x", "--encoder", "vgg_rnn", "--decoder", "rnn"])
+    args.token_list, args.token_type, args.model, args.normalize = TOKENS, "char", "sqloss", None
+    args.encoder_conf = {"num_layers": 1, "hidden_size": 8, "output_size": 8}
+    args.decoder_conf, args.frontend_conf = DECODERS["rnn"], {"n_mels": 20, "hop_length": 160}
+    torch.manual_seed(0)
+    model = ASRTask.build_model(args).eval()
+    for name, seconds in (("a", 0.5), ("b", 1.0), ("c", 0.7)):
+        soundfile.write(tmp_path / f"{name}.wav", torch.randn(int(16000 * seconds)).numpy() / 10, 16000)
+    (tmp_path / "wav.scp").write_text("".join(f"{name} {tmp_path / name}.wav\n" for name in "abc"))
+    (tmp_path / "text").write_text("a AB\nb CDE\nc F\n")
+
+    def rows(batch_size):
+        with torch.inference_mode():
+            batches = list(teacher_forced_outputs(model, args, tmp_path, batch_size, "cpu"))
+        outputs, targets = (torch.cat(part) for part in zip(*batches, strict=True))
+        assert len(outputs) == len(targets) == 3 + 4 + 2
+        return sorted(zip(targets.tolist(), (outputs * 1e4).round().tolist(), strict=True))
+
+    one, all_at_once = rows(1), rows(3)
+    assert [row[0] for row in one] == [row[0] for row in all_at_once]
+    assert torch.allclose(
+        torch.tensor([row[1] for row in one]), torch.tensor([row[1] for row in all_at_once]), atol=2.0
+    )
