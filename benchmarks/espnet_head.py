@@ -19,10 +19,9 @@ import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 
-from benchmarks.measure import in_words, make_parser, prepare, save, side_by_side
+from benchmarks.measure import make_parser, prepare, report, side_by_side
 from sqloss_plugins.espnet import MODEL_NAME
 from sqloss_plugins.losses import linear_square_loss
-from sqloss_plugins.results import device_name, markdown_table, versions
 
 CONFIG = Path(__file__).parent.parent / "recipes/librispeech/conf/tuning/train_asr_transformer.yaml"
 PIECES = (1000, 5000)
@@ -84,10 +83,7 @@ def main() -> int:
         times = [f"{row[name]:.1f}" for name in ("step_ms", "direct_ms", "gram_ms")]
         shares = [f"{100 * row[name]:.2f} %" for name in ("share", "saved")]
         table.append([f"{row['pieces']:.0f}", f"{row['rows']:.0f}", *times, *shares])
-    print(markdown_table(table))
-    environment = {"device": device_name(args.device), **versions()}
-    print(f"\n{in_words(environment)}")
-    save(args.json, {"environment": environment, "rows": found})
+    report(table, found, args)
     return 0
 
 

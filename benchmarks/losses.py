@@ -17,9 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import in_words, make_parser, peak_bytes, prepare, save, side_by_side
+from benchmarks.measure import make_parser, peak_bytes, prepare, report, side_by_side
 from sqloss_plugins import square_loss, squentropy_loss
-from sqloss_plugins.results import device_name, markdown_table, versions
 
 SHAPES = ((32, 2), (4096, 1000), (256, 30522), (4096, 50257))
 BASELINE = "cross_entropy"
@@ -84,10 +83,7 @@ def main() -> int:
                 f"{row['memory']:.2f}",
             ]
         )
-    print(markdown_table(table))
-    environment = {"device": device_name(args.device), **versions()}
-    print(f"\n{in_words(environment)}")
-    save(args.json, {"environment": environment, "rows": rows})
+    report(table, rows, args)
     return 0
 
 

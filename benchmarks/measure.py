@@ -6,13 +6,13 @@ import argparse
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from sqloss_plugins.results import write_json
+from sqloss_plugins.results import device_name, markdown_table, versions, write_json
 
 Run = Callable[[], object]
 
@@ -50,6 +50,13 @@ def save(path: Path | None, content: Mapping[str, object]) -> None:
 def in_words(environment: Mapping[str, object]) -> str:
     """What was measured on, in one line."""
     return ", ".join(f"{name} {value}" for name, value in environment.items())
+
+
+def report(table: Sequence[Sequence[str]], rows: Sequence[Mapping[str, object]], args: argparse.Namespace) -> None:
+    """Prints a table and what was measured on, and writes the rows that it is made of where ``--json`` says."""
+    environment = {"device": device_name(args.device), **versions()}
+    print(f"{markdown_table(table)}\n\n{in_words(environment)}")
+    save(args.json, {"environment": environment, "rows": rows})
 
 
 def side_by_side(runs: Mapping[str, Run], rounds: int, device: str, title: str) -> dict[str, list[float]]:

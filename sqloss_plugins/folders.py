@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -16,7 +15,6 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.results import write_json
 
 SETTINGS_NAME = "settings.json"
-_WIDTH = 80  # characters of a setting in a message: some are whole configurations
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str], option: str = "--output_dir") -> None:
@@ -47,10 +45,8 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str],
         theirs = read_settings(path)
         changed = sorted(key for key in settings.keys() | theirs.keys() if settings.get(key) != theirs.get(key))
         if changed:
-            differences = ", ".join(
-                f"{key} {shorten(repr(theirs.get(key)), _WIDTH)} -> {shorten(repr(settings.get(key)), _WIDTH)}"
-                for key in changed[:3]
-            )
+            pairs = [(key, _brief(theirs.get(key)), _brief(settings.get(key))) for key in changed[:3]]
+            differences = ", ".join(f"{key} {their} -> {our}" for key, their, our in pairs)
             raise UserError(
                 f"the output folder {folder} holds another run ({differences}{', ...' if len(changed) > 3 else ''}): "
                 f"choose another {option}, or remove that one"
@@ -59,6 +55,12 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str],
         raise UserError(
             f"the output folder {folder} holds checkpoints or results of something else: choose another {option}"
         )
+
+
+def _brief(setting: object) -> str:
+    """For a message: some settings are whole configurations."""
+    text = repr(setting)
+    return text if len(text) <= 120 else f"{text[:80]} ... {text[-35:]}"
 
 
 def read_settings(path: Path) -> dict[str, Any]:
