@@ -26,8 +26,6 @@ ESPNET = [
     "jiwer>=4",
     "espeakng-loader",  # the library that reads the mini corpus
 ]
-VISION = ["timm>=1.0", "torchvision"]
-SWEEP = ["dask[distributed]", "matplotlib"]
 TEST = [
     "pytest>=8",
     "pytest-xdist",
@@ -53,10 +51,7 @@ setup(
     extras_require={
         "hf": HF,
         "espnet": ESPNET,
-        "vision": HF + VISION,
-        "sweep": SWEEP,
         "demo": HF + ESPNET,
         "test": HF + ESPNET + TEST,
-        "all": HF + ESPNET + VISION + SWEEP,
     },
 )

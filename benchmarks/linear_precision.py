@@ -24,12 +24,19 @@ SHAPES = {"initial": (1024, 256, 5000), "converged": (2048, 768, 700)}
 
 
 def states(
-    state: str, shape: tuple[int, int, int], k: float, M: float, dtype: torch.dtype, device: str = "cpu"
+    state: str,
+    shape: tuple[int, int, int],
+    k: float,
+    M: float,
+    dtype: torch.dtype,
+    device: str = "cpu",
+    residual: float = 0.01,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Input (N, d), weight (C, d) and targets (N).
 
     ``initial``: outputs of size 1/2 that know nothing of the targets. ``converged`` (C <= d): close to M at the true
-    class and to 0 elsewhere, where the squares cancel that the Gram form takes from each other.
+    class and to 0 elsewhere, where the squares cancel that the Gram form takes from each other;
+    ``residual`` is how close, as a share of M.
     """
     g = torch.Generator().manual_seed(0)
     N, d, C = shape
@@ -42,7 +49,7 @@ def states(
         input, W = normal(N, d), normal(C, d) * 0.5 / d**0.5
     else:
         W = torch.linalg.qr(normal(d, d))[0][:C] * 3.0
-        input = M * W[y] / 9.0 * (1.0 + 0.01 * normal(N, 1)) + 0.01 * M * normal(N, d) / d**0.5
+        input = M * W[y] / 9.0 * (1.0 + residual * normal(N, 1)) + residual * M * normal(N, d) / d**0.5
     return input.to(device, dtype), W.to(device, dtype), y.to(device)
 
 
@@ -65,6 +72,7 @@ def errors(input: Tensor, W: Tensor, y: Tensor, k: float, M: float, impl: str) -
 def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--tf32", action="store_true", help="on a GPU: float32 products in TF32")
+    parser.add_argument("--residual", type=float, default=0.01, help="how far from the targets, as a share of M")
     args = parser.parse_args()
     prepare(parser, args)
     if args.tf32 and args.device == "cpu":
@@ -76,7 +84,7 @@ def main() -> int:
     for state, shape in SHAPES.items():
         for k, M in RESCALINGS:
             for name in DTYPES:
-                problem = states(state, shape, k, M, getattr(torch, name), args.device)
+                problem = states(state, shape, k, M, getattr(torch, name), args.device, args.residual)
                 gram, direct = (errors(*problem, k, M, impl) for impl in ("gram", "direct"))
                 auto = "gram" if precise_enough(problem[0], k) else "direct"
                 rows.append(

@@ -32,12 +32,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str],
         UserError: the folder cannot be written, or has another run in it.
     """
     path = folder / SETTINGS_NAME
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
+    _make_writable(folder)
     is_used = any(any(folder.glob(name)) for name in kept)
     if not is_used:
         write_json(path, settings)
@@ -55,6 +50,15 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str],
         raise UserError(
             f"the output folder {folder} holds checkpoints or results of something else: choose another {option}"
         )
+
+
+def _make_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
 
 
 def _brief(setting: object) -> str:
@@ -82,13 +86,16 @@ def read_settings(path: Path) -> dict[str, Any]:
 def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
     """Keeps other processes out of the folder for the length of the block, or until this one ends, however it ends.
 
+    What a folder is claimed with is written within the block: else a process that is then refused has written it, too.
+
     Args:
-        folder: the folder.
+        folder: made if it is not there.
         wait: wait for another process to release it, rather than give up.
 
     Raises:
-        UserError: another process is at work there.
+        UserError: another process is at work there, or the folder cannot be written.
     """
+    _make_writable(folder)
     lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)

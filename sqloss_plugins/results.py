@@ -5,6 +5,7 @@ Both hosts write their results here, and every table, statistic and figure is ma
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -48,9 +49,9 @@ class Result:
         wall_time_s: seconds. Of the Trainer: from the start of training to the last prediction, in the process that
             finished. Of ESPnet: training and validation of all epochs, in whichever processes, without decoding.
         resumed: True where an earlier process had begun the training.
-        metrics: split -> metric -> value; accuracies and the like are fractions, perplexities plain numbers. ``train``
-            has the mean loss of what was logged last, by default of the last epoch. What is not finite is null in the
-            file, nan here.
+        metrics: split -> metric -> value, of the task's metrics the one that models are chosen by first; accuracies and
+            the like are fractions, perplexities plain numbers. ``train`` has the mean loss of what was logged last, by
+            default of the last epoch. What is not finite is null in the file, nan here.
         versions: of this package, of Python and of the libraries.
         schema_version: of this format.
     """
@@ -93,7 +94,7 @@ def write_json(path: Path, content: Any) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(_finite(content), file, indent=2, sort_keys=True, allow_nan=False)
+            json.dump(_finite(content), file, indent=2, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
@@ -152,7 +153,15 @@ def read_result(path: Path) -> Result:
 
 
 def versions() -> dict[str, str | None]:
-    """Versions of Python, of this package (and its git commit in a checkout) and of the libraries installed."""
+    """Versions of Python, of this package (and its git commit in a checkout) and of the libraries installed.
+
+    They are looked up once a process: a run is named after the code that it began with.
+    """
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str | None]:
     from sqloss_plugins import __version__
 
     found: dict[str, str | None] = {"python": platform.python_version(), "sqloss_plugins": __version__}

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
-from sqloss_plugins.data.glue import TASKS, glue_metrics, load_from_dir, write_submission
+from sqloss_plugins.data.glue import TASKS, GlueData, glue_metrics, load_from_dir, write_submission
 from sqloss_plugins.data.mini_glue import SIZES, load_mini
 from sqloss_plugins.errors import UserError
 
@@ -161,6 +161,19 @@ def test_a_few_broken_lines_of_many_are_left_out_and_said(tmp_path):
     data = load_from_dir(TASKS["mrpc"], tmp_path)
     assert data.sizes["train"] == 19999
     assert data.notes == ("train.tsv: 1 of 20000 lines have missing fields and are left out",)
+
+
+def test_single_precision_similarities_are_the_same_data():
+    columns = {"sentence1": ["A cat ."], "sentence2": ["A dog ."]}
+    one, other = (
+        GlueData(TASKS["stsb"], {"train": {**columns, "label": [label]}}, "here")
+        for label in (3.8, float(np.float32(3.8)))
+    )
+    assert one.fingerprint == other.fingerprint
+
+
+def test_a_correlation_of_one_example_is_none():
+    assert glue_metrics(TASKS["stsb"], np.array([1.0]), np.array([2.0])) == {"pearson": 0.0, "spearmanr": 0.0}
 
 
 def test_metrics_are_those_of_glue():

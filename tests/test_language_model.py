@@ -219,6 +219,16 @@ def test_held_out_text(tmp_path):
     assert len({data.fingerprint, other.fingerprint, given.fingerprint}) == 3
 
 
+@pytest.mark.parametrize("end", [" ", ""])
+def test_held_out_text_of_long_lines(end, tmp_path):
+    """Cut between words, and where there are none anywhere: a tenth is a tenth."""
+    (tmp_path / "long.txt").write_text("Title\n" + f"word{end}" * 20000)
+    data = load_files(str(tmp_path / "long.txt"))
+    assert data.sizes["train"] == pytest.approx(8 * data.sizes["test"], rel=0.02)
+    assert data.sizes["validation"] == pytest.approx(data.sizes["test"], rel=0.02)
+    assert all(text.endswith(f"d{end}") for text in data.splits.values()) or not end
+
+
 def test_the_tokenizer_loses_nothing(text):
     tokenizer = train_tokenizer(text.read_text(), TOKENS)
     assert len(tokenizer) == TOKENS

@@ -245,6 +245,9 @@ def test_a_frozen_weights_gram_is_kept(gram_count):
     changed = linear_square_loss(input, W, y, k=15, M=2, impl="gram")
     torch.testing.assert_close(changed, linear_square_loss(input, W, y, k=15, M=2, impl="direct"))
     assert len(gram_count) == 2
+    W.data = W.data.clone() + 1.0  # as Module.to does it: the version stays the same
+    moved = linear_square_loss(input, W, y, k=15, M=2, impl="gram")
+    torch.testing.assert_close(moved, linear_square_loss(input, W, y, k=15, M=2, impl="direct"))
 
 
 def test_a_trained_weights_gram_is_not_kept(gram_count):

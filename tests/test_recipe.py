@@ -16,9 +16,11 @@ import torch
 from commands import kill_when
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
+from filelock import FileLock
 
 from sqloss_plugins.data.mini_speech import write_mini_librispeech
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import StageError, UserError
+from sqloss_plugins.espnet import Speech2Text, stages
 from sqloss_plugins.espnet.bin.asr_export import main as export
 from sqloss_plugins.espnet.bin.recipe import main, parse
 from sqloss_plugins.espnet.jobs import Job, run_jobs
@@ -68,7 +70,9 @@ use_matplotlib: false
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
-    write_mini_librispeech(root, {"train-clean-100": (3, 16), "dev-clean": (1, 3), "test-clean": (1, 3)})
+    write_mini_librispeech(
+        root, {"train-clean-100": (3, 16), "dev-clean": (1, 3), "test-clean": (1, 3), "test-other": (1, 2)}
+    )
     return root
 
 
@@ -152,8 +156,8 @@ def test_a_finished_run_is_not_repeated(whole, options):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}
     done = run("--loss", "square", *options)
     assert done.returncode == 0
-    # Data, dictionary, statistics, language model, training; three scores on dev, one on test.
-    assert done.stdout.count("done before") == 5 + 3 + 1
+    # Three subsets, dictionary, statistics, language model, training; three scores on dev, one on test.
+    assert done.stdout.count("done before") == 3 + 4 + 3 + 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")} == before
 
 
@@ -165,7 +169,8 @@ def test_another_front_end_has_statistics_of_its_own(whole, options):
 
     before = found()
     stamp = before[20].stat().st_mtime_ns
-    words = ["--frontend_conf", "n_mels=16", "--stage", "4", "--stop_stage", "4"]
+    # With more processes than there are utterances to develop on.
+    words = ["--frontend_conf", "n_mels=16", "--stage", "4", "--stop_stage", "4", "--nj", "4"]
     assert main(["librispeech", *options, *words]) == 0
     assert found().keys() == {16, 20}
     assert found()[20].stat().st_mtime_ns == stamp
@@ -202,15 +207,72 @@ def test_a_killed_run_goes_on_to_the_same_result(kill_in, whole, options):
 
 
 @one_worker
+def test_a_killed_decoding_goes_on_with_another_number_of_processes(whole, options, monkeypatch):
+    """The parts of the first split are not taken for those of the second."""
+    _, folder = whole
+    copy = folder.with_name(f"{folder.name}-split")
+    shutil.copytree(folder, copy, symlinks=True)
+    shutil.rmtree(copy / "decode")
+    words = ["librispeech", *options, "--tag", "split", "--stage", "7", "--score", "softmax"]
+
+    def killed_after_one(jobs, *rest):
+        run_jobs(jobs[:1], *rest)
+        raise StageError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "run_jobs", killed_after_one)
+        assert main([*words, "--nj", "2"]) == 1
+    assert main(words) == 0
+    text = "decode/dev-clean/softmax/text"
+    assert (copy / text).read_text() == (folder / text).read_text()
+
+
+@one_worker
+def test_a_further_test_set_needs_no_training(whole, options):
+    _, folder = whole
+    copy = folder.with_name(f"{folder.name}-further")
+    shutil.copytree(folder, copy, symlinks=True)
+    words = ["librispeech", *options, "--tag", "further", "--test_sets", "test-clean test-other"]
+    assert main([*words, "--stage", "6"]) == 2
+    assert main([*words, "--stage", "2"]) == 0
+    result = read_result(copy)
+    assert result.data["sizes"]["test-other"] == 2
+    assert result.metrics["test"] == read_result(folder).metrics["test"]
+    assert "wer" in result.metrics["test test-other"]
+    assert (copy / "training.json").read_bytes() == (folder / "training.json").read_bytes()
+
+
+@one_worker
+def test_two_processes_do_not_share_a_run(whole, options, capsys):
+    _, folder = whole
+    busy = folder.with_name(f"{folder.name}-busy")
+    busy.mkdir()
+    (busy / "settings.json").write_text("{}")
+    with FileLock(busy / ".lock"):
+        assert main(["librispeech", *options, "--tag", "busy", "--stage", "6"]) == 2
+    assert "another process is at work in " in capsys.readouterr().err
+    assert (busy / "settings.json").read_text() == "{}"  # the other one's
+
+
+@one_worker
+def test_a_model_that_is_fetched_scores_as_one_that_is_there(whole):
+    _, folder = whole
+    files = {"asr_train_config": str(folder / "config.yaml"), "asr_model_file": str(folder / "valid.acc.ave.pth")}
+    found = Speech2Text.from_pretrained(**files)
+    assert (type(found), found.score) == (Speech2Text, "link")
+
+
+@one_worker
 def test_scoring_tells_of_the_training_that_was(whole, options):
     """Early stopping ends it before max_epoch, and it may be long ago."""
     _, folder = whole
     copy = folder.with_name(f"{folder.name}-told")
     shutil.copytree(folder, copy, symlinks=True)
-    (copy / "training.json").write_text('{"epochs": 2, "wall_time_s": 123.5, "resumed": true}')
+    told = {"epochs": 2, "wall_time_s": 123.5, "resumed": True, "device": "abacus", "versions": {"espnet": "1"}}
+    (copy / "training.json").write_text(json.dumps(told))
     assert main(["librispeech", *options, "--tag", "told", "--stage", "8"]) == 0
     result = read_result(copy)
-    assert (result.epochs, result.wall_time_s, result.resumed) == (2, 123.5, True)
+    assert {name: getattr(result, name) for name in told} == told
     assert ", 2 epochs," in (copy / "RESULTS.md").read_text()
 
 
@@ -353,6 +415,14 @@ BAD_OPTIONS = {
         ["--dev_set", "train-clean-100"],
         "must differ, and name train-clean-100 more than once",
     ),
+    "dry run": (["--dry_run", "true"], "--dry_run is what this recipe sets itself"),
+    "broken value": (["--optim_conf", "lr={"], "ESPnet's training cannot read a value: "),
+    "no attention": (["--loss", "cross_entropy", "--model_conf", "ctc_weight=1.0"], "models with an attention decoder"),
+    "transducer": (["--loss", "cross_entropy", "--decoder", "transducer"], "for models with an attention decoder"),
+    "criterion": (
+        ["--best_model_criterion", "[[valid, loss, min]]"],
+        "best_model_criterion of the training must have [valid, acc, max]",
+    ),
     "hidden k": (["--model_conf", "k=3"], "the loss, k, M and rescaling are options of this recipe"),
 }
 
@@ -363,20 +433,42 @@ def test_bad_options(case, tmp_path, monkeypatch, capsys, corpus):
     monkeypatch.chdir(tmp_path)
     words, message = BAD_OPTIONS[case]
     given = [] if "--corpus" in words else ["--corpus", str(corpus)]
-    assert main(["librispeech", "--workdir", str(RUN.parent), *given, *words]) == 2
+    shutil.copytree(RUN.parent / "conf", tmp_path / "conf")
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["librispeech", "--workdir", str(tmp_path), *given, *words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("run.sh: error: ")
     assert message in error
-    assert list(tmp_path.iterdir()) == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("option", "text", "message"),
+    [
+        ("inference", "beam_szie: 5", "ESPnet's decoding takes no such argument: "),
+        ("inference", "batch_size: 4", "ESPnet decodes one utterance at a time: leave batch_size out"),
+        ("lm", "unitt: 5", "ESPnet's language model takes no such argument: "),
+        ("lm", "best_model_criterion: [[valid, acc, max]]", "of the language model must have [valid, loss, min]"),
+    ],
+)
+def test_configurations_are_read_before_the_training(option, text, message, corpus, tmp_path, capsys):
+    (tmp_path / "own.yaml").write_text(text)
+    words = ["--corpus", str(corpus), "--workdir", str(RUN.parent), f"--{option}_config", str(tmp_path / "own.yaml")]
+    with pytest.raises(UserError) as raised:
+        parse(["librispeech", *words])
+    assert message in str(raised.value)
 
 
 def test_the_recipe_speaks_of_its_mistakes(tmp_path):
     done = run("--corpus", str(tmp_path), "--workdir", str(tmp_path), "--loss", "hinge")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    helped = run("--help")
+    helped = subprocess.run(
+        [str(ROOT / "recipes/an4/run.sh"), "--help"], env=environment(), capture_output=True, text=True
+    )
     assert helped.returncode == 0
     assert "6 training" in helped.stdout
+    assert "(default: conformer)" in " ".join(helped.stdout.split())  # the recipe's own
 
 
 @pytest.fixture
@@ -465,6 +557,39 @@ def test_a_log_goes_on_and_complaints_are_of_the_last_process(tmp_path, monkeypa
     assert job.log.read_text() == "stumbles: error: no such thing\ncleaning up\nout of memory\n\n"
 
 
+def test_jobs_that_ended_well_are_marked_and_none_is_begun_after_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    program = "import sys, time; time.sleep(float(sys.argv[1])); exit(int(sys.argv[2]))"
+    (tmp_path / "sleeps.py").write_text(program)
+    waits = [("2", "1"), ("0", "0"), ("3", "0"), ("0", "0")]
+    jobs = [Job("sleeps", words, tmp_path / f"log{i}") for i, words in enumerate(waits)]
+    marked = []
+    with pytest.raises(StageError, match="sleeps ended with status 1"):
+        run_jobs(jobs, 2, marked.append)
+    assert marked == jobs[1:3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process of its parent's end")
+def test_workers_on_other_gpus_die_with_the_training(tmp_path):
+    """ESPnet starts them by multiprocessing's spawn; they import the module that trains."""
+    script = tmp_path / "trains.py"
+    script.write_text(
+        "import multiprocessing, pathlib, os, time\n"
+        "from sqloss_plugins.espnet.resume import prepare_process\n"
+        "prepare_process(__name__)\n"
+        "def work():\n"
+        f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+        "if __name__ == '__main__':\n"
+        "    multiprocessing.get_context('spawn').Process(target=work).start()\n"
+        "    time.sleep(600)\n"
+    )
+    kill_when([sys.executable, str(script)], environment(), tmp_path, "pid")
+    time.sleep(0.5)
+    command = Path("/proc", (tmp_path / "pid").read_text(), "cmdline")
+    assert not command.exists() or command.read_text() == ""  # gone, or a zombie that nobody waits for
+
+
 def test_defaults(corpus, tmp_path):
     """The paper's: k = 15, M = 30 with 1000 pieces, the epochs of Table 11 for each loss."""
     words = ["librispeech", "--corpus", str(corpus), "--workdir", str(RUN.parent)]
@@ -499,15 +624,49 @@ def test_a_recipe_without_a_mini_corpus_says_so(capsys):
     for words in ([], ["--mini"]):
         assert main(["an4", "--workdir", str(ROOT / "recipes/an4"), *words]) == 2
         printed = capsys.readouterr()
-        assert "this recipe has no mini corpus" in printed.err
+        assert "mini corpus" in printed.err
         assert "MINI" not in printed.out
 
 
-def test_the_defaults_of_a_recipe_are_options(corpus, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train_sets: x", "recipe.yaml: unrecognized arguments: --train_sets x"),
+        ("token_type: phone", "recipe.yaml: argument --token_type: invalid choice: 'phone'"),
+        ("nbpe: many", "recipe.yaml: argument --nbpe: invalid int value: 'many'"),
+        ("test_sets: [a, b]", "recipe.yaml: test_sets must be one word or number, got ['a', 'b']"),
+    ],
+)
+def test_the_defaults_of_a_recipe_are_options(text, message, corpus, tmp_path, capsys):
     (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/recipe.yaml").write_text("train_sets: x\n")
+    (tmp_path / "conf/recipe.yaml").write_text(f"{text}\n")
     assert main(["librispeech", "--workdir", str(tmp_path), "--corpus", str(corpus)]) == 2
-    assert "no option of the recipe is called train_sets" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
+
+
+def test_defaults_are_read_as_on_the_command_line(corpus, tmp_path):
+    shutil.copytree(RUN.parent / "conf", tmp_path / "conf")
+    with (tmp_path / "conf/recipe.yaml").open("a") as file:
+        file.write("use_lm: false\n")
+    words = ["librispeech", "--workdir", str(tmp_path), "--corpus", str(corpus)]
+    assert parse(words).language_model is None
+    assert parse([*words, "--use_lm", "true"]).language_model is not None
+
+
+def test_a_language_model_is_known_by_its_text(corpus, tmp_path):
+    words = ["librispeech", "--workdir", str(RUN.parent), "--corpus", str(corpus), "--lm_text"]
+    for name, text in (("a", "ONE TWO"), ("b", "ONE TWO"), ("c", "ONE")):
+        (tmp_path / name).write_text(text)
+    a, b, c = (parse([*words, str(tmp_path / name)]).lm for name in "abc")
+    assert a == b != c
+
+
+def test_the_learning_rate_that_is_espnets_default(corpus, tmp_path):
+    (tmp_path / "own.yaml").write_text(TINY_ASR.replace("optim_conf: {lr: 0.01}", ""))
+    words = ["librispeech", "--workdir", str(RUN.parent), "--corpus", str(corpus)]
+    for optimizer, rate in (("sgd", 0.1), ("adadelta", 1.0), ("adam", 0.001)):
+        found = parse([*words, "--asr_config", str(tmp_path / "own.yaml"), "--optim", optimizer])
+        assert found.learning_rate == rate
 
 
 def test_error_rates():
@@ -529,7 +688,8 @@ def test_a_truncated_file_is_named_before_training(options, corpus, elsewhere, c
     words = ["librispeech", "--corpus", str(damaged), "--workdir", str(elsewhere), *options[4:]]
     assert main(words) == 2
     assert path.name in capsys.readouterr().err
-    done = elsewhere / "data/train-clean-100-unigram40/.data.done"
+    subset = path.relative_to(damaged / "LibriSpeech").parts[0]
+    done = elsewhere / "data/train-clean-100-unigram40" / subset / ".data.done"
     assert not done.exists()
     shutil.copy(corpus / path.relative_to(damaged), path)  # once it is put right, the same command goes on
     assert main([*words, "--stop_stage", "2"]) == 0

@@ -12,14 +12,14 @@ import pytest
 import torch
 from commands import assert_refused, kill_when
 from filelock import FileLock
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertModel, GPT2Config, GPT2Model
 
 from sqloss_plugins.data.glue import TASKS
 from sqloss_plugins.data.mini_glue import write_mini_task
 from sqloss_plugins.experiments.compare import main as compare
 from sqloss_plugins.hf.glue import main, parse
 from sqloss_plugins.hf.hub import embedded_model
-from sqloss_plugins.results import read_result
+from sqloss_plugins.results import Result, read_result, write_result
 
 ROOT = Path(__file__).parent.parent
 
@@ -163,6 +163,29 @@ def test_hidden_test_labels_become_a_submission(small, tmp_path, capsys):
     assert "RTE.tsv" in capsys.readouterr().out
 
 
+def test_fine_tuning_is_in_single_precision(small, tiny_model, tmp_path, monkeypatch):
+    """Whatever the file has; and the batch of a step is among the settings, which that of a process is not."""
+    half = tmp_path / "half"
+    shutil.copytree(tiny_model, half)
+    BertModel.from_pretrained(tiny_model).bfloat16().save_pretrained(half)
+    options = ["--task", "mrpc", *small[:2], str(half), *small[3:], "--gradient_accumulation_steps", "2"]
+    assert main([*options, "--output_dir", "out", "--num_train_epochs", "1"]) == 0
+    assert AutoModelForSequenceClassification.from_pretrained("out").dtype == torch.float32
+    assert json.loads(Path("out/settings.json").read_text())["total_train_batch_size"] == 2 * 32
+
+
+def test_a_tokenizer_without_a_token_to_pad_with(small, tiny_model, tmp_path):
+    """As GPT-2's and Llama's: the one that ends a text takes its place."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
+    tokenizer.save_pretrained(tmp_path / "own")
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=128)
+    GPT2Model(config).save_pretrained(tmp_path / "own")
+    assert main(["--task", "mrpc", *small[:2], "own", *small[3:], "--output_dir", "out"]) == 0
+    assert AutoModelForSequenceClassification.from_pretrained("out").config.pad_token_id == tokenizer.eos_token_id
+
+
 def test_evaluation_alone(small, tiny_model):
     """--do_eval as in run_glue: no training, the model as it is."""
     assert main(["--task", "mrpc", *small, "--do_eval", "--output_dir", "out"]) == 0
@@ -250,6 +273,7 @@ BAD_OPTIONS = {
     "no checkpoints": (["--task", "mrpc", "--save_strategy", "no"], "early_stopping validates and saves after every"),
     "metric": (["--task", "sst2", "--metric_for_best_model", "f1"], "--metric_for_best_model must be one of accuracy"),
     "liger": (["--task", "mrpc", "--use_liger_kernel"], "use_liger_kernel"),
+    "no states": (["--task", "mrpc", "--save_only_model"], "--save_only_model leaves out of the checkpoints what a"),
     "no scores": (["--task", "mrpc", "--prediction_loss_only"], "--prediction_loss_only leaves no outputs to score"),
     "dropped rows": (["--task", "mrpc", "--dataloader_drop_last"], "--dataloader_drop_last drops validation and test"),
     "empty data_dir": (["--task", "mrpc", "--data_dir", ""], "--data_dir is empty"),
@@ -336,9 +360,11 @@ def test_a_start_that_failed_binds_nobody(small, capsys):
 
 def test_two_processes_do_not_share_a_folder(small, capsys):
     Path("out").mkdir()
+    Path("out/settings.json").write_text("{}")
     with FileLock("out/.lock"):
         assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 2
     assert "another process is at work in out" in capsys.readouterr().err
+    assert Path("out/settings.json").read_text() == "{}"  # the other one's
 
 
 def test_phases():
@@ -420,12 +446,12 @@ def fake_result(folder, loss, rate, seed, accuracy, **changes):
         "task": "mrpc", "arch": "bert", "loss": loss, "k": None, "M": None, "rescaling_source": None,
         "protocol": "early_stopping", "epochs": 3.0, "seed": seed, "mini": False, "resumed": False,
         "hyperparameters": {"learning_rate": rate}, "data": {"fingerprint": "f" * 64}, "parameters": 1,
-        "device": "cpu", "wall_time_s": 1.0, "versions": {}, "schema_version": 1,
+        "device": "cpu", "wall_time_s": 1.0, "versions": {},
         "metrics": {s: {"loss": 9.0, "accuracy": accuracy - d} for s, d in (("validation", 0.0), ("test", 0.1))},
     }  # fmt: skip
     target = folder / f"{loss}-{rate}-{seed}"
     target.mkdir(parents=True)
-    (target / "result.json").write_text(json.dumps({**template, **changes}))
+    write_result(target, Result(**{**template, **changes}), {})
 
 
 def test_comparison(tmp_path, capsys):
@@ -447,6 +473,27 @@ def test_comparison(tmp_path, capsys):
     assert content["differences"][0]["p_value"] == pytest.approx(0.0494, abs=1e-3)
     assert compare([str(tmp_path), "--best_lr", "cross_entropy"]) == 0
     assert capsys.readouterr().out == "1e-05\n"
+
+
+def test_a_comparison_goes_by_the_tasks_first_metric(tmp_path, capsys):
+    """Of CoLA Matthews's correlation, which another name comes before in the alphabet."""
+    for rate, accuracy, correlation in ((2e-5, 0.80, 0.60), (5e-5, 0.82, 0.50)):
+        metrics = {"loss": 1.0, "matthews_correlation": correlation, "accuracy": accuracy}
+        fake_result(tmp_path, "square", rate, 1, 0.0, metrics={"validation": metrics, "test": metrics}, task="cola")
+    assert compare([str(tmp_path), "--best_lr", "square"]) == 0
+    assert capsys.readouterr().out == "2e-05\n"
+    assert compare([str(tmp_path), "--overview"]) == 0
+    assert "| matthews_correlation %" in capsys.readouterr().out
+
+
+def test_a_rate_with_which_training_diverged_is_not_chosen(tmp_path, capsys):
+    for rate, perplexity in ((1e-3, float("nan")), (3e-3, 50.0), (1e-2, float("nan"))):
+        metrics = {"validation": {"perplexity": perplexity}, "test": {"perplexity": perplexity}}
+        fake_result(tmp_path, "square", rate, 1, 0.0, metrics=metrics)
+    assert compare([str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
+    capsys.readouterr()
+    (content,) = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)
+    assert content["summaries"][0]["learning_rate"] == 3e-3
 
 
 def test_comparison_of_different_scores(tmp_path, capsys):
@@ -543,6 +590,7 @@ def test_the_recipe(tmp_path, tiny_model):
         (["--seeds"], "--seeds needs a value"),
         (["--seeds", " "], "--seeds is empty"),
         (["--losses", "square hinge"], "--losses: no loss hinge"),
+        (["--task", "stsb"], "stsb is a regression, which both losses train alike"),
     ):
         refused = subprocess.run([command[0], *wrong], cwd=tmp_path, env=env, capture_output=True, text=True)
         assert refused.returncode == 2

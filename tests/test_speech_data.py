@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from sqloss_plugins.data.mini_speech import write_mini_librispeech
-from sqloss_plugins.data.speech import Utterance, check_audio, read_an4, read_librispeech, write_data_dir
+from sqloss_plugins.data.speech import Utterance, check_audio, download, read_an4, read_librispeech, write_data_dir
 from sqloss_plugins.errors import UserError
 
 SIZES = {"train-clean-100": (3, 7), "dev-clean": (2, 4), "test-clean": (2, 3)}
@@ -159,3 +159,25 @@ def test_an4(an4):
         read_an4(an4, "dev-clean")
     with pytest.raises(UserError, match=r"has no etc/an4_train\.transcription"):
         read_an4(an4 / "wav", "train")
+
+
+def test_a_download_that_was_cut_short_is_unpacked_anew(tmp_path, monkeypatch):
+    """torchaudio takes a subset's folder, whatever is in it, for the whole subset."""
+
+    def fetch(root, url, download):
+        target = root / "LibriSpeech" / url
+        if not target.is_dir():
+            target.mkdir(parents=True)
+            (target / "whole").touch()
+
+    monkeypatch.setattr("torchaudio.datasets.LIBRISPEECH", fetch)
+    cut = tmp_path / "LibriSpeech/dev-clean/1/2"
+    cut.mkdir(parents=True)
+    download("librispeech", ["dev-clean", "test-clean"], tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("whole")) == ["whole", "whole"]
+    assert not cut.exists()
+    (tmp_path / "LibriSpeech/dev-clean/whole").unlink()
+    download("librispeech", ["dev-clean"], tmp_path)
+    assert not (tmp_path / "LibriSpeech/dev-clean/whole").exists()  # it was complete: nothing is done
+    with pytest.raises(UserError, match="LibriSpeech has no subset test-cleen: choose from train-clean-100, "):
+        download("librispeech", ["dev-clean", "test-cleen"], tmp_path)

@@ -252,6 +252,38 @@ def test_a_saved_model_knows_its_rescaling(tmp_path):
     assert not hasattr(type(again).from_pretrained(tmp_path / "saved").config, "square_loss")
 
 
+@pytest.mark.parametrize("without_logits", [False, True])
+def test_a_model_that_the_trainer_makes_itself(without_logits, tmp_path):
+    """model_init makes one when the Trainer is made, and a new one for every training."""
+    trainer = SquareLossTrainer(
+        model_init=lambda: model("causal LM"),
+        args=arguments(tmp_path, max_steps=1),
+        train_dataset=examples("causal LM", 4),
+        k=15.0,
+        M=2.0,
+        without_logits=without_logits,
+    )
+    made = trainer.model
+    trainer.train()
+    assert trainer.model is not made
+    assert trainer.model.config.square_loss == {"k": 15.0, "M": 2.0}
+    head = trainer.compute_loss_func.head
+    assert (head is not None and head.layer is trainer.model.lm_head) == without_logits
+
+
+def test_without_logits_the_sum_of_a_16_bit_model_is_in_32_bits(tmp_path):
+    values = {}
+    for without in (False, True):
+        trainer = SquareLossTrainer(
+            model("causal LM").half(), arguments(tmp_path), k=15.0, M=300.0, without_logits=without
+        )
+        batch = {key: torch.stack([e[key] for e in examples("causal LM", 6)]) for key in examples("causal LM", 1)[0]}
+        values[without] = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=1)
+    assert values[True].dtype == torch.float32
+    assert values[False].item() > torch.finfo(torch.float16).max
+    torch.testing.assert_close(values[True], values[False], rtol=1e-2, atol=0)
+
+
 def test_peft_models(tmp_path):
     """LoRA wraps the model; its head and its loss are found all the same."""
     for head, kind in (("causal LM", TaskType.CAUSAL_LM), ("sequence classification", TaskType.SEQ_CLS)):

@@ -36,6 +36,7 @@ for loss in $losses; do
         echo "run.sh: error: --losses: no loss $loss; choose from square, cross_entropy, squentropy" >&2; exit 2 ;;
     esac
 done
+[ "$task" != stsb ] || { echo "run.sh: error: stsb is a regression, which both losses train alike: see run_glue_sq.py" >&2; exit 2; }
 exp=${exp:-runs/$task-grid}
 
 train() {  # loss, learning rate, seed

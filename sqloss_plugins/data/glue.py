@@ -32,7 +32,7 @@ class GlueTask:
         metrics: keys of a metrics dictionary, the one to select models by first.
         aliases: column names of GLUE's own TSV files -> ours.
         headerless: columns of the TSV files that have no header line, in order.
-        splits: our split -> the name that files and hub use, where it is not one of the usual.
+        extra_splits: beside train, validation and test.
         named_predictions: whether a submission has the classes' names rather than numbers.
     """
 
@@ -147,7 +147,9 @@ class GlueData:
             names = [*self.task.texts, *(["label"] if "label" in columns else [])]
             digest.update(json.dumps([split, names]).encode())
             for row in zip(*(columns[name] for name in names), strict=True):
-                digest.update(json.dumps(row, ensure_ascii=False).encode())
+                # The hub's files have STS-B's similarities in single precision.
+                plain = [round(value, 3) if isinstance(value, float) else value for value in row]
+                digest.update(json.dumps(plain, ensure_ascii=False).encode())
         return digest.hexdigest()
 
 
@@ -350,8 +352,8 @@ def glue_metrics(task: GlueTask, predictions: Any, labels: Any) -> dict[str, flo
         "accuracy": accuracy_score,
         "f1": f1_score,
         "matthews_correlation": matthews_corrcoef,
-        "pearson": lambda y, p: pearsonr(y, p).statistic,
-        "spearmanr": lambda y, p: spearmanr(y, p).statistic,
+        "pearson": lambda y, p: pearsonr(y, p).statistic if len(y) > 1 else math.nan,
+        "spearmanr": lambda y, p: spearmanr(y, p).statistic if len(y) > 1 else math.nan,
     }
     values = {name: float(functions[name](labels, predictions)) for name in task.metrics}
     return {name: value if math.isfinite(value) else 0.0 for name, value in values.items()}

@@ -128,6 +128,12 @@ def read_an4(corpus: Path, subset: str) -> list[Utterance]:
     return utterances
 
 
+LIBRISPEECH_SUBSETS = (
+    *("train-clean-100", "train-clean-360", "train-other-500"),
+    *("dev-clean", "dev-other", "test-clean", "test-other"),
+)
+"""What there is to download of LibriSpeech."""
+
 CORPORA: dict[str, Callable[[Path, str], list[Utterance]]] = {"librispeech": read_librispeech, "an4": read_an4}
 """Name of a corpus -> the reader of its layout."""
 
@@ -148,20 +154,27 @@ def download(task: str, subsets: Sequence[str], folder: Path) -> Path:
 
     Raises:
         OSError: the source cannot be reached.
+        UserError: LibriSpeech has no such subset.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     if task == "librispeech":
         from torchaudio.datasets import LIBRISPEECH
 
+        unknown = [subset for subset in subsets if subset not in LIBRISPEECH_SUBSETS]
+        if unknown:
+            raise UserError(f"LibriSpeech has no subset {unknown[0]}: choose from {', '.join(LIBRISPEECH_SUBSETS)}")
+        folder.mkdir(parents=True, exist_ok=True)
         for subset in subsets:
-            if not (folder / "LibriSpeech" / subset / ".complete").is_file():
+            target = folder / "LibriSpeech" / subset
+            if not (target / ".complete").is_file():
+                shutil.rmtree(target, ignore_errors=True)  # torchaudio takes whatever is there for the whole
                 LIBRISPEECH(folder, url=subset, download=True)
-                (folder / "LibriSpeech" / subset / ".complete").touch()
+                (target / ".complete").touch()
         return folder
-    archive = folder / "an4_sphere.tar.gz"
-    if not archive.is_file():
-        torch.hub.download_url_to_file(SOURCES["an4"], str(archive))
     if not (folder / "an4" / ".complete").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        archive = folder / "an4_sphere.tar.gz"
+        if not archive.is_file():
+            torch.hub.download_url_to_file(SOURCES["an4"], str(archive))
         shutil.unpack_archive(archive, folder, filter="data")
         (folder / "an4" / ".complete").touch()
     return folder

@@ -86,13 +86,14 @@ def load_mini() -> TextData:
 
 
 def _held_out(given: dict[str, str], source: str, mini: bool) -> TextData:
-    """Holds out the last tenths of the training text, at line ends, for the splits that are not given."""
+    """Holds out the last tenths of the training text, at line ends or between words, for the splits not given."""
     missing = [split for split in SPLITS if split not in given]
     text, splits = given["train"], dict(given)
     tenth = len(text) // 10
     for split in reversed(missing):
         cut = max(len(text) - tenth, 0)
-        cut = text.rfind("\n", 0, cut) + 1 or cut
+        ends = (text.rfind(end, 0, cut) + 1 for end in ("\n", " "))
+        cut = next((end for end in ends if cut - end <= tenth // 2), cut)
         text, splits[split] = text[:cut], text[cut:]
     splits["train"] = text
     note = f"held out of the training text, from its end: a tenth each for {' and '.join(missing)}"

@@ -121,3 +121,17 @@ class Speech2Text(asr_inference.Speech2Text):
         super().__init__(*args, **kwargs)
         self.score = score or default_score(self.asr_model)
         use_score(self.asr_model, self.score, scale)
+
+    @classmethod
+    def from_pretrained(cls, model_tag: str | None = None, **kwargs: Any) -> Speech2Text:
+        """As ESPnet's, which makes ESPnet's own class.
+
+        Args:
+            model_tag: of a model that ``espnet_model_zoo`` knows.
+            **kwargs: of this class.
+        """
+        if model_tag is not None:
+            from espnet_model_zoo.downloader import ModelDownloader
+
+            kwargs.update(ModelDownloader().download_and_unpack(model_tag))
+        return cls(**kwargs)

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -40,24 +41,35 @@ def run_jobs(
     Args:
         jobs: what to run.
         nj: how many side by side.
-        on_success: called with each that ended well, in their order.
+        on_success: called with each that ended well, as soon as it did.
         on_line: called with each line that one of them prints.
 
     Raises:
-        StageError: one of them failed; the others are waited for.
+        StageError: one of them failed; those that were at work beside it are waited for, and no other is begun.
     """
     at_once = max(1, min(nj, len(jobs)))
     # Processes side by side share the processors; each would start as many threads as there are.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
     environment = {**threads, **os.environ}
-    with ThreadPoolExecutor(at_once) as pool:
-        ended = pool.map(lambda job: _run(job, environment, on_line), jobs)
-        for job, (status, last_words) in zip(jobs, ended, strict=True):
+    failed = threading.Event()
+
+    def work(job: Job) -> None:
+        if failed.is_set():
+            return
+        try:
+            status, last_words = _run(job, environment, on_line)
             if status != 0:
                 name = job.module.rpartition(".")[2]
                 raise StageError(f"{name} ended with status {status}: {last_words} (log: {job.log})")
             if on_success:
                 on_success(job)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for ended in [pool.submit(work, job) for job in jobs]:
+            ended.result()
 
 
 def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] | None) -> tuple[int, str]:
@@ -74,7 +86,7 @@ def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] |
             text=True,
             errors="replace",
             env=environment,
-            preexec_fn=_die_too,
+            preexec_fn=die_with_parent,
         ) as process,
     ):
         assert process.stdout is not None
@@ -91,8 +103,8 @@ def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] |
         return process.wait(), own or last or "no output"
 
 
-def _die_too() -> None:
-    """On Linux a process is killed with its parent, so that none is at work in a folder that looks free."""
+def die_with_parent() -> None:
+    """On Linux: this process is killed with its parent, so that none is at work in a folder that looks free."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 

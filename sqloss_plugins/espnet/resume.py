@@ -15,6 +15,18 @@ import torch
 from espnet2.train.reporter import Reporter
 
 from sqloss_plugins.errors import run_command
+from sqloss_plugins.espnet.jobs import die_with_parent
+
+
+def prepare_process(name: str) -> None:
+    """For the top of a module that trains, which the processes that ESPnet starts for several GPUs import, too.
+
+    Args:
+        name: the module's ``__name__``.
+    """
+    make_saves_atomic()
+    if name == "__mp_main__":  # so multiprocessing calls the main module in the processes that it starts
+        die_with_parent()
 
 
 def make_saves_atomic() -> None:

@@ -26,10 +26,10 @@ from sqloss_plugins.data.speech import CORPORA, check_audio, download, write_dat
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.calibration import calibrate
 from sqloss_plugins.espnet.jobs import Job, run_jobs
-from sqloss_plugins.espnet.recipe import STAGES, Recipe
+from sqloss_plugins.espnet.recipe import STAGES, SUBSET_NAME, Recipe
 from sqloss_plugins.espnet.resume import trained
 from sqloss_plugins.espnet.scoring import Errors, environment, read_text, results_table, score_texts
-from sqloss_plugins.folders import SETTINGS_NAME, claim_folder
+from sqloss_plugins.folders import SETTINGS_NAME, claim_folder, lock_folder
 from sqloss_plugins.probability import SCORES
 from sqloss_plugins.results import Result, device_name, versions, write_json, write_result
 
@@ -73,23 +73,29 @@ def fetch(recipe: Recipe) -> None:
         print(f"  not needed: the corpus is {recipe.args.corpus}", flush=True)
         return
     folder = corpus_folder(recipe)
-    if is_done(folder, "download"):
-        return
-    if recipe.mini:
-        partial = folder.with_name(".mini.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        total = sum(utterances for _, utterances in MINI_SUBSETS.values())
-        with tqdm(total=total, desc="  eSpeak NG reads", unit=" sentences") as bar:
-            write_mini_librispeech(partial, on_progress=bar.update)
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    else:
+    with lock_folder(folder.parent, wait=True):  # it may serve several folders of data
+        if recipe.mini:
+            _make_mini(folder)
+            return
         try:
             download(recipe.args.task, recipe.subsets, folder)
         except (OSError, RuntimeError, EOFError) as error:  # torchaudio's and the archives' own
             raise UserError(
                 f"the download to {folder} failed: {' '.join(str(error).split())}; begin again, or give --corpus"
             ) from error
+    print(f"  the corpus is in {folder}", flush=True)
+
+
+def _make_mini(folder: Path) -> None:
+    if is_done(folder, "download"):
+        return
+    partial = folder.with_name(".mini.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    total = sum(utterances for _, utterances in MINI_SUBSETS.values())
+    with tqdm(total=total, desc="  eSpeak NG reads", unit=" sentences") as bar:
+        write_mini_librispeech(partial, on_progress=bar.update)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     _mark_done(folder, "download")
 
 
@@ -97,29 +103,24 @@ def fetch(recipe: Recipe) -> None:
 
 
 def prepare_data(recipe: Recipe) -> None:
-    """Stage 2: transcripts and checked audio as ESPnet takes them, and what the data is."""
-    if is_done(recipe.data, "data"):
-        return
+    """Stage 2: each subset's transcripts and checked audio as ESPnet takes them, and what it is."""
     corpus = corpus_folder(recipe)
-    if not corpus.is_dir():
+    missing = [subset for subset in recipe.subsets if not is_done(recipe.data / subset, "data")]
+    if missing and not corpus.is_dir():
         option = "--corpus" if recipe.args.corpus else "stage 1"
         raise UserError(f"{corpus} is no folder: see {option}")
-    sizes, seconds, digest = {}, {}, hashlib.sha256()
-    for subset in recipe.subsets:
-        utterances = CORPORA["librispeech" if recipe.mini else recipe.args.task](corpus, subset)
+    read = {subset: CORPORA["librispeech" if recipe.mini else recipe.args.task](corpus, subset) for subset in missing}
+    for subset, utterances in read.items():
         with tqdm(total=len(utterances), desc=f"  {subset}", unit=" files") as bar:
-            seconds[subset] = check_audio(utterances, recipe.args.nj, bar.update)
+            seconds = check_audio(utterances, recipe.args.nj, bar.update)
         write_data_dir(recipe.data / subset, utterances)
-        sizes[subset] = len(utterances)
+        digest = hashlib.sha256()
         for item in sorted(utterances, key=lambda item: item.name):
             digest.update(f"{subset} {item.name} {item.text} {item.audio.stat().st_size}\n".encode())
-    for subset in recipe.subsets:
-        print(f"  {subset:20s} {sizes[subset]:7d} utterances {seconds[subset] / 3600:8.2f} h", flush=True)
-    write_json(
-        recipe.data / "data.json",
-        {"source": str(corpus), "fingerprint": digest.hexdigest(), "sizes": sizes, "seconds": seconds},
-    )
-    _mark_done(recipe.data, "data")
+        about = {"utterances": len(utterances), "seconds": seconds, "fingerprint": digest.hexdigest()}
+        write_json(recipe.data / subset / SUBSET_NAME, about)
+        print(f"  {subset:20s} {len(utterances):7d} utterances {seconds / 3600:8.2f} h", flush=True)
+        _mark_done(recipe.data / subset, "data")
 
 
 # ---------------------------------------------------------------- 3 dictionary
@@ -129,7 +130,8 @@ def make_dictionary(recipe: Recipe) -> None:
     """Stage 3: ``tokens.txt`` from the training text, ``bpe.model`` where it has pieces, and counts of the tokens."""
     if is_done(recipe.data, "dictionary"):
         return
-    need(recipe.data / ".data.done", 2)
+    for subset in (recipe.args.train_set, recipe.args.dev_set):
+        need(recipe.data / subset / ".data.done", 2)
     text = list(read_text(recipe.data / recipe.args.train_set / "text").values())
     if recipe.args.token_type == "bpe":
         _train_pieces(recipe, text)
@@ -189,8 +191,9 @@ def collect_statistics(recipe: Recipe) -> None:
     shutil.rmtree(stats, ignore_errors=True)
     stats.mkdir()
     write_json(stats / SETTINGS_NAME, recipe.frontend)
-    parts = _split_keys(train / "wav.scp", stats / "keys", "train", recipe.args.nj)
-    dev_parts = _split_keys(dev / "wav.scp", stats / "keys", "dev", len(parts))
+    count = min(recipe.args.nj, *(len(read_text(folder / "wav.scp")) for folder in (train, dev)))
+    parts = _split_keys(train / "wav.scp", stats / "keys", "train", count)
+    dev_parts = _split_keys(dev / "wav.scp", stats / "keys", "dev", count)
     jobs = []
     for i, (part, dev_part) in enumerate(zip(parts, dev_parts, strict=True)):
         arguments = ["--collect_stats", "true", *recipe.training_arguments, *_text_arguments(recipe)]
@@ -218,7 +221,7 @@ def _split_keys(scp: Path, folder: Path, name: str, parts: int) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for i in range(parts):
-        paths.append(folder / f"{name}.{i}.scp")
+        paths.append(folder / f"{name}.{i}of{parts}.scp")
         paths[-1].write_text("".join(lines[len(lines) * i // parts : len(lines) * (i + 1) // parts]), encoding="utf-8")
     return paths
 
@@ -306,7 +309,9 @@ def train(recipe: Recipe) -> None:
     is_resumed = (recipe.run / "checkpoint.pth").is_file()
     run_jobs([Job(f"{_BINS}.asr_train", [*arguments, "--output_dir", str(recipe.run)], recipe.run / "train.log")])
     epochs, seconds = trained(recipe.run)
-    write_json(recipe.run / "training.json", {"epochs": epochs, "wall_time_s": seconds, "resumed": is_resumed})
+    device = device_name("cuda" if recipe.args.ngpu else "cpu")
+    about = {"epochs": epochs, "wall_time_s": seconds, "resumed": is_resumed, "device": device, "versions": versions()}
+    write_json(recipe.run / "training.json", about)
     _mark_done(recipe.run, "training")
 
 
@@ -315,6 +320,8 @@ def train(recipe: Recipe) -> None:
 
 def claim_decoding(recipe: Recipe) -> None:
     """Refuses hypotheses of other settings than this command line's, before the training."""
+    for subset in recipe.subsets:
+        need(recipe.data / subset / ".data.done", 2)
     if recipe.language_model is not None:
         need(recipe.lm / ".lm.done", 5)
     claim_folder(recipe.run / "decode", recipe.decoding, ("*/*/text", "*/*/part*"), option="--tag")
@@ -361,27 +368,26 @@ def _decoded(recipe: Recipe, subset: str, score: str) -> Path:
 
 
 def _decode_sets(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> None:
-    jobs, folders, utterances = [], [], 0
+    jobs: list[Job] = []
+    parts_of: dict[Path, list[Path]] = {}
+    utterances = 0
     nj = 1 if recipe.args.ngpu else recipe.args.nj
     for subset, score in pairs:
         folder = _decoded(recipe, subset, score)
         if (folder / "text").is_file():
             print(f"  done before, in {folder}", flush=True)
             continue
-        folders.append(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, part in enumerate(_split_keys(recipe.data / subset / "wav.scp", folder, "keys", nj)):
-            if (folder / f"part{i}" / ".done").is_file():
+        parts_of[folder] = []
+        for keys in _split_keys(recipe.data / subset / "wav.scp", folder, "keys", nj):
+            # The name says of how many: a part of another split, by a process with another --nj, is another one.
+            part = folder / keys.stem.replace("keys.", "part")
+            parts_of[folder].append(part)
+            if (part / ".done").is_file():
                 continue
-            shutil.rmtree(folder / f"part{i}", ignore_errors=True)
-            utterances += len(part.read_text(encoding="utf-8").splitlines())
-            jobs.append(
-                Job(
-                    f"{_BINS}.asr_inference",
-                    _decoding_arguments(recipe, subset, score, part, i),
-                    folder / f"part{i}.log",
-                )
-            )
+            shutil.rmtree(part, ignore_errors=True)
+            utterances += len(keys.read_text(encoding="utf-8").splitlines())
+            arguments = [*_decoding_arguments(recipe, score, subset, keys), "--output_dir", str(part)]
+            jobs.append(Job(f"{_BINS}.asr_inference", arguments, part.with_suffix(".log")))
     with tqdm(total=utterances, desc="  beam search", unit=" utterances", disable=not jobs) as bar:
 
         def count(line: str) -> None:
@@ -389,18 +395,18 @@ def _decode_sets(recipe: Recipe, pairs: Sequence[tuple[str, str]]) -> None:
                 bar.update()
 
         run_jobs(jobs, nj, lambda job: Path(job.log.with_suffix(""), ".done").touch(), count)
-    for folder in folders:
-        parts = sorted(folder.glob("part*/1best_recog/text"))
-        lines = sorted(line for part in parts for line in part.read_text(encoding="utf-8").splitlines())
+    for folder, parts in parts_of.items():
+        texts = [(part / "1best_recog" / "text").read_text(encoding="utf-8") for part in parts]
+        lines = sorted(line for text in texts for line in text.splitlines())
         partial = folder / ".text"
         partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         os.replace(partial, folder / "text")
 
 
-def _decoding_arguments(recipe: Recipe, subset: str, score: str, part: Path, number: int) -> list[str]:
+def _decoding_arguments(recipe: Recipe, score: str, subset: str, keys: Path) -> list[str]:
     arguments = ["--config", str(recipe.config("inference")), "--ngpu", str(min(recipe.args.ngpu, 1))]
     arguments += ["--data_path_and_name_and_type", f"{recipe.data / subset / 'wav.scp'},speech,sound"]
-    arguments += ["--key_file", str(part), "--score", score]
+    arguments += ["--key_file", str(keys), "--score", score]
     if score == "scale":
         calibration = json.loads((recipe.run / "calibration.json").read_text(encoding="utf-8"))
         arguments += ["--score_scale", str(calibration["scale"])]
@@ -411,7 +417,7 @@ def _decoding_arguments(recipe: Recipe, subset: str, score: str, part: Path, num
         arguments += ["--lm_train_config", str(model / "config.yaml"), "--lm_file", str(model / "valid.loss.ave.pth")]
     else:
         arguments += ["--lm_weight", "0.0"]
-    return [*arguments, "--output_dir", str(_decoded(recipe, subset, score) / f"part{number}")]
+    return arguments
 
 
 def _errors(recipe: Recipe, subset: str, score: str) -> dict[str, Errors]:
@@ -435,7 +441,7 @@ def score(recipe: Recipe) -> Result:
     }
     chosen = best_score(recipe, wanted_scores(recipe))
     training = json.loads((recipe.run / "training.json").read_text(encoding="utf-8"))
-    data = json.loads((recipe.data / "data.json").read_text(encoding="utf-8"))
+    sizes = {subset: recipe.about(subset)["utterances"] for subset in recipe.subsets}
     calibration = json.loads((recipe.run / "calibration.json").read_text(encoding="utf-8"))
     metrics: dict[str, dict[str, float]] = {}
     for (subset, name), errors in found.items():
@@ -459,15 +465,19 @@ def score(recipe: Recipe) -> Result:
         seed=recipe.args.seed,
         mini=recipe.mini,
         hyperparameters={**recipe.hyperparameters, "decoding": recipe.decoding},
-        data={name: data[name] for name in ("source", "fingerprint", "sizes")},
+        data={
+            "source": str(corpus_folder(recipe)),
+            "fingerprint": recipe.fingerprint(*recipe.subsets),
+            "sizes": sizes,
+        },
         parameters=calibration["parameters"],
-        device=device_name("cuda" if recipe.args.ngpu else "cpu"),
+        device=training["device"],
         wall_time_s=training["wall_time_s"],
         resumed=training["resumed"],
         metrics=metrics,
-        versions=versions(),
+        versions=training["versions"],
     )
-    table = results_table(found, chosen, data["sizes"])
+    table = results_table(found, chosen, sizes)
     is_papers = recipe.has_papers_tokens and not recipe.args.asr_config and recipe.args.train_set == "train-clean-100"
     if is_papers and "test-clean" in tests:
         for metric, published in paper.test_results(recipe.args.task, recipe.args.arch).items():

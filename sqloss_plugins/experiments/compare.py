@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections import defaultdict
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.errors import UserError, run_command
-from sqloss_plugins.results import RESULT_NAME, Result, markdown_table, read_result
+from sqloss_plugins.results import RESULT_NAME, Result, markdown_table, read_result, write_json
 
 PROGRAM = "compare"
 BASELINE = "cross_entropy"
@@ -153,7 +154,8 @@ def summarise(results: Sequence[Result]) -> dict[str, Summary]:
             rate: statistics.fmean(by_seed[seed].metrics["validation"][metric] for seed in sorted(common))
             for rate, by_seed in sorted(by_rate.items())
         }
-        best = (min if is_error else max)(rates, key=lambda rate: rates[rate])
+        # A training that diverged may have nan: the worst.
+        best = min(rates, key=lambda rate: (math.isnan(rates[rate]), rates[rate] if is_error else -rates[rate]))
         seeds = sorted(by_rate[best])
         values: dict[str, list[float]] = {}
         for split in ("validation", "test"):
@@ -297,7 +299,7 @@ def compare(folders: Sequence[Path], json_path: Path | None = None, by_score: bo
         )
     if json_path is not None:
         try:
-            json_path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_json(json_path, content)
         except OSError as error:
             raise UserError(f"cannot write {json_path}: {error.strerror}") from error
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import (
@@ -311,16 +312,24 @@ def _load_model(run: _Run, path: str) -> tuple[PreTrainedModel, PreTrainedTokeni
             config.problem_type = "regression"
         tokenizer_path = args.tokenizer_name or run.model_path
         tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, **hub)
+        if tokenizer.pad_token is None:  # GPT-2's and Llama's have none
+            tokenizer.pad_token = tokenizer.eos_token
         if config.pad_token_id is None:
             config.pad_token_id = tokenizer.pad_token_id
         model = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, ignore_mismatched_sizes=args.ignore_mismatched_sizes, **hub
+            path,
+            config=config,
+            ignore_mismatched_sizes=args.ignore_mismatched_sizes,
+            dtype=torch.float32,  # whatever the file has: in 16 bits small steps are lost; --bf16 trains mixed
+            **hub,
         )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         names_given = [name for name in (args.config_name, args.tokenizer_name) if name]
         beside = f" (with {', '.join(names_given)})" if names_given else ""
         raise UserError(f"{path}{beside} cannot be loaded as a classifier: {' '.join(str(error).split())}") from error
     check_tokenizer(tokenizer, tokenizer_path, model, "give one by --tokenizer_name")
+    if tokenizer.pad_token is None:
+        raise UserError(f"the tokenizer of {tokenizer_path} has no token to pad with: give one by --tokenizer_name")
     shortest = tokenizer.num_special_tokens_to_add(len(task.texts) == 2) + len(task.texts)
     if (args.max_seq_length or shortest) < shortest:
         raise UserError(f"--max_seq_length must be at least {shortest} for {task.name}, got {args.max_seq_length}")

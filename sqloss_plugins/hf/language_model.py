@@ -300,7 +300,8 @@ def _load(run: _Run, path: str | None) -> tuple[PreTrainedModel, PreTrainedToken
                 eos_token_id=None,
             )
             return AutoModelForCausalLM.from_config(config), tokenizer
-        model = AutoModelForCausalLM.from_pretrained(path, **args.hub)
+        # In 16 bits, which the file may have, small steps are lost; --bf16 trains mixed.
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **args.hub)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise UserError(f"{path} cannot be loaded as a language model: {' '.join(str(error).split())}") from error
     check_tokenizer(tokenizer, str(own or path), model, "save the model's there")

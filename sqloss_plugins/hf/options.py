@@ -215,6 +215,7 @@ def check_options(
     for name, reason in (
         ("prediction_loss_only", "leaves no outputs to score"),
         ("dataloader_drop_last", "drops validation and test examples too, and with them predictions"),
+        ("save_only_model", "leaves out of the checkpoints what a killed run needs to go on"),
         ("batch_eval_metrics", "scores batches, and the metrics are those of the whole set"),
     ):
         if getattr(training, name):

@@ -24,7 +24,7 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.folders import SETTINGS_NAME, claim_folder, lock_folder, read_settings
 from sqloss_plugins.hf.options import RunArguments
 from sqloss_plugins.paper import Rescaling
-from sqloss_plugins.results import RESULT_NAME, Result, device_name, read_result, run_folder
+from sqloss_plugins.results import RESULT_NAME, Result, device_name, read_result, run_folder, versions
 
 # Arguments that do not decide the result: where things go, what is shown, what is kept.
 _ASIDE = {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "project", "disable_tqdm", "log_level"}
@@ -92,6 +92,9 @@ class Run:
             if name not in _ASIDE and not name.startswith(_ASIDE_PREFIXES)
         }
         merged |= {name: value for name, value in asdict(self.args).items() if name not in {*_OWN_ASIDE, *aside}}
+        # The batch of a process alone does not say it: that of a step is of all GPUs.
+        rows = self.training.train_batch_size * self.training.world_size * self.training.gradient_accumulation_steps
+        merged |= {"total_train_batch_size": rows}
         merged |= {"task": self.task, "mini": self.data.mini, "data_fingerprint": self.data.fingerprint}
         if self.rescaling:
             merged |= {"k": self.k, "M": self.M}
@@ -251,10 +254,13 @@ def run_once(
         UserError: the folder is another run's or cannot be written, or its result is damaged; and what ``work`` raises.
     """
     folder = Path(training.output_dir)
+    versions()  # of the code that begins, whatever becomes of the checkout in the meantime
     if training.resume_from_checkpoint:
         check_checkpoint(Path(training.resume_from_checkpoint), settings, same_when_resumed)
-    claim_folder(folder, settings, ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors"))
-    with lock_folder(folder) if training.process_index == 0 else nullcontext():
+    is_first = training.process_index == 0
+    with lock_folder(folder) if is_first else nullcontext():
+        if is_first:
+            claim_folder(folder, settings, ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors"))
         if not (folder / RESULT_NAME).is_file():
             show(folder, work())
             return

@@ -114,8 +114,8 @@ class SquareLossTrainer(Trainer):
 
     Used as :class:`transformers.Trainer` is, with everything it takes. ``label_smoothing_factor`` of the training
     arguments is applied by the loss. Which loss, k and M is logged once, and k and M are saved with the model as
-    ``config.square_loss``, for :func:`sqloss_plugins.probability.link_probabilities`. The evaluation loss is the
-    Trainer's mean over batches, weighted by their examples.
+    ``config.square_loss``, for :func:`sqloss_plugins.probability.link_probabilities` (PEFT saves adapters without it).
+    The evaluation loss is the Trainer's mean over batches, weighted by their examples.
 
     Args:
         *args, **kwargs: as for :class:`transformers.Trainer`.
@@ -124,7 +124,8 @@ class SquareLossTrainer(Trainer):
         task: a task of the paper, to look its rescaling up; else the number of the model's classes decides.
         shift_labels: whether outputs are held against the next label; by default as the model's own loss does.
         without_logits: train the output layer by :func:`sqloss_plugins.losses.linear_square_loss`, so that training
-            never has the logits of a batch in memory: for language models, and classifiers of very many classes.
+            need not have the logits of a batch in memory: for language models, and classifiers of very many classes.
+            (That function builds them where this is faster, and in float32 with k < 12, where it is more precise.)
             Evaluation and prediction have logits as ever. For the square loss; without DataParallel, FSDP, DeepSpeed
             and torch.compile. In one process, the micro-batches of an accumulated batch share what they can.
 
@@ -176,11 +177,9 @@ class SquareLossTrainer(Trainer):
         )
         if without_logits:
             self._refuse_without_logits(loss, num_classes)
-            one_process = self.args.world_size == 1
-            self.compute_loss_func.head = HeadWithoutLogits(
-                model, num_classes or 0, self.args.gradient_accumulation_steps if one_process else 1
-            )
-        self._note_rescaling(model, {"k": k, "M": M} if loss == "square" and num_classes != 1 else None)
+        self._without_logits = without_logits
+        self._rescaling = {"k": k, "M": M} if loss == "square" and num_classes != 1 else None
+        self._adopt(model)
         if num_classes == 1:
             logger.warning("One output: a regression. The loss is the mean squared error, whatever the loss named.")
         elif loss == "square":
@@ -193,13 +192,24 @@ class SquareLossTrainer(Trainer):
             getattr(config, "is_encoder_decoder", False) and getattr(model, "can_generate", bool)()
         )
 
-    def _note_rescaling(self, model: nn.Module, rescaling: dict[str, float | None] | None) -> None:
-        """Has the saved configuration say how the outputs are to be read; no longer, after another loss."""
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """The Trainer's; with ``model_init`` it makes a new model for every training."""
+        model: nn.Module = super().call_model_init(trial)
+        if hasattr(self, "_rescaling"):  # not yet while this Trainer is made
+            self._adopt(_underlying(model))
+        return model
+
+    def _adopt(self, model: nn.Module) -> None:
+        """What is done with the model itself: its head and its configuration."""
+        if self._without_logits:
+            steps = self.args.gradient_accumulation_steps if self.args.world_size == 1 else 1
+            self.compute_loss_func.head = HeadWithoutLogits(model, _num_classes(model) or 0, steps)
+        # The saved configuration says how the outputs are to be read; no longer, after another loss.
         config = getattr(model, "config", None)
         if config is None:
             return
-        if rescaling is not None:
-            config.square_loss = rescaling
+        if self._rescaling is not None:
+            config.square_loss = self._rescaling
         elif hasattr(config, "square_loss"):
             del config.square_loss
 
@@ -281,7 +291,8 @@ class SquareLossTrainer(Trainer):
 _UNSHIFTED = {"CpmAntForCausalLM", "TrOCRForCausalLM", "XLMWithLMHeadModel", "XLNetLMHeadModel"}
 _UNSHIFTED |= {"BartForCausalLM", "BigBirdPegasusForCausalLM", "BlenderbotForCausalLM", "BlenderbotSmallForCausalLM"}
 _UNSHIFTED |= {"MBartForCausalLM", "MarianForCausalLM", "MusicgenForCausalLM", "MusicgenMelodyForCausalLM"}
-_UNSHIFTED |= {"MvpForCausalLM", "PLBartForCausalLM", "PegasusForCausalLM", "WhisperForCausalLM"}
+_UNSHIFTED |= {"MvpForCausalLM", "PLBartForCausalLM", "PegasusForCausalLM", "ProphetNetForCausalLM"}
+_UNSHIFTED |= {"WhisperForCausalLM"}
 
 
 def _underlying(model: nn.Module) -> nn.Module:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sqloss_plugins.losses import GradientAccumulation, linear_square_loss
+from sqloss_plugins.losses.linear_square import NARROW
 
 
 class HeadWithoutLogits:
@@ -71,7 +72,8 @@ class HeadWithoutLogits:
         """
         hidden = self._check(returned)
         weight = self.layer.weight
-        with torch.autocast(hidden.device.type, dtype=hidden.dtype, enabled=hidden.dtype != weight.dtype):
+        # As under mixed precision, so that the sum is in float32 also where the whole model is in 16 bits.
+        with torch.autocast(hidden.device.type, dtype=hidden.dtype, enabled=hidden.dtype in NARROW):
             value: Tensor = linear_square_loss(
                 hidden.reshape(-1, hidden.shape[-1]),
                 weight,

@@ -337,8 +337,13 @@ def gram_pays(
 
 
 def precise_enough(input: Tensor, k: float) -> bool:
-    """Whether the Gram form's rounding errors are at most about twice the direct form's, at every stage of training."""
-    narrow = input.dtype in _NARROW or torch.is_autocast_enabled(input.device.type)
+    """Whether the Gram form's rounding errors are at most about twice the direct form's.
+
+    So it is from the start of training until outputs are within a hundredth of M of their targets
+    (benchmarks/linear_precision.py). Closer than that the squares cancel, and in float32 the value of the loss, not its
+    gradients, has the larger errors.
+    """
+    narrow = input.dtype in NARROW or torch.is_autocast_enabled(input.device.type)
     return narrow or k >= _PRECISE_FROM_K
 
 
@@ -443,7 +448,7 @@ class _Problem(NamedTuple):
 # ---------------------------------------------------------------- products
 
 
-_NARROW = (torch.float16, torch.bfloat16)
+NARROW = (torch.float16, torch.bfloat16)
 
 # cuBLAS accumulates 16-bit products in 32 bits; from PyTorch 2.8 on it can be asked to leave the result there.
 _WIDE_RESULTS = torch.version.hip is None and tuple(int(n) for n in torch.__version__.split(".")[:2]) >= (2, 8)
@@ -463,7 +468,7 @@ def _wide(a: Tensor) -> Tensor:
 
 def _mm(a: Tensor, b: Tensor) -> Tensor:
     """a @ b of operands of one dtype, in float32 at least."""
-    if a.dtype in _NARROW:
+    if a.dtype in NARROW:
         product: Tensor = torch.mm(a, b, out_dtype=torch.float32)  # type: ignore[call-overload]
         return product
     return a @ b
@@ -471,7 +476,7 @@ def _mm(a: Tensor, b: Tensor) -> Tensor:
 
 def _mm_wide(a: Tensor, b: Tensor) -> Tensor:
     """a @ b where b is float32 at least and a may be narrower: b goes in as the sum of two numbers of a's dtype."""
-    if a.dtype not in _NARROW:
+    if a.dtype not in NARROW:
         return a @ b
     scale = b.abs().max().clamp_min(torch.finfo(b.dtype).tiny)  # float16 has no room for large numbers
     b = b / scale
@@ -494,7 +499,7 @@ def _gram_of(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """a^T b, known to be symmetric, of shape (d, d)."""
     a, b = a.detach().to(dtype), b.detach().to(dtype)
     d = a.shape[1]
-    if a.is_cuda or dtype in _NARROW or d < 256:
+    if a.is_cuda or dtype in NARROW or d < 256:
         return _mm(a.T, b)
     # A CPU is bound by the arithmetic: four strips of the upper triangle are five eighths of it.
     gram = torch.empty(d, d, dtype=dtype, device=a.device)
@@ -508,14 +513,19 @@ def _gram_of(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 _KEPT: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""G of weights that need no gradient, with the version of the weight that it belongs to."""
+"""G of weights that need no gradient, with the state of the weight that it belongs to."""
 
 
 def _kept_gram(W: Tensor, dtype: torch.dtype) -> Tensor | None:
     if W.requires_grad or W.is_inference():
         return None
-    version, kept_dtype, gram = _KEPT.get(W, (None, None, None))  # type: ignore[no-untyped-call]
-    return gram if version == W._version and kept_dtype == dtype else None
+    state, gram = _KEPT.get(W, (None, None))  # type: ignore[no-untyped-call]
+    return gram if state == _state(W, dtype) else None
+
+
+def _state(W: Tensor, dtype: torch.dtype) -> tuple[Any, ...]:
+    """What G belongs to; the address as well, because ``Module.to`` puts other values there at the same version."""
+    return W._version, W.data_ptr(), W.device, dtype
 
 
 def _layer_gram(W: Tensor, dtype: torch.dtype) -> Tensor:
@@ -523,7 +533,7 @@ def _layer_gram(W: Tensor, dtype: torch.dtype) -> Tensor:
     if gram is None:
         gram = _gram_of(W, W, dtype)
         if not W.requires_grad and not W.is_inference():
-            _KEPT[W] = (W._version, dtype, gram)
+            _KEPT[W] = (_state(W, dtype), gram)
     return gram
 
 

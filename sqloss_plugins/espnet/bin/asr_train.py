@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from espnet2.tasks.asr import ASRTask
 
 import sqloss_plugins.espnet  # noqa: F401
-from sqloss_plugins.espnet.resume import make_saves_atomic, run_training
+from sqloss_plugins.espnet.resume import prepare_process, run_training
 
 # At the top of the module that is run, like the registration that the import above makes: for several GPUs ESPnet
 # starts processes that import this module and no other.
-make_saves_atomic()
+prepare_process(__name__)
 
 
 def main(cmd: Sequence[str] | None = None) -> int:

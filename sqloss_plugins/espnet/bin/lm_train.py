@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from espnet2.tasks.lm import LMTask
 
-from sqloss_plugins.espnet.resume import make_saves_atomic, run_training
+from sqloss_plugins.espnet.resume import prepare_process, run_training
 
-make_saves_atomic()
+prepare_process(__name__)
 
 
 def main(cmd: Sequence[str] | None = None) -> int:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -20,7 +20,7 @@ from sqloss_plugins.espnet.recipe import PROGRAM, STAGES, Recipe, recipe_parser
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.losses import check_rescaling
 from sqloss_plugins.probability import SCORES
-from sqloss_plugins.results import RESULT_NAME
+from sqloss_plugins.results import RESULT_NAME, versions
 
 
 def parse(argv: Sequence[str]) -> Recipe:
@@ -29,14 +29,15 @@ def parse(argv: Sequence[str]) -> Recipe:
     Raises:
         UserError: an option that is unknown, or cannot be fulfilled.
     """
-    parser = recipe_parser()
-    args, _ = parser.parse_known_args(argv)
+    args, _ = recipe_parser(add_help=False).parse_known_args(argv)
     if args.mini and args.corpus:
         raise UserError("--mini and --corpus exclude each other: the mini corpus or your own")
     if args.corpus and not args.corpus.is_dir():
         raise UserError(f"--corpus {args.corpus} is no folder")
-    mini = args.mini or (args.corpus is None and not _is_at_hand(args.task, args.workdir))
-    parser.set_defaults(**_defaults(parser, args.workdir, mini))
+    wants_help = not {"-h", "--help"}.isdisjoint(argv)
+    mini = args.mini or (args.corpus is None and not wants_help and not _is_at_hand(args.task, args.workdir))
+    parser = recipe_parser()
+    parser.set_defaults(**_defaults(args.workdir, mini))
     args, free = parser.parse_known_args(argv)
     if not 1 <= args.stage <= args.stop_stage <= len(STAGES):
         names = ", ".join(f"{number} {name}" for number, name in enumerate(STAGES, start=1))
@@ -80,21 +81,30 @@ def parse(argv: Sequence[str]) -> Recipe:
     for which in ("asr", "inference", *(["lm"] if args.use_lm == "true" else [])):
         read_mapping(recipe.config(which))
     _ = recipe.espnet  # ESPnet's own check of the training arguments
+    recipe.check_configurations()
     return recipe
 
 
-def _defaults(parser: argparse.ArgumentParser, workdir: Path, mini: bool) -> dict[str, object]:
+def _defaults(workdir: Path, mini: bool) -> dict[str, object]:
     """What the recipe has as defaults of the command line: ``conf/recipe.yaml``, or the mini corpus's."""
     path = _defaults_file(workdir, mini)
     if mini and not path.is_file():
-        raise UserError(f"this recipe has no mini corpus ({path} is not there): give --corpus")
+        raise UserError(f"there is no {path}, so that the mini corpus cannot be used here: give --corpus")
     if not path.is_file():  # a folder of one's own, with everything on the command line
         return {}
-    defaults = read_mapping(path)
-    unknown = defaults.keys() - vars(parser.parse_args(["an4"])).keys()
-    if unknown:
-        raise UserError(f"{path}: no option of the recipe is called {', '.join(sorted(unknown))}")
-    return defaults
+    # As words of a command line, so that they are checked like those.
+    words = []
+    for name, value in read_mapping(path).items():
+        if not isinstance(value, str | int | float):
+            raise UserError(f"{path}: {name} must be one word or number, got {value!r}")
+        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    parser = recipe_parser(add_help=False)
+    usual = vars(parser.parse_args(["an4"]))
+    try:
+        found = vars(parser.parse_args(["an4", *words]))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return {name: value for name, value in found.items() if value != usual[name]}
 
 
 def _defaults_file(workdir: Path, mini: bool) -> Path:
@@ -120,7 +130,7 @@ def _is_at_hand(task: str, workdir: Path) -> bool:
 
 def _data_settings(recipe: Recipe) -> dict[str, object]:
     args = recipe.args
-    names = ("task", "train_set", "dev_set", "test_sets", "token_type", "nbpe")
+    names = ("task", "train_set", "dev_set", "token_type", "nbpe")
     settings: dict[str, object] = {name: getattr(args, name) for name in names}
     return {**settings, "mini": recipe.mini, "corpus": str(stages.corpus_folder(recipe).resolve())}
 
@@ -147,10 +157,10 @@ def run_recipe(argv: Sequence[str]) -> None:
     Raises:
         UserError: for every mistake of the user's.
     """
+    versions()  # of the code that begins, whatever becomes of the checkout in the meantime
     logging.basicConfig(level=logging.ERROR)  # what ESPnet says of itself is in the logs of its processes
     recipe = parse(argv)
     args = recipe.args
-    claim_folder(recipe.data, _data_settings(recipe), (".*.done",), option="--workdir")
     preparing = {1: stages.fetch, 2: stages.prepare_data, 3: stages.make_dictionary, 4: stages.collect_statistics}
     preparing[5] = stages.train_language_model
     numbers = range(args.stage, args.stop_stage + 1)
@@ -158,16 +168,17 @@ def run_recipe(argv: Sequence[str]) -> None:
     def announce(number: int) -> None:
         print(f"stage {number}: {STAGES[number - 1]}{' (MINI)' if recipe.mini else ''}", flush=True)
 
-    if args.stage in preparing:  # the data may serve several runs: the second waits for the first to make it
-        with lock_folder(recipe.data, wait=True):
-            for number in (number for number in numbers if number in preparing):
-                announce(number)
-                preparing[number](recipe)
+    # The data may serve several runs: the second waits for the first to make it.
+    with lock_folder(recipe.data, wait=True) if args.stage in preparing else nullcontext():
+        claim_folder(recipe.data, _data_settings(recipe), ("*/.data.done",), option="--workdir")
+        for number in (number for number in numbers if number in preparing):
+            announce(number)
+            preparing[number](recipe)
     if args.stop_stage in preparing:
         return
     stages.need(recipe.statistics / ".statistics.done", 4)
-    claim_folder(recipe.run, recipe.settings, ("checkpoint.pth", RESULT_NAME, ".*.done"), option="--tag")
     with lock_folder(recipe.run):
+        claim_folder(recipe.run, recipe.settings, ("checkpoint.pth", RESULT_NAME, ".*.done"), option="--tag")
         if args.stop_stage > 6:
             stages.claim_decoding(recipe)
         _banner(recipe)
