@@ -175,7 +175,7 @@ def test_the_embedded_default(tmp_path):
         env={**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "*** No --train_file: using the embedded MINI text" in done.stdout

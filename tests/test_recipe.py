@@ -96,7 +96,7 @@ def environment():
 
 
 def run(*words):
-    return subprocess.run([str(RUN), *words], env=environment(), capture_output=True, text=True, timeout=600)
+    return subprocess.run([str(RUN), *words], env=environment(), capture_output=True, text=True, timeout=1800)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_a_killed_run_goes_on_to_the_same_result(kill_in, whole, options):
     left = subprocess.run(["pgrep", "-f", str(killed)], capture_output=True, text=True).stdout
     assert left == ""
 
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert hypotheses(killed) == hypotheses(folder)
     result = read_result(killed)

@@ -52,7 +52,7 @@ def script(*options, cwd, **env):
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=1800,
     )
 
 
@@ -580,7 +580,7 @@ def test_the_recipe(tmp_path, tiny_model):
         "--use_cpu",
     ]
     env = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "MINI DATA: not the real task" in done.stdout
     assert len(list((tmp_path / "exp").glob("*/result.json"))) == 6
