@@ -529,7 +529,7 @@ def test_other_settings_of_decoding_are_not_mixed(stage, whole, options, tmp_pat
     _, folder = whole
     before = (folder / "result.json").read_text()
     assert main(["librispeech", *options[:6], "--use_lm", "false", *options[8:], "--stage", stage]) == 2
-    assert "lm {'batch_size': 8, " in capsys.readouterr().err
+    assert "lm {'lm': 'seq_rnn', " in capsys.readouterr().err
     other = tmp_path / "inference.yaml"
     other.write_text("beam_size: 3\nctc_weight: 0.3\nlm_weight: 0.1\n")
     assert main(["librispeech", *options, "--inference_config", str(other), "--stage", stage]) == 2
