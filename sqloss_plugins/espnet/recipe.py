@@ -30,6 +30,9 @@ from sqloss_plugins.results import run_folder
 
 PROGRAM = "run.sh"
 STAGES = ("download", "data", "dictionary", "statistics", "language model", "training", "decoding", "scoring")
+# The best models by these are averaged, into the files by which the recipe takes them.
+MODEL_CRITERION, MODEL_FILE = ("valid", "acc", "max"), "valid.acc.ave.pth"
+LM_CRITERION, LM_FILE = ("valid", "loss", "min"), "valid.loss.ave.pth"
 SUBSET_NAME = "subset.json"  # what a subset is, beside its wav.scp and text
 _DEFAULT_RULE = "level"
 _OURS = {
@@ -83,7 +86,6 @@ def _as_espnet_reads(parser: argparse.ArgumentParser, program: str, arguments: S
 
 
 def _need_criterion(espnet: argparse.Namespace, needed: tuple[str, str, str], program: str) -> None:
-    """The best models by this criterion are averaged, and the recipe takes the average."""
     if needed not in (tuple(given) for given in espnet.best_model_criterion):
         raise UserError(
             f"best_model_criterion of the {program} must have [{', '.join(needed)}], by which models are taken"
@@ -273,7 +275,7 @@ class Recipe:
             raise UserError("the loss, k, M and rescaling are options of this recipe: leave them out of model_conf")
         if found.decoder in (None, "transducer") or found.model_conf.get("ctc_weight") == 1.0:
             raise UserError("this recipe is for models with an attention decoder: choose another decoder or ctc_weight")
-        _need_criterion(found, ("valid", "acc", "max"), "training")
+        _need_criterion(found, MODEL_CRITERION, "training")
         return found
 
     def check_configurations(self) -> None:
@@ -288,7 +290,7 @@ class Recipe:
             raise UserError(f"{self.config('inference')}: ESPnet decodes one utterance at a time: leave batch_size out")
         if self.language_model is not None:
             found = _as_espnet_reads(LMTask.get_parser(), "language model", ["--config", str(self.config("lm"))])
-            _need_criterion(found, ("valid", "loss", "min"), "language model")
+            _need_criterion(found, LM_CRITERION, "language model")
 
     @cached_property
     def hyperparameters(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from sqloss_plugins.data.speech import CORPORA, check_audio, download, write_dat
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.calibration import calibrate
 from sqloss_plugins.espnet.jobs import Job, run_jobs
-from sqloss_plugins.espnet.recipe import STAGES, SUBSET_NAME, Recipe
+from sqloss_plugins.espnet.recipe import LM_FILE, MODEL_FILE, STAGES, SUBSET_NAME, Recipe
 from sqloss_plugins.espnet.resume import trained
 from sqloss_plugins.espnet.scoring import Errors, environment, read_text, results_table, score_texts
 from sqloss_plugins.folders import SETTINGS_NAME, claim_folder, lock_folder
@@ -34,7 +34,6 @@ from sqloss_plugins.probability import SCORES
 from sqloss_plugins.results import Result, device_name, versions, write_json, write_result
 
 BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
-MODEL_FILE = "valid.acc.ave.pth"
 _BINS = "sqloss_plugins.espnet.bin"
 
 
@@ -414,7 +413,7 @@ def _decoding_arguments(recipe: Recipe, score: str, subset: str, keys: Path) -> 
     arguments += ["--asr_model_file", str(recipe.run / MODEL_FILE)]
     if recipe.language_model is not None:
         model = recipe.lm / "model"
-        arguments += ["--lm_train_config", str(model / "config.yaml"), "--lm_file", str(model / "valid.loss.ave.pth")]
+        arguments += ["--lm_train_config", str(model / "config.yaml"), "--lm_file", str(model / LM_FILE)]
     else:
         arguments += ["--lm_weight", "0.0"]
     return arguments

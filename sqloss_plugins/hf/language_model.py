@@ -113,7 +113,8 @@ class LanguageModelArguments(RunArguments):
     without_logits: bool | None = field(
         default=None,
         metadata={
-            "help": "Square loss: train the output layer without building its outputs. Default: true for a new model."
+            "help": "Square loss: train the output layer without building its outputs, unless that is faster or, in float32 "
+            "with k below 12, more precise. Default: true for a new model."
         },
     )
     block_size: int = field(default=128, metadata={"help": "Tokens of an example; the text is cut into such blocks."})
