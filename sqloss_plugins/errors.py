@@ -13,8 +13,8 @@ class UserError(Exception):
     status = 2
 
 
-class StageError(UserError):
-    """A program that this one runs has failed; the sentence says where its log is."""
+class RunError(UserError):
+    """A run that failed without a mistake in its options: it diverged, its disk is full, a program of it ended badly."""
 
     status = 1
 

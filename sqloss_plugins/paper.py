@@ -6,13 +6,15 @@ All of them are read from one file, ``paper_tables.yaml``; none is written down 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
 
 import yaml
+
+from sqloss_plugins.losses import LOSSES
 
 
 @dataclass(frozen=True)
@@ -81,27 +83,59 @@ def tasks() -> tuple[str, ...]:
     return tuple(row["task"] for row in tables()["rescaling"])
 
 
-def rescaling(task: str | None = None, num_classes: int | None = None) -> Rescaling:
-    """k and M for a task: the paper's where it names the task (Table 9), else by the number of classes.
+RULES = ("auto", "paper", "level")
+"""Rules for k and M; see :func:`choose_rescaling`."""
 
-    The rule for other tasks extends the paper's table: (1, 1) below 42 classes, (1, 15) from 42 and (15, 30) from
-    1000. Between 52 and 1000 classes the paper has one task, enwik8 (204), which it does not rescale.
+_FEW_CLASSES = 42
+"""From here on the paper rescales (Table 9: TIMIT's phones)."""
+
+
+def choose_rescaling(
+    num_classes: int,
+    *,
+    task: str | None = None,
+    beside_ctc: bool = False,
+    rule: str = "auto",
+    k: float | None = None,
+    M: float | None = None,
+) -> Rescaling:
+    """k and M of the square loss: the one function that chooses them, for every host.
+
+    * ``auto``: the paper's (Table 9) where it names the task and has as many classes; else (1, 1) below 42 classes,
+      unless the loss is added to CTC; else ``level``.
+    * ``paper``: the paper's for the task, however many classes there are; for a task that it does not name, its table
+      read as a rule: (1, 1) below 42 classes, (1, 15) from 42 and (15, 30) from 1000. (Between 52 and 1000 classes the
+      paper has one task, enwik8 with 204, which it does not rescale.)
+    * ``level``: k = 15 and M = sqrt(C ln C / 15). A token's loss at the start, k M^2 / C, is then that of
+      cross-entropy, ln C. This matters where the loss is added to another one, as in speech recognition with CTC.
+
+    Args:
+        num_classes: C, the outputs of the model.
+        task: the paper's name of the task; None for a task of one's own, and for mini data.
+        beside_ctc: whether the loss is one part of a CTC/attention objective.
+        rule: one of :data:`RULES`.
+        k, M: given by the user: they take the place of the rule's.
 
     Raises:
-        ValueError: the paper does not name the task, and there is no number of classes to go by.
+        ValueError: an unknown rule, or less than two classes.
     """
-    for row in tables()["rescaling"]:
-        if row["task"] == task:
-            return Rescaling(float(row["k"]), float(row["M"]), f"the paper's Table 9 for {task}")
-    if num_classes is None or num_classes < 1:
-        raise ValueError(f"the paper has no task {task!r}; give the number of classes, or k and M")
-    if num_classes < 42:
-        k, M = 1.0, 1.0
-    elif num_classes < 1000:
-        k, M = 1.0, 15.0
+    if rule not in RULES:
+        raise ValueError(f"unknown rescaling {rule!r}: choose from {', '.join(RULES)}")
+    if num_classes < 2:
+        raise ValueError(f"k and M are for two classes and more, and there are {num_classes}")
+    row = next((row for row in tables()["rescaling"] if row["task"] == task), None)
+    if row is not None and (rule == "paper" or (rule == "auto" and int(row["classes"]) == num_classes)):
+        found = Rescaling(float(row["k"]), float(row["M"]), f"the paper's Table 9 for {task}")
+    elif rule == "paper":
+        steps = (1.0, 1.0) if num_classes < _FEW_CLASSES else (1.0, 15.0) if num_classes < 1000 else (15.0, 30.0)
+        found = Rescaling(*steps, f"after the paper's Table 9, for {num_classes} classes")
+    elif rule == "auto" and num_classes < _FEW_CLASSES and not beside_ctc:
+        found = Rescaling(1.0, 1.0, "not rescaled, as the paper below 42 classes")
     else:
-        k, M = 15.0, 30.0
-    return Rescaling(k, M, f"the rule for {num_classes} classes, after the paper's Table 9")
+        level = 15.0
+        M_level = math.sqrt(num_classes * math.log(num_classes) / level)
+        found = Rescaling(level, M_level, f"the level rule for {num_classes} classes")
+    return found.overridden(k, M)
 
 
 def num_classes(task: str) -> int | None:
@@ -109,32 +143,14 @@ def num_classes(task: str) -> int | None:
     return next((int(row["classes"]) for row in tables()["rescaling"] if row["task"] == task), None)
 
 
-def level_rescaling(num_classes: int) -> Rescaling:
-    """A rule of this package, not of the paper: k = 15 and M = sqrt(C ln C / 15).
-
-    With it a token's loss at the start, k M^2 / C, is that of cross-entropy, ln C. That matters where the loss is added
-    to another one, as in speech recognition with CTC.
-    """
-    k = 15.0
-    M = math.sqrt(num_classes * math.log(num_classes) / k)
-    return Rescaling(k, M, f"the level rule for {num_classes} classes")
-
-
-RULES: dict[str, Callable[[int], Rescaling]] = {
-    "paper": lambda num_classes: rescaling(num_classes=num_classes),
-    "level": level_rescaling,
-}
-"""Rules for tasks that the paper does not name: number of classes -> rescaling."""
-
-
 def hyperparameters(task: str, model: str, loss: str) -> HyperParameters | None:
     """What the paper trains ``model`` on ``task`` with; None where it does not have that pair.
 
     Args:
         task, model: names as in the file, such as ``mrpc`` and ``bert``.
-        loss: ``square`` has the paper's values for the square loss; every other loss those for cross-entropy.
+        loss: a loss of this package; one that the paper does not have takes cross-entropy's values.
     """
-    column = 0 if loss == "square" else 1
+    column = ("square", "cross_entropy").index(LOSSES[loss].paper_column)
     for row in tables()["hyperparameters"]:
         if row["task"] == task and row["model"] == model:
 

@@ -18,12 +18,22 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqloss_plugins.metrics import metric
+
 if TYPE_CHECKING:
     import torch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RESULT_NAME = "result.json"
 OUTPUTS_NAME = "outputs.npz"
+
+PROTOCOLS = ("early_stopping", "same_epochs", "fixed_epochs")
+"""``early_stopping``: until the validation metric has not improved for some epochs, or the maximum; the best epoch's
+model. ``same_epochs``: as many epochs as cross-entropy's early stopping chose for the same seed; the last model.
+``fixed_epochs``: so many epochs as the configuration says, and the average of the best, as ESPnet does."""
+
+OF_OUTPUTS = "outputs"
+"""In ``Result.metrics`` the place of metrics that no method decides: of the largest output, or of a regression's."""
 
 _PACKAGES = ("torch", "transformers", "datasets", "accelerate", "espnet", "numpy", "scikit-learn")
 
@@ -35,11 +45,14 @@ class Result:
     Attributes:
         task: the task's name, as in the paper's tables where the paper has it.
         arch: the model's short name.
-        loss: ``square``, ``cross_entropy`` or ``squentropy``.
+        loss: a key of :data:`sqloss_plugins.losses.LOSSES`, or ``mean_squared_error`` for a regression.
         k, M: rescaling of the square loss; None for other losses.
         rescaling_source: where k and M come from; None for other losses.
-        protocol: ``early_stopping`` or ``same_epochs``.
-        epochs: epochs that were trained (they may be more than the best model's).
+        protocol: one of :data:`PROTOCOLS`.
+        ended_by: what ended the training: ``early stopping``, or ``maximum`` for the number of epochs or steps; None
+            where nothing was trained.
+        epochs: epochs that were trained.
+        best_epoch: the epoch whose model counts; None where it is not one epoch's.
         seed: the random seed.
         mini: True for the embedded mini data, which is never the real task.
         hyperparameters: every setting of the host.
@@ -49,9 +62,13 @@ class Result:
         wall_time_s: seconds. Of the Trainer: from the start of training to the last prediction, in the process that
             finished. Of ESPnet: training and validation of all epochs, in whichever processes, without decoding.
         resumed: True where an earlier process had begun the training.
-        metrics: split -> metric -> value, of the task's metrics the one that models are chosen by first; accuracies and
-            the like are fractions, perplexities plain numbers. ``train`` has the mean loss of what was logged last, by
-            default of the last epoch. What is not finite is null in the file, nan here.
+        metrics: split -> method -> metric -> value. The method is one of
+            :data:`sqloss_plugins.probability.METHODS` for metrics of probabilities or of decoding, else
+            :data:`OF_OUTPUTS`. Fractions are fractions. ``train`` has the mean loss of what was logged last, by default
+            of the last epoch. What is not finite is null in the file, nan here.
+        method: the method whose metrics count, chosen on validation data or by the loss.
+        selection: the metric of the validation data by which epochs and learning rates are chosen.
+        directions: metric -> its direction and unit, for every metric that occurs.
         versions: of this package, of Python and of the libraries.
         schema_version: of this format.
     """
@@ -63,7 +80,9 @@ class Result:
     M: float | None
     rescaling_source: str | None
     protocol: str
+    ended_by: str | None
     epochs: float
+    best_epoch: float | None
     seed: int
     mini: bool
     hyperparameters: dict[str, Any]
@@ -72,17 +91,41 @@ class Result:
     device: str
     wall_time_s: float
     resumed: bool
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, dict[str, float]]]
+    method: str
+    selection: str
+    directions: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str | None] = field(default_factory=lambda: versions())
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        for name in {name for split in self.metrics.values() for values in split.values() for name in values}:
+            if name not in self.directions:
+                self.directions[name] = asdict(metric(name))
+
+    def value(self, split: str, name: str, method: str | None = None) -> float | None:
+        """A metric of a split, by the method that counts unless another is named; None where it was not measured."""
+        by_method = self.metrics.get(split, {})
+        for place in (method or self.method, OF_OUTPUTS):
+            if name in by_method.get(place, {}):
+                return by_method[place][name]
+        return None
+
 
 def run_folder(
-    task: str, arch: str, loss: str, k: float | None, M: float | None, learning_rate: float, seed: int, mini: bool
+    task: str,
+    arch: str,
+    loss: str,
+    k: float | None,
+    M: float | None,
+    learning_rate: float,
+    protocol: str,
+    seed: int,
+    mini: bool,
 ) -> Path:
-    """``runs/<task>/<arch>/<loss>[-k<k>-M<M>]-lr<lr>-s<seed>[-mini]``, the default folder of a run."""
-    rescaled = "" if k is None or M is None else f"-k{k:g}-M{M:g}"
-    name = f"{loss}{rescaled}-lr{learning_rate:g}-s{seed}{'-mini' if mini else ''}"
+    """``runs/<task>/<arch>/<loss>[-k<k>-M<M>]-lr<lr>-<protocol>-s<seed>[-mini]``, the default folder of a run."""
+    rescaled = "" if k is None or M is None else f"-k{k:g}-M{M:.4g}"
+    name = f"{loss}{rescaled}-lr{learning_rate:g}-{protocol}-s{seed}{'-mini' if mini else ''}"
     return Path("runs") / task / arch / name
 
 
@@ -145,8 +188,9 @@ def read_result(path: Path) -> Result:
         raise ValueError(f"{path} has schema version {version}; this package reads version {SCHEMA_VERSION}")
     try:
         result = Result(**content)
-        for values in result.metrics.values():
-            values.update({name: math.nan for name, value in values.items() if value is None})
+        for by_method in result.metrics.values():
+            for values in by_method.values():
+                values.update({name: math.nan for name, value in values.items() if value is None})
         return result
     except (TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not a result file: {error}") from error

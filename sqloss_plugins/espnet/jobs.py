@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqloss_plugins.errors import StageError
+from sqloss_plugins.errors import RunError
 
 _PROGRESS = re.compile(r"INFO: (\d+/\d+epoch started.*|\d+epoch results:.*|\d+epoch:train:\d+-\d+batch:.*)")
 _ERROR = re.compile(r"\w+: error: |.*\.py: error: ")
@@ -45,7 +45,7 @@ def run_jobs(
         on_line: called with each line that one of them prints.
 
     Raises:
-        StageError: one of them failed; those that were at work beside it are waited for, and no other is begun.
+        RunError: one of them failed; those that were at work beside it are waited for, and no other is begun.
     """
     at_once = max(1, min(nj, len(jobs)))
     # Processes side by side share the processors; each would start as many threads as there are.
@@ -60,7 +60,7 @@ def run_jobs(
             status, last_words = _run(job, environment, on_line)
             if status != 0:
                 name = job.module.rpartition(".")[2]
-                raise StageError(f"{name} ended with status {status}: {last_words} (log: {job.log})")
+                raise RunError(f"{name} ended with status {status}: {last_words} (log: {job.log})")
             if on_success:
                 on_success(job)
         except BaseException:

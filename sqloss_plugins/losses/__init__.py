@@ -1,13 +1,16 @@
 """Classification losses on raw outputs, each with the conventions of :func:`torch.nn.functional.cross_entropy`.
 
-The registry maps the names that every command line of this package uses to loss modules. Cross-entropy is PyTorch's.
+:data:`LOSSES` maps the names that every command line of this package uses to what the package has to know of a loss.
+To add a loss, write its file and its entry here. Cross-entropy is PyTorch's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from sqloss_plugins.losses._targets import check_options
 from sqloss_plugins.losses.class_shard import ClassShard
@@ -15,19 +18,53 @@ from sqloss_plugins.losses.linear_square import GradientAccumulation, LinearSqua
 from sqloss_plugins.losses.square import SquareLoss, check_rescaling, square_loss
 from sqloss_plugins.losses.squentropy import SquentropyLoss, squentropy_loss
 
-LOSSES: dict[str, type[nn.Module]] = {
-    "square": SquareLoss,
-    "cross_entropy": nn.CrossEntropyLoss,
-    "squentropy": SquentropyLoss,
+
+@dataclass(frozen=True)
+class LossSpec:
+    """What the package has to know of a loss.
+
+    Attributes:
+        module: the loss module, made with ``weight``, ``ignore_index``, ``reduction`` and ``label_smoothing``.
+        methods: how its outputs become class probabilities, names of :data:`sqloss_plugins.probability.METHODS`, the
+            usual one first.
+        is_rescaled: whether the module takes k and M as well.
+        paper_column: the loss whose hyper-parameters in the paper are its: ``square`` or ``cross_entropy``.
+        of_linear_layer: the loss of a linear layer's outputs without the outputs, called as
+            :func:`linear_square_loss`; None where there is no such form.
+    """
+
+    module: type[nn.Module]
+    methods: tuple[str, ...] = ("softmax", "temperature")
+    is_rescaled: bool = False
+    paper_column: str = "cross_entropy"
+    of_linear_layer: Callable[..., Tensor] | None = None
+
+
+LOSSES: dict[str, LossSpec] = {
+    "square": LossSpec(
+        SquareLoss,
+        methods=("square", "softmax", "temperature"),
+        is_rescaled=True,
+        paper_column="square",
+        of_linear_layer=linear_square_loss,
+    ),
+    "cross_entropy": LossSpec(nn.CrossEntropyLoss),
+    "squentropy": LossSpec(SquentropyLoss),
 }
+"""Name of a loss -> what the package has to know of it."""
+
+DEFAULT_LOSS = "square"
 
 __all__ = [
+    "DEFAULT_LOSS",
     "LOSSES",
     "ClassShard",
     "GradientAccumulation",
     "LinearSquareLoss",
+    "LossSpec",
     "SquareLoss",
     "SquentropyLoss",
+    "check_loss",
     "check_rescaling",
     "gram_pays",
     "linear_square_loss",
@@ -37,11 +74,25 @@ __all__ = [
 ]
 
 
+def check_loss(name: str, k: float | None = None, M: float | None = None) -> LossSpec:
+    """The loss of that name, if it exists and can have this k and M (None: not given).
+
+    Raises:
+        ValueError: unknown name; k or M not positive and finite, or given to a loss that has neither.
+    """
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}: choose from {', '.join(LOSSES)}")
+    if not LOSSES[name].is_rescaled and not (k is None and M is None):
+        raise ValueError(f"k and M rescale the square loss, and the loss {name} has neither: leave them out")
+    check_rescaling(1.0 if k is None else k, 1.0 if M is None else M)
+    return LOSSES[name]
+
+
 def make_loss(name: str, *, k: float | None = None, M: float | None = None, **options: Any) -> nn.Module:
     """A loss module by name.
 
     Args:
-        name: a key of ``LOSSES``: ``square``, ``cross_entropy`` or ``squentropy``.
+        name: a key of :data:`LOSSES`: ``square``, ``cross_entropy`` or ``squentropy``.
         k, M: rescaling, for the square loss alone; None means 1.
         **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``.
 
@@ -50,10 +101,7 @@ def make_loss(name: str, *, k: float | None = None, M: float | None = None, **op
         RuntimeError: label smoothing outside [0, 1].
     """
     check_options(options.get("reduction", "mean"), options.get("label_smoothing", 0.0))
-    if name not in LOSSES:
-        raise ValueError(f"unknown loss {name!r}: choose from {', '.join(LOSSES)}")
-    if name == "square":
-        return SquareLoss(k=1.0 if k is None else k, M=1.0 if M is None else M, **options)
-    if k is not None or M is not None:
-        raise ValueError(f"k and M rescale the square loss; {name} has neither")
-    return LOSSES[name](**options)
+    spec = check_loss(name, k, M)
+    if spec.is_rescaled:
+        options |= {"k": 1.0 if k is None else k, "M": 1.0 if M is None else M}
+    return spec.module(**options)
