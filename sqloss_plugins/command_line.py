@@ -27,6 +27,19 @@ class OneLineErrors:
         raise UserError(f"{message} (see --help)")
 
 
+def recipes_folder() -> Path:
+    """The folder of the recipes: inside the installed package, or at the top of a checkout.
+
+    Raises:
+        UserError: neither is there.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return folder
+    raise UserError(f"{package} has no recipes: install the package anew")
+
+
 class _Loader(yaml.SafeLoader):
     """Refuses a key that a mapping has twice, of which YAML's own would take the last without a word."""
 
