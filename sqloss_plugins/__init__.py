@@ -1,15 +1,20 @@
 """The square loss as a first-class training loss for classifiers."""
 
-from sqloss_plugins.losses import (
-    LOSSES,
-    LinearSquareLoss,
-    SquareLoss,
-    SquentropyLoss,
-    linear_square_loss,
-    make_loss,
-    square_loss,
-    squentropy_loss,
-)
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sqloss_plugins.losses import (
+        LOSSES,
+        LinearSquareLoss,
+        SquareLoss,
+        SquentropyLoss,
+        linear_square_loss,
+        make_loss,
+        square_loss,
+        squentropy_loss,
+    )
 
 __version__ = "0.1.0"
 
@@ -24,3 +29,16 @@ __all__ = [
     "square_loss",
     "squentropy_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The losses, imported when the first is asked for: command lines answer ``--help`` without PyTorch."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sqloss_plugins import losses
+
+    return getattr(losses, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,33 +7,72 @@ import pytest
 from sqloss_plugins import paper
 
 
-def test_every_task_has_its_rescaling():
-    assert paper.rescaling("librispeech") == paper.Rescaling(15.0, 30.0, "the paper's Table 9 for librispeech")
+CASES = [
+    # classes, task, beside CTC, rule -> k, M; None for the level rule's
+    (2, "mrpc", False, "auto", 1, 1),
+    (1000, "librispeech", True, "auto", 15, 30),
+    (42, "timit_phone", True, "auto", 1, 15),
+    (27, "timit_char", True, "auto", 1, 1),
+    (52, "wsj", True, "auto", 1, 15),
+    (204, "enwik8", False, "auto", 1, 1),
+    # another number of classes than the paper's: its values are not for them
+    (100, "librispeech", True, "auto", 15, None),
+    (30, "wsj", True, "auto", 15, None),
+    # tasks that the paper does not name
+    (3, "mnli", False, "auto", 1, 1),
+    (41, None, False, "auto", 1, 1),
+    (41, None, True, "auto", 15, None),
+    (42, None, False, "auto", 15, None),
+    (5000, None, False, "auto", 15, None),
+    # the paper's table as a rule
+    (100, "librispeech", True, "paper", 15, 30),
+    (41, None, True, "paper", 1, 1),
+    (42, None, False, "paper", 1, 15),
+    (999, None, False, "paper", 1, 15),
+    (1000, None, False, "paper", 15, 30),
+    (2, "mrpc", False, "level", 15, None),
+]
+
+
+@pytest.mark.parametrize(("num_classes", "task", "beside_ctc", "rule", "k", "M"), CASES)
+def test_the_one_rule_for_k_and_M(num_classes, task, beside_ctc, rule, k, M):
+    found = paper.choose_rescaling(num_classes, task=task, beside_ctc=beside_ctc, rule=rule)
+    expected = math.sqrt(num_classes * math.log(num_classes) / 15) if M is None else M
+    assert (found.k, found.M) == (k, pytest.approx(expected, rel=1e-12))
+    if M is None:
+        assert found.initial_loss(num_classes) == pytest.approx(math.log(num_classes), rel=1e-12)
+        assert "level rule" in found.source
+
+
+def test_every_task_of_the_paper_has_its_rescaling():
     assert len(paper.tasks()) == 15
-    for task in paper.tasks():
-        found = paper.rescaling(task)
-        assert (found.k, found.M) in {(1, 1), (1, 15), (15, 30)}
+    for row in paper.tables()["rescaling"]:
+        found = paper.choose_rescaling(row["classes"], task=row["task"])
+        assert (found.k, found.M) == (row["k"], row["M"])
+        assert row["task"] in found.source
 
 
-@pytest.mark.parametrize(("num_classes", "k", "M"), [(2, 1, 1), (41, 1, 1), (42, 1, 15), (999, 1, 15), (1000, 15, 30)])
-def test_the_rule_for_other_tasks(num_classes, k, M):
-    found = paper.rescaling("my task", num_classes)
-    assert (found.k, found.M) == (k, M)
-    assert f"rule for {num_classes} classes" in found.source
+def test_k_and_M_of_the_user_win_each_alone():
+    assert paper.choose_rescaling(1000, task="librispeech", k=2) == paper.Rescaling(2.0, 30.0, "given by the user")
+    assert paper.choose_rescaling(1000, task="librispeech", M=3) == paper.Rescaling(15.0, 3.0, "given by the user")
 
 
-def test_the_rule_agrees_with_the_paper_but_for_enwik8():
+def test_the_table_read_as_a_rule_agrees_with_the_paper_but_for_enwik8():
     differing = []
     for row in paper.tables()["rescaling"]:
-        by_rule = paper.rescaling(None, row["classes"])
+        by_rule = paper.choose_rescaling(row["classes"], rule="paper")
         if (by_rule.k, by_rule.M) != (row["k"], row["M"]):
             differing.append(row["task"])
     assert differing == ["enwik8"]
 
 
-def test_unknown_task_without_classes_is_refused():
-    with pytest.raises(ValueError, match="give the number of classes, or k and M"):
-        paper.rescaling("my task")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"rule": "steps"}, "unknown rescaling 'steps': choose from auto, paper, level"), ({}, "two classes and more")],
+)
+def test_what_cannot_be_chosen(options, message):
+    with pytest.raises(ValueError, match=message):
+        paper.choose_rescaling(1, **options)
 
 
 def test_hyperparameters_by_loss():

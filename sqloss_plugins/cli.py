@@ -1,0 +1,78 @@
+"""The command ``sqloss``: one subcommand for everything that this package runs.
+
+Also ``python -m sqloss_plugins``. A subcommand's module is imported when it is asked for, so that a plain installation,
+without the extras of the hosts, has those that need none.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqloss_plugins.errors import UserError, run_command
+
+PROGRAM = "sqloss"
+
+
+class _Command(NamedTuple):
+    module: str  # its main(argv) returns the exit status
+    extra: str | None  # of this package, with which its imports are installed
+    summary: str
+
+
+COMMANDS = {
+    "glue": _Command("sqloss_plugins.hf.tasks.glue", "hf", "fine-tune a pre-trained model on a GLUE task"),
+    "lm": _Command("sqloss_plugins.hf.tasks.language_model", "hf", "train or fine-tune a causal language model"),
+    "asr": _Command("sqloss_plugins.espnet.recipe", "espnet", "a speech recipe, from audio to error rates"),
+    "compare": _Command("sqloss_plugins.experiments.compare", "hf", "compare losses over finished runs"),
+}
+
+
+def usage() -> str:
+    """What ``sqloss --help`` prints."""
+    lines = [f"usage: {PROGRAM} COMMAND [options]", "", "commands:"]
+    lines += [f"  {name:10s} {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help shows the options of a command."])
+
+
+def _run(name: str, argv: Sequence[str]) -> int:
+    command = COMMANDS[name]
+    try:
+        status: int = importlib.import_module(command.module).main(argv)
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == __package__ or command.extra is None:
+            raise
+        raise UserError(
+            f"{name} needs the package {missing}, which is not installed: pip install 'sqloss_plugins[{command.extra}]'"
+        ) from error
+    return status
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status: 0, 1 for a failed run, 2 for a mistake in the options."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from sqloss_plugins import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    name, *rest = arguments
+    status = 0
+
+    def run() -> None:
+        nonlocal status
+        if name not in COMMANDS:
+            raise UserError(f"there is no command {name!r}: choose from {', '.join(COMMANDS)} (see --help)")
+        status = _run(name, rest)
+
+    return run_command(PROGRAM, run) or status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
