@@ -18,7 +18,7 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 from filelock import FileLock
 
-from sqloss_plugins.data.mini_speech import write_mini_librispeech
+from sqloss_plugins.data.corpora.librispeech import write_mini
 from sqloss_plugins.errors import StageError, UserError
 from sqloss_plugins.espnet import Speech2Text, stages
 from sqloss_plugins.espnet.bin.asr_export import main as export
@@ -70,8 +70,8 @@ use_matplotlib: false
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
-    write_mini_librispeech(
-        root, {"train-clean-100": (3, 16), "dev-clean": (1, 3), "test-clean": (1, 3), "test-other": (1, 2)}
+    write_mini(
+        root, subsets={"train-clean-100": (3, 16), "dev-clean": (1, 3), "test-clean": (1, 3), "test-other": (1, 2)}
     )
     return root
 
@@ -494,7 +494,7 @@ def test_more_pieces_than_the_text_supports(options, elsewhere, capsys):
 @one_worker
 def test_another_runs_data_is_left_alone(whole, options, tmp_path, capsys):
     corpus = tmp_path / "other"
-    write_mini_librispeech(corpus, {"train-clean-100": (1, 2), "dev-clean": (1, 1), "test-clean": (1, 1)})
+    write_mini(corpus, subsets={"train-clean-100": (1, 2), "dev-clean": (1, 1), "test-clean": (1, 1)})
     words = ["librispeech", "--corpus", str(corpus), *options[2:]]
     assert main(words) == 2
     assert "holds another run (corpus " in capsys.readouterr().err

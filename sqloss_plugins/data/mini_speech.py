@@ -1,4 +1,4 @@
-"""A mini corpus of synthetic speech in LibriSpeech's layout, read by eSpeak NG, made in seconds without a network.
+"""Synthetic speech for the mini corpora, read by eSpeak NG, made in seconds without a network.
 
 Speakers (voices) and sentences of the training, development and test subsets are disjoint. The sentences come from a
 small grammar of about a hundred words. It is for trying things out; no result on it says anything about LibriSpeech.
@@ -9,18 +9,13 @@ from __future__ import annotations
 import ctypes
 import itertools
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sqloss_plugins.data.speech import SAMPLE_RATE
 from sqloss_plugins.errors import UserError
-
-MINI_SUBSETS = {"train-clean-100": (60, 1500), "dev-clean": (6, 60), "test-clean": (10, 100)}
-"""Subset -> speakers, utterances; the names are LibriSpeech's, so that the same recipe runs."""
 
 _NAMES = ["ANNA", "BORIS", "CLARA", "DAVID", "EMMA", "FELIX", "GRACE", "HENRY"]
 _VERBS = ["FINDS", "HIDES", "PAINTS", "CARRIES", "WATCHES", "FORGETS", "BRINGS", "WANTS"]
@@ -109,22 +104,33 @@ def _sentences(generator: random.Random) -> Iterator[str]:
             yield sentence
 
 
-def write_mini_librispeech(
-    root: Path,
-    subsets: Mapping[str, tuple[int, int]] = MINI_SUBSETS,
-    on_progress: Callable[[], object] | None = None,
-) -> None:
-    """Writes ``LibriSpeech/SUBSET/SPEAKER/CHAPTER`` with FLAC files and transcripts; the same in every new process.
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence that was read.
+
+    Attributes:
+        subset: the subset that it is for.
+        speaker: number of the speaker in the subset, from 0 on.
+        text: the words.
+        samples: shape (n,), float64, in [-1, 1],.
+    """
+
+    subset: str
+    speaker: int
+    text: str
+    samples: Any
+
+
+def speak(subsets: Mapping[str, tuple[int, int]], sample_rate: int) -> Iterator[Sentence]:
+    """Different sentences, those of a speaker together; the same in every new process.
 
     Args:
-        root: the folder to make ``LibriSpeech`` in.
-        subsets: name -> speakers (78 at most, of all together) and utterances.
-        on_progress: called after each utterance.
+        subsets: name -> speakers (78 at most, of all together) and sentences.
+        sample_rate: of the samples, in Hz.
 
     Raises:
         UserError: espeakng-loader is not installed, or does not work.
     """
-    import soundfile
     from scipy.signal import resample_poly
 
     espeak = _Espeak()
@@ -134,19 +140,10 @@ def write_mini_librispeech(
     speakers = iter(_Speaker(voice, generator.randrange(25, 75), generator.randrange(140, 190)) for voice in voices)
     sentences = _sentences(generator)
     noise = np.random.default_rng(1)
-    for number, (subset, (num_speakers, num_utterances)) in enumerate(subsets.items(), start=1):
-        own = list(itertools.islice(speakers, num_speakers))
-        first = 1000 * number
-        for i, speaker in enumerate(own):
-            folder = root / "LibriSpeech" / subset / str(first + i) / "1"
-            folder.mkdir(parents=True, exist_ok=True)
-            lines = []
-            for j in range(len(range(i, num_utterances, num_speakers))):
-                sentence, name = next(sentences), f"{first + i}-1-{j:04d}"
-                wave = resample_poly(espeak.say(speaker, sentence.lower()).astype(float), SAMPLE_RATE, espeak.rate)
+    for subset, (num_speakers, num_sentences) in subsets.items():
+        for i, speaker in enumerate(list(itertools.islice(speakers, num_speakers))):
+            for _ in range(i, num_sentences, num_speakers):
+                text = next(sentences)
+                wave = resample_poly(espeak.say(speaker, text.lower()).astype(float), sample_rate, espeak.rate)
                 wave = 0.25 * wave / np.abs(wave).max() * noise.uniform(0.5, 1.5) + noise.normal(0, 0.001, len(wave))
-                soundfile.write(folder / f"{name}.flac", wave, SAMPLE_RATE, subtype="PCM_16")
-                lines.append(f"{name} {sentence}\n")
-                if on_progress:
-                    on_progress()
-            (folder / f"{first + i}-1.trans.txt").write_text("".join(lines), encoding="utf-8")
+                yield Sentence(subset, i, text, wave)

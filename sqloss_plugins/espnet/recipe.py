@@ -21,7 +21,7 @@ from espnet2.tasks.lm import LMTask
 
 from sqloss_plugins import paper
 from sqloss_plugins.command_line import OneLineErrors, read_mapping
-from sqloss_plugins.data.speech import CORPORA
+from sqloss_plugins.data.corpora import CORPORA
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.model import MODEL_NAME
 from sqloss_plugins.losses import LOSSES

@@ -21,8 +21,7 @@ from espnet2.text.build_tokenizer import build_tokenizer
 from tqdm import tqdm
 
 from sqloss_plugins import paper
-from sqloss_plugins.data.mini_speech import MINI_SUBSETS, write_mini_librispeech
-from sqloss_plugins.data.speech import CORPORA, check_audio, download, write_data_dir
+from sqloss_plugins.data.corpora import CORPORA, MiniCorpus, check_audio, check_subsets, write_data_dir
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.calibration import calibrate
 from sqloss_plugins.espnet.jobs import Job, run_jobs
@@ -74,10 +73,10 @@ def fetch(recipe: Recipe) -> None:
     folder = corpus_folder(recipe)
     with lock_folder(folder.parent, wait=True):  # it may serve several folders of data
         if recipe.mini:
-            _make_mini(folder)
+            _make_mini(folder, _mini_corpus(recipe))
             return
         try:
-            download(recipe.args.task, recipe.subsets, folder)
+            CORPORA[recipe.args.task].download(recipe.subsets, folder)
         except (OSError, RuntimeError, EOFError) as error:  # torchaudio's and the archives' own
             raise UserError(
                 f"the download to {folder} failed: {' '.join(str(error).split())}; begin again, or give --corpus"
@@ -85,14 +84,19 @@ def fetch(recipe: Recipe) -> None:
     print(f"  the corpus is in {folder}", flush=True)
 
 
-def _make_mini(folder: Path) -> None:
+def _mini_corpus(recipe: Recipe) -> MiniCorpus:
+    found = CORPORA["librispeech"].mini  # other recipes have none
+    assert found is not None
+    return found
+
+
+def _make_mini(folder: Path, mini: MiniCorpus) -> None:
     if is_done(folder, "download"):
         return
     partial = folder.with_name(".mini.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    total = sum(utterances for _, utterances in MINI_SUBSETS.values())
-    with tqdm(total=total, desc="  eSpeak NG reads", unit=" sentences") as bar:
-        write_mini_librispeech(partial, on_progress=bar.update)
+    with tqdm(total=mini.sentences, desc="  eSpeak NG reads", unit=" sentences") as bar:
+        mini.write(partial, bar.update)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     _mark_done(folder, "download")
@@ -108,7 +112,9 @@ def prepare_data(recipe: Recipe) -> None:
     if missing and not corpus.is_dir():
         option = "--corpus" if recipe.args.corpus else "stage 1"
         raise UserError(f"{corpus} is no folder: see {option}")
-    read = {subset: CORPORA["librispeech" if recipe.mini else recipe.args.task](corpus, subset) for subset in missing}
+    reader = CORPORA["librispeech" if recipe.mini else recipe.args.task]
+    read = {subset: reader.read(corpus, subset) for subset in missing}
+    check_subsets(read)
     for subset, utterances in read.items():
         with tqdm(total=len(utterances), desc=f"  {subset}", unit=" files") as bar:
             seconds = check_audio(utterances, recipe.args.nj, bar.update)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from sqloss_plugins.command_line import is_reachable, read_mapping
-from sqloss_plugins.data.speech import SOURCES
+from sqloss_plugins.data.corpora import CORPORA
 from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.espnet import stages
 from sqloss_plugins.espnet.recipe import PROGRAM, STAGES, Recipe, recipe_parser
@@ -115,7 +115,7 @@ def _is_at_hand(task: str, workdir: Path) -> bool:
     """Whether the corpus was downloaded before, or can be; says so if not."""
     if (workdir / "downloads" / task).is_dir():
         return True
-    source = SOURCES[task]
+    source = CORPORA[task].source
     if is_reachable(source):
         return True
     if not _defaults_file(workdir, mini=True).is_file():

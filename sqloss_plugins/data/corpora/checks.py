@@ -1,0 +1,160 @@
+"""What all speech corpora share: reading transcripts, checking the audio, and writing what ESPnet trains on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from sqloss_plugins.data.corpora.corpus import SAMPLE_RATE, Utterance
+from sqloss_plugins.errors import UserError
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file in UTF-8 that are not empty, with their numbers, from 1 on.
+
+    White space is single spaces, whichever it was. A byte order mark is dropped.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} line {line} is not UTF-8: convert the file, for instance with iconv") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    # Not str.splitlines, which takes U+0085 and U+2028 for ends of lines as well.
+    for number, line in enumerate(text.split("\n"), start=1):
+        words = " ".join(line.split())
+        if words:
+            yield number, words
+
+
+def read_transcripts(path: Path) -> dict[str, str]:
+    """A file with an utterance's name and its words in each line: name -> words.
+
+    Raises:
+        UserError: the file cannot be read; a transcript is empty, or one name has two.
+    """
+    found: dict[str, str] = {}
+    for number, line in read_lines(path):
+        name, _, text = line.partition(" ")
+        if not text:
+            raise UserError(f"{path} line {number}: the transcript of {name} is empty")
+        if name in found:
+            raise UserError(f"{path} line {number}: {name} has a transcript already")
+        found[name] = text
+    return found
+
+
+def check_audio(
+    utterances: Sequence[Utterance],
+    nj: int = 1,
+    on_progress: Callable[[], object] | None = None,
+    sample_rate: int = SAMPLE_RATE,
+) -> float:
+    """Decodes every file once, and refuses what would fail in the middle of training, or spoil it.
+
+    Args:
+        utterances: what to check.
+        nj: threads.
+        on_progress: called after each file.
+        sample_rate: what all files must have, in Hz.
+
+    Returns:
+        The duration of all, in seconds.
+
+    Raises:
+        UserError: a file that cannot be read, is empty or cut short, has NaN or infinite samples, or is not mono at
+            the sample rate.
+    """
+    total = 0.0
+    with ThreadPoolExecutor(nj) as pool:
+        for seconds in pool.map(lambda item: _seconds(item.audio, sample_rate), utterances):
+            total += seconds
+            if on_progress:
+                on_progress()
+    return total
+
+
+def _seconds(path: Path, sample_rate: int) -> float:
+    import numpy as np
+    import soundfile
+
+    try:
+        info = soundfile.info(path)
+        if info.samplerate != sample_rate or info.channels != 1:
+            raise UserError(
+                f"{path} has {info.samplerate} Hz and {info.channels} channel(s): this recipe takes mono at "
+                f"{sample_rate} Hz"
+            )
+        # Only floating-point formats have samples that are not finite.
+        dtype = "float32" if info.subtype in ("FLOAT", "DOUBLE") else "int16"
+        frames = 0
+        for block in soundfile.blocks(path, blocksize=1 << 18, dtype=dtype):
+            frames += len(block)
+            if dtype == "float32" and not np.isfinite(block).all():
+                raise UserError(f"{path} has samples that are not numbers (NaN or infinite): repair or remove it")
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise UserError(f"{path} cannot be read as audio: {error}") from error
+    if info.frames == 0:
+        raise UserError(f"{path} is empty: it has no samples")
+    if frames != info.frames:
+        raise UserError(f"{path} is cut short: it has {frames} of {info.frames} samples")
+    return frames / sample_rate
+
+
+def check_names(utterances: Iterable[Utterance]) -> None:
+    """Refuses two utterances of one name.
+
+    Raises:
+        UserError: with both files.
+    """
+    for before, after in itertools.pairwise(sorted(utterances, key=lambda item: item.name)):
+        if before.name == after.name:
+            raise UserError(f"two utterances are called {after.name}: {before.audio} and {after.audio}")
+
+
+def check_subsets(subsets: Mapping[str, Sequence[Utterance]]) -> None:
+    """Refuses an utterance that is in two subsets, by its name or by its file.
+
+    Args:
+        subsets: name of a subset -> its utterances.
+
+    Raises:
+        UserError: an utterance of two subsets, with their names.
+    """
+    seen: dict[Any, str] = {}
+    for subset, utterances in subsets.items():
+        keys = {key: item for item in utterances for key in (item.name, item.audio.resolve())}
+        for key, item in keys.items():
+            if key in seen:
+                raise UserError(
+                    f"the utterance {item.name} ({item.audio}) is in {seen[key]} and in {subset}: remove it from one"
+                )
+        seen.update(dict.fromkeys(keys, subset))
+
+
+def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> None:
+    """Writes ``wav.scp``, ``text`` and ``utt2spk``, sorted by utterance, as ESPnet and Kaldi have them.
+
+    Raises:
+        UserError: a name that occurs twice, or a path with white space, which these files cannot hold.
+    """
+    ordered = sorted(utterances, key=lambda item: item.name)
+    check_names(ordered)
+    for item in ordered:
+        if len(str(item.audio.absolute()).split()) != 1:
+            raise UserError(f"the path {item.audio.absolute()} has white space, which ESPnet's wav.scp cannot hold")
+    folder.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, Callable[[Utterance], str]] = {
+        "wav.scp": lambda item: str(item.audio.absolute()),
+        "utt2spk": lambda item: item.speaker,
+        "text": lambda item: item.text,
+    }
+    for name, column in columns.items():
+        (folder / name).write_text("".join(f"{item.name} {column(item)}\n" for item in ordered), encoding="utf-8")

@@ -1,0 +1,123 @@
+"""LibriSpeech (Panayotov et al., 2015): ``SUBSET/SPEAKER/CHAPTER/*.flac`` with a ``*.trans.txt`` beside them."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sqloss_plugins.data.corpora.checks import read_transcripts
+from sqloss_plugins.data.corpora.corpus import SAMPLE_RATE, Corpus, MiniCorpus, Utterance
+from sqloss_plugins.data.mini_speech import speak
+from sqloss_plugins.errors import UserError
+
+SUBSETS = (
+    *("train-clean-100", "train-clean-360", "train-other-500"),
+    *("dev-clean", "dev-other", "test-clean", "test-other"),
+)
+MINI_SUBSETS = {"train-clean-100": (60, 1500), "dev-clean": (6, 60), "test-clean": (10, 100)}
+"""Subset of the mini corpus -> speakers, utterances."""
+
+
+def read(corpus: Path, subset: str) -> list[Utterance]:
+    """A subset: ``SUBSET/SPEAKER/CHAPTER/S-C-NNNN.flac``, and ``S-C.trans.txt`` beside them.
+
+    Args:
+        corpus: the folder with the subsets, or the one that has it as ``LibriSpeech``.
+        subset: the subset's name; a folder of one's own will do.
+
+    Raises:
+        UserError: another layout; a transcript without audio, audio without transcript, an empty transcript.
+    """
+    root = corpus / "LibriSpeech" if (corpus / "LibriSpeech").is_dir() else corpus
+    folder = root / subset
+    if not folder.is_dir():
+        found = ", ".join(sorted(path.name for path in root.iterdir() if path.is_dir())) if root.is_dir() else ""
+        has = f"it has {found}" if found else "it has no folders" if root.is_dir() else "there is no such folder"
+        raise UserError(
+            f"{root} has no subset {subset} ({has}): LibriSpeech's layout is SUBSET/SPEAKER/CHAPTER/*.flac with a "
+            "*.trans.txt beside them"
+        )
+    utterances: list[Utterance] = []
+    for path in sorted(folder.glob("*/*/*.trans.txt")):
+        audio = {file.stem: file for file in path.parent.glob("*.flac")}
+        transcripts = read_transcripts(path)
+        for name, text in transcripts.items():
+            if name not in audio:
+                raise UserError(f"{path} has a transcript for {name}, and there is no {name}.flac beside it")
+            utterances.append(Utterance(name, name.rpartition("-")[0], audio[name], text))
+        if audio.keys() - transcripts.keys():
+            raise UserError(f"{audio[min(audio.keys() - transcripts.keys())]} has no transcript in {path.name}")
+    silent = sorted({file.parent for file in folder.glob("*/*/*.flac")} - {item.audio.parent for item in utterances})
+    if silent:
+        raise UserError(f"{silent[0]} has audio, and no *.trans.txt with its transcripts")
+    if not utterances:
+        raise UserError(f"{folder} has no SPEAKER/CHAPTER/*.trans.txt: this is not LibriSpeech's layout")
+    return utterances
+
+
+def download(subsets: Sequence[str], folder: Path) -> Path:
+    """Downloads subsets with torchaudio.
+
+    Raises:
+        OSError, RuntimeError, EOFError: the source cannot be reached, or sends something else.
+        UserError: there is no such subset.
+    """
+    from torchaudio.datasets import LIBRISPEECH as Downloader
+
+    unknown = [subset for subset in subsets if subset not in SUBSETS]
+    if unknown:
+        raise UserError(f"LibriSpeech has no subset {unknown[0]}: choose from {', '.join(SUBSETS)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    for subset in subsets:
+        target = folder / "LibriSpeech" / subset
+        if not (target / ".complete").is_file():
+            shutil.rmtree(target, ignore_errors=True)  # torchaudio takes whatever is there for the whole
+            Downloader(folder, url=subset, download=True)
+            (target / ".complete").touch()
+    return folder
+
+
+def write_mini(
+    root: Path,
+    on_progress: Callable[[], object] | None = None,
+    subsets: Mapping[str, tuple[int, int]] = MINI_SUBSETS,
+) -> None:
+    """Writes synthetic speech as ``LibriSpeech/SUBSET/SPEAKER/CHAPTER``; the same in every new process.
+
+    Args:
+        root: the folder to make ``LibriSpeech`` in.
+        on_progress: called after each utterance.
+        subsets: name -> speakers (78 at most, of all together) and utterances.
+
+    Raises:
+        UserError: espeakng-loader is not installed, or does not work.
+    """
+    import soundfile
+
+    numbers = {subset: 1000 * number for number, subset in enumerate(subsets, start=1)}
+    sentences = speak(subsets, SAMPLE_RATE)
+    for (subset, i), group in itertools.groupby(sentences, key=lambda sentence: (sentence.subset, sentence.speaker)):
+        speaker = numbers[subset] + i
+        folder = root / "LibriSpeech" / subset / str(speaker) / "1"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = []
+        for j, sentence in enumerate(group):
+            name = f"{speaker}-1-{j:04d}"
+            soundfile.write(folder / f"{name}.flac", sentence.samples, SAMPLE_RATE, subtype="PCM_16")
+            lines.append(f"{name} {sentence.text}\n")
+            if on_progress:
+                on_progress()
+        (folder / f"{speaker}-1.trans.txt").write_text("".join(lines), encoding="utf-8")
+
+
+LIBRISPEECH = Corpus(
+    name="librispeech",
+    title="LibriSpeech",
+    read=read,
+    source="https://www.openslr.org/12",  # torchaudio knows the files
+    download=download,
+    subsets=SUBSETS,
+    mini=MiniCorpus(write_mini, sum(utterances for _, utterances in MINI_SUBSETS.values())),
+)
