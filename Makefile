@@ -2,38 +2,48 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-DEMO := --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed 1
+TEXT := glue --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed 1
+SPEECH := PYTHON=$(CURDIR)/$(PY) recipes/librispeech/run.sh --mini --tag demo --seed 1 --nj 1
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
-.PHONY: demo demo-text test contract lint benchmark clean
+.PHONY: demo demo-text demo-speech test test-slow contract lint benchmark clean
 
-SPEECH := --mini --tag demo --seed 1
-
-# Some twenty minutes on two cores, most of them speech; `make demo-text` takes three.
-demo: $(VENV)/demo.installed demo-text
-	PYTHON=$(CURDIR)/$(PY) recipes/librispeech/run.sh $(SPEECH) --loss square
-	PYTHON=$(CURDIR)/$(PY) recipes/librispeech/run.sh $(SPEECH) --loss cross_entropy
-	$(PY) -m sqloss_plugins.experiments.compare --overview runs/demo recipes/librispeech/runs/librispeech/transformer/*-demo
+# At most ten minutes on two cores, installation included; `make demo-text` takes three.
+demo: demo-text demo-speech
+	$(PY) -m sqloss_plugins compare --overview runs/demo recipes/librispeech/runs/librispeech/transformer/*-demo
 
 demo-text: $(VENV)/hf.installed
-	$(PY) run_glue_sq.py $(DEMO) --loss square --output_dir runs/demo/square
-	$(PY) run_glue_sq.py $(DEMO) --loss cross_entropy --output_dir runs/demo/cross_entropy
-	$(PY) -m sqloss_plugins.experiments.compare runs/demo
+	$(PY) -m sqloss_plugins $(TEXT) --loss square --output_dir runs/demo/square
+	$(PY) -m sqloss_plugins $(TEXT) --loss cross_entropy --output_dir runs/demo/cross_entropy
+	$(PY) -m sqloss_plugins compare runs/demo
+
+# What both losses share is made once, then they train side by side.
+demo-speech: $(VENV)/espnet.installed
+	$(SPEECH) --stop_stage 5
+	OMP_NUM_THREADS=1 $(MAKE) --jobs 2 --output-sync=none demo-speech-square demo-speech-cross_entropy
+
+demo-speech-%:
+	$(SPEECH) --loss $* --stage 6
 
 test: $(VENV)/test.installed lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
+	$(PYTEST) -m "not slow"
+
+# Longer runs: the real configurations of the recipes, a wheel in use.
+test-slow: $(VENV)/test.installed
+	$(PYTEST) -m slow
 
 # What ties the package to the versions of ESPnet and PyTorch that go with PYTHON:
 # make contract PYTHON=python3.12 VENV=.venv312
 contract: $(VENV)/test.installed
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup tests/test_espnet.py tests/test_probability.py \
-		tests/test_speech_data.py tests/test_linear_square.py "tests/test_recipe.py::test_all_stages" "tests/test_recipe.py::test_an_exported_model_is_plain_espnets"
+	$(PYTEST) tests/test_espnet.py tests/test_probability.py tests/test_speech_data.py tests/test_linear_square.py \
+		"tests/test_recipe.py::test_all_stages" "tests/test_recipe.py::test_an_exported_model_is_plain_espnets"
 
 lint: $(VENV)/test.installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
-benchmark: $(VENV)/demo.installed
+benchmark: $(VENV)/test.installed
 	$(PY) -m benchmarks.losses --json benchmarks/results/losses_cpu.json
 	$(PY) -m benchmarks.linear_precision --json benchmarks/results/linear_precision_cpu.json
 	$(PY) -m benchmarks.linear_square --json benchmarks/results/linear_square_cpu.json
