@@ -1,0 +1,178 @@
+"""The training arguments of :class:`sqloss_plugins.hf.SquareLossTrainer`: Hugging Face's, and the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+
+from transformers import TrainingArguments
+
+from sqloss_plugins import paper
+from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES, check_rescaling
+
+PROTOCOLS = ("early_stopping", "same_epochs")
+"""The paper's protocols that a Trainer can follow; see :class:`SquareLossConfig`."""
+
+
+@dataclass
+class SquareLossConfig(TrainingArguments):
+    """Training arguments with the loss: saved with a run, read from a command line, and open to a search.
+
+    Takes every argument of :class:`transformers.TrainingArguments`, and those below. Losses that are not a number are
+    logged as they are (``logging_nan_inf_filter`` is False by default): a training that diverged shows it.
+
+    Attributes:
+        loss: a key of :data:`sqloss_plugins.losses.LOSSES`.
+        k: weight of the true class's term; None: chosen by ``rescaling``.
+        M: target of the true class; None: chosen by ``rescaling``.
+        rescaling: the rule for k and M, one of :data:`sqloss_plugins.paper.RULES`.
+        paper_task: the paper's name of the task, to look k and M up; None for a task of one's own.
+        without_logits: train the output layer by :func:`sqloss_plugins.losses.linear_square_loss`, so that training
+            need not have the logits of a batch in memory: for language models, and classifiers of very many classes.
+            Evaluation and prediction have logits as ever. Not with DataParallel, FSDP, DeepSpeed or torch.compile.
+            None means False, unless a training script says otherwise.
+        protocol: ``early_stopping``: at most ``num_train_epochs`` epochs, ended when the validation metric has not
+            improved for ``patience`` epochs, and the best epoch's model. ``same_epochs``: exactly ``num_train_epochs``
+            epochs, and the last model. None: as the other arguments say.
+        patience: epochs.
+
+    Raises:
+        ValueError: a value that an argument cannot have, or arguments that contradict each other.
+    """
+
+    loss: str = field(default=DEFAULT_LOSS, metadata={"help": "The training loss.", "choices": list(LOSSES)})
+    k: float | None = field(
+        default=None,
+        metadata={"help": "Square loss: weight of the true class's term. By default chosen by --rescaling."},
+    )
+    M: float | None = field(
+        default=None, metadata={"help": "Square loss: target of the true class. By default chosen by --rescaling."}
+    )
+    rescaling: str = field(
+        default="auto",
+        metadata={
+            "help": "Square loss: the rule for k and M. auto: the paper's for its tasks, else by the number of "
+            "classes; paper: the paper's table; level: the first loss is as large as cross-entropy's.",
+            "choices": list(paper.RULES),
+        },
+    )
+    paper_task: str | None = field(
+        default=None, metadata={"help": "Square loss: the paper's name of the task, to look its k and M up."}
+    )
+    without_logits: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Square loss: train the output layer without building its outputs, unless that is faster or, in "
+            "float32 with k below 12, more precise."
+        },
+    )
+    protocol: str | None = field(
+        default=None,
+        metadata={
+            "help": "early_stopping: at most num_train_epochs epochs, stopping when the validation metric has not "
+            "improved for `patience` epochs, and the best epoch's model; same_epochs: exactly num_train_epochs epochs, "
+            "and the last model.",
+            "choices": list(PROTOCOLS),
+        },
+    )
+    patience: int = field(default=5, metadata={"help": "Epochs without improvement before early_stopping stops."})
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave losses that are not finite out of the logged averages."}
+    )
+
+    def __post_init__(self) -> None:
+        """Checks what can be checked before there is a model."""
+        self.check_loss()
+        self._check_protocol()
+        super().__post_init__()
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether validation decides when training ends and which model counts."""
+        return self.protocol == "early_stopping"
+
+    def check_loss(self) -> None:
+        """Checks the arguments of the loss; again after a search has set some of them.
+
+        Raises:
+            ValueError: for the first that is wrong.
+        """
+        _check_choice("loss", self.loss, tuple(LOSSES))
+        _check_choice("rescaling", self.rescaling, paper.RULES)
+        if self.paper_task is not None:
+            _check_choice("paper_task", self.paper_task, paper.tasks())
+        spec = LOSSES[self.loss]
+        if not spec.is_rescaled and (self.k is not None or self.M is not None):
+            raise ValueError(f"--k and --M rescale the square loss, and --loss is {self.loss}: leave them out")
+        try:
+            check_rescaling(1.0 if self.k is None else self.k, 1.0 if self.M is None else self.M)
+        except ValueError as error:
+            raise ValueError(f"--{error}") from None
+        if self.without_logits and spec.of_linear_layer is None:
+            raise ValueError(f"--without_logits needs a loss that can be had without logits, and {self.loss} cannot")
+        if not 0.0 <= self.label_smoothing_factor <= 1.0:
+            raise ValueError(f"--label_smoothing_factor must be between 0 and 1, got {self.label_smoothing_factor:g}")
+
+    def _check_protocol(self) -> None:
+        if self.protocol is not None:
+            _check_choice("protocol", self.protocol, PROTOCOLS)
+        if self.patience < 1:
+            raise ValueError(f"--patience must be at least 1, got {self.patience}")
+        if self.stops_early and not (
+            self.load_best_model_at_end
+            and (self.eval_strategy, self.save_strategy, self.eval_delay or 0) == ("epoch", "epoch", 0)
+        ):
+            raise ValueError(
+                "--protocol early_stopping validates and saves after every epoch, and loads the best model: it needs "
+                "--eval_strategy epoch, --save_strategy epoch, --load_best_model_at_end, and no --eval_delay"
+            )
+        if self.protocol == "same_epochs" and self.load_best_model_at_end:
+            raise ValueError("--protocol same_epochs takes the last model: leave --load_best_model_at_end out")
+
+    def choose_rescaling(self, num_classes: int | None) -> paper.Rescaling | None:
+        """k and M for a model.
+
+        Args:
+            num_classes: outputs of the model; 1 is a regression; None where they are not known.
+
+        Returns:
+            None where the loss has neither k nor M, and for a regression.
+
+        Raises:
+            ValueError: k or M given for a regression, or not given where the number of classes is not known.
+        """
+        if not LOSSES[self.loss].is_rescaled:
+            return None
+        if num_classes == 1:
+            if self.k is None and self.M is None:
+                return None
+            raise ValueError("--k and --M rescale the true class, and a model with one output is a regression")
+        if self.k is not None and self.M is not None:
+            return paper.Rescaling(float(self.k), float(self.M), "given by the user")
+        if num_classes is None and self.paper_task is not None:
+            num_classes = paper.num_classes(self.paper_task)
+        if num_classes is None:
+            raise ValueError("nothing says how many classes the model has, to choose k and M: give --k and --M")
+        return paper.choose_rescaling(num_classes, task=self.paper_task, rule=self.rescaling, k=self.k, M=self.M)
+
+
+def as_square_loss_config(args: TrainingArguments) -> SquareLossConfig:
+    """The arguments themselves, or plain ones with the defaults of :class:`SquareLossConfig` for what they lack.
+
+    Raises:
+        ValueError: another subclass of TrainingArguments.
+    """
+    if isinstance(args, SquareLossConfig):
+        return args
+    if type(args) is not TrainingArguments:
+        raise ValueError(
+            f"args is a {type(args).__name__}: SquareLossTrainer takes a SquareLossConfig, or a class made from it"
+        )
+    return SquareLossConfig(**{entry.name: getattr(args, entry.name) for entry in fields(args) if entry.init})
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"--{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+__all__ = ["PROTOCOLS", "SquareLossConfig"]
