@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import threading
 import urllib.error
 import urllib.request
@@ -25,6 +26,19 @@ class OneLineErrors:
             UserError: always.
         """
         raise UserError(f"{message} (see --help)")
+
+
+class OptionParser(OneLineErrors, argparse.ArgumentParser):
+    """``argparse``'s parser: a mistake is one line, the description keeps its lines, and options are written out."""
+
+    def __init__(self, program: str, description: str | None, add_help: bool = True) -> None:
+        super().__init__(
+            prog=program,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            add_help=add_help,
+        )
 
 
 def recipes_folder() -> Path:

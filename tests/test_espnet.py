@@ -1,4 +1,4 @@
-"""The ESPnet extension: model, loss, scores and registration, on tiny models with random weights."""
+"""The ESPnet extension: model, loss, methods and registration, on tiny models with random weights."""
 
 import logging
 import math
@@ -13,13 +13,12 @@ import torch
 from espnet2.tasks.asr import ASRTask
 from espnet2.train.reporter import Reporter
 
-import sqloss_plugins.espnet  # noqa: F401
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.calibration import teacher_forced_outputs
-from sqloss_plugins.espnet.decoding import scoring, use_score
+from sqloss_plugins.espnet.decoding import log_probability_outputs, use_method
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
 from sqloss_plugins.espnet.resume import make_saves_atomic, repair_checkpoint, trained
-from sqloss_plugins.probability import link_log_probabilities
+from sqloss_plugins.probability import log_probabilities
 
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHI", "<sos/eos>"]
 C = len(TOKENS)
@@ -150,8 +149,8 @@ def test_padding_alone():
 
 
 @pytest.mark.parametrize("decoder", list(DECODERS))
-@pytest.mark.parametrize("score", ["link", "scale"])
-def test_scores_leave_everything_else_untouched(decoder, score, batch):
+@pytest.mark.parametrize("method", ["square", "temperature"])
+def test_methods_leave_everything_else_untouched(decoder, method, batch):
     model = build(decoder=decoder, k=15.0, M=2.6)
     before, keys = outputs_of(model, batch), list(model.state_dict())
     encoded, _ = model.encode(batch["speech"], batch["speech_lengths"])
@@ -162,33 +161,33 @@ def test_scores_leave_everything_else_untouched(decoder, score, batch):
 
     plain = scored()
     assert torch.allclose(plain, before[0, 0].log_softmax(-1), atol=1e-5)
-    use_score(model, score, 0.7 if score == "scale" else None)
+    use_method(model, method, 1.6 if method == "temperature" else None)
     by_hand = {
-        "link": link_log_probabilities(before[0, 0], k=15.0, M=2.6),
-        "scale": (0.7 * before[0, 0]).log_softmax(-1),
+        "square": log_probabilities(before[0, 0], "square", k=15.0, M=2.6),
+        "temperature": (before[0, 0] / 1.6).log_softmax(-1),
     }
-    assert torch.allclose(scored(), by_hand[score], atol=1e-5)
+    assert torch.allclose(scored(), by_hand[method], atol=1e-5)
     assert torch.equal(outputs_of(model, batch), before)  # teacher-forced outputs stay raw
     assert list(model.state_dict()) == keys
     if decoder == "transformer":
         states = [None, None]
         many, _ = model.decoder.batch_score(prefix.repeat(2, 1), states, encoded[:1].repeat(2, 1, 1))
-        assert torch.allclose(many, by_hand[score].repeat(2, 1), atol=1e-5)
+        assert torch.allclose(many, by_hand[method].repeat(2, 1), atol=1e-5)
         assert torch.allclose(many.log_softmax(-1), many, atol=1e-5)
 
 
-def test_nll_is_of_the_linked_probabilities(batch):
+def test_nll_is_of_the_losss_own_method(batch):
     model = build(k=15.0, M=2.6)
     encoded, lengths = model.encode(batch["speech"], batch["speech_lengths"])
-    logs = link_log_probabilities(outputs_of(model, batch), k=15.0, M=2.6)
+    logs = log_probabilities(outputs_of(model, batch), "square", k=15.0, M=2.6)
     expected = [
         -sum(float(logs[b, t, c]) for t, c in enumerate(classes)) for b, classes in enumerate(targets_of(batch["text"]))
     ]
     raw = outputs_of(model, batch)
     found = model.nll(encoded, lengths, batch["text"], batch["text_lengths"])
     assert found.tolist() == pytest.approx(expected, rel=1e-5)
-    assert torch.equal(outputs_of(model, batch), raw)  # linked within nll only
-    with scoring(model, "softmax"):
+    assert torch.equal(outputs_of(model, batch), raw)  # within nll only
+    with log_probability_outputs(model, "softmax"):
         assert torch.equal(outputs_of(model, batch), raw)
     stock = build("espnet")
     stock.load_state_dict(model.state_dict())
@@ -202,10 +201,13 @@ def test_nll_is_of_the_linked_probabilities(batch):
     ("options", "message"),
     [
         ({"loss": "hinge"}, "unknown loss 'hinge': choose from square, cross_entropy, squentropy"),
-        ({"loss": "cross_entropy", "k": 15.0}, "k and M rescale the square loss, and loss is cross_entropy"),
+        (
+            {"loss": "cross_entropy", "k": 15.0},
+            "k and M rescale the square loss, and the loss cross_ent",
+        ),
         ({"k": 0.0}, "k must be a positive finite number"),
         ({"M": -1.0}, "M must be a positive finite number"),
-        ({"rescaling": "mine"}, "unknown rescaling 'mine': choose from paper, level"),
+        ({"rescaling": "mine"}, "unknown rescaling 'mine': choose from auto, paper, level"),
         ({"lsm_type": "bigram"}, "unknown lsm_type 'bigram'"),
         ({"lsm_type": "unigram", "lsm_weight": 0.1}, "go together"),
         ({"lsm_weight": 1.5}, "lsm_weight must be between 0 and 1"),
@@ -218,24 +220,24 @@ def test_wrong_options(options, message):
 
 
 @pytest.mark.parametrize(
-    ("score", "scale", "loss", "message"),
+    ("method", "temperature", "loss", "message"),
     [
-        ("probit", None, "square", "unknown score 'probit'"),
-        ("scale", None, "square", "go together"),
-        ("link", 2.0, "square", "go together"),
-        ("scale", -2.0, "square", "must be a positive finite number"),
-        ("link", None, "cross_entropy", "score link is for models trained with the square loss"),
+        ("probit", None, "square", "unknown method 'probit'"),
+        ("temperature", None, "square", "go together"),
+        ("square", 2.0, "square", "go together"),
+        ("temperature", -2.0, "square", "must be a positive finite number"),
+        ("square", None, "cross_entropy", "the method square does not fit the model's loss: choose from softmax, temp"),
     ],
 )
-def test_wrong_scores(score, scale, loss, message):
+def test_wrong_methods(method, temperature, loss, message):
     with pytest.raises(UserError, match=message):
-        use_score(build(loss=loss), score, scale)
+        use_method(build(loss=loss), method, temperature)
 
 
 def test_a_decoder_without_a_known_output_layer():
     model = SimpleNamespace(decoder=torch.nn.Identity(), rescaling=None)
-    with pytest.raises(UserError, match="scores other than softmax are not there for the decoder Identity"):
-        use_score(model, "scale", 2.0)
+    with pytest.raises(UserError, match="methods other than softmax are not there for the decoder Identity"):
+        use_method(model, "temperature", 2.0)
 
 
 def test_wrong_counts(tmp_path):

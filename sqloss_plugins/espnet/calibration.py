@@ -1,18 +1,22 @@
-"""How well each score fits a trained model's outputs, teacher-forced on held-out speech."""
+"""How well each way from outputs to probabilities fits a trained model, teacher-forced on held-out speech."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import soundfile
 import torch
 from espnet2.tasks.asr import ASRTask
 from espnet2.torch_utils.device_funcs import to_device
 from torch import Tensor
 
-import sqloss_plugins.espnet  # noqa: F401
-from sqloss_plugins.probability import SCALES, log_probabilities
+from sqloss_plugins.errors import RunError, UserError
+from sqloss_plugins.espnet.decoding import methods_of
+from sqloss_plugins.espnet.model_files import load_model
+from sqloss_plugins.probability import TEMPERATURES, log_probabilities
 
 
 def teacher_forced_outputs(
@@ -42,9 +46,47 @@ def teacher_forced_outputs(
         yield outputs[kept].float(), targets[kept]
 
 
+def check_data_dir(data_dir: Path) -> None:
+    """Refuses a folder whose ``wav.scp`` and ``text`` are missing, empty or do not fit together.
+
+    Raises:
+        UserError: in one sentence.
+    """
+    values: dict[str, dict[str, str]] = {}
+    for name in ("wav.scp", "text"):
+        try:
+            lines = (data_dir / name).read_text(encoding="utf-8").split("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{data_dir / name} cannot be read: {reason}") from error
+        pairs = (line.strip().partition(" ") for line in lines if line.strip())
+        values[name] = {key: value.strip() for key, _, value in pairs}
+        if not values[name]:
+            raise UserError(f"{data_dir / name} is empty: there is nothing to calibrate on")
+    single = sorted(values["wav.scp"].keys() ^ values["text"].keys())
+    if single:
+        raise UserError(f"the utterance {single[0]} is in one of wav.scp and text alone, in {data_dir}")
+    for key, path in values["wav.scp"].items():
+        if not Path(path).is_file():
+            raise UserError(f"{data_dir / 'wav.scp'} names {path} for {key}, and there is no such file")
+
+
+class _Sums:
+    """Sums over tokens of one way to probabilities."""
+
+    def __init__(self, method: str, k: float = 1.0, M: float = 1.0, temperature: float = 1.0) -> None:
+        self.method, self.k, self.M, self.temperature = method, k, M, temperature
+        self.nll = self.confidence = 0.0
+
+    def add(self, outputs: Tensor, targets: Tensor) -> None:
+        logs = log_probabilities(outputs, self.method, k=self.k, M=self.M, temperature=self.temperature)
+        self.nll -= float(logs.gather(1, targets[:, None]).sum())
+        self.confidence += float(logs.amax(1).exp().sum())
+
+
 @torch.inference_mode()
 def calibrate(config: Path, model_file: Path, data_dir: Path, batch_size: int, device: str) -> dict[str, Any]:
-    """Likelihood and confidence by score, accuracy, and the scale with which softmax(s f) is most likely.
+    """Likelihood and confidence by method, accuracy, and the temperature with which softmax(f / T) is most likely.
 
     Args:
         config, model_file: of the trained model.
@@ -53,40 +95,36 @@ def calibrate(config: Path, model_file: Path, data_dir: Path, batch_size: int, d
         device: PyTorch's name of it.
 
     Returns:
-        ``parameters`` (how many the model has), ``tokens``, ``accuracy``, ``scale``, and by score the mean ``nll`` (in
-        nats) and ``confidence`` of a token.
+        ``parameters`` (how many the model has), ``tokens``, ``accuracy``, ``temperature``, and by method the mean
+        ``nll`` (in nats) and ``confidence`` of a token.
+
+    Raises:
+        UserError: files that are missing, damaged, or do not belong together.
+        RunError: the model's outputs are not numbers.
     """
-    model, train_args = ASRTask.build_model_from_file(str(config), str(model_file), device)
-    model.eval()
-    rescaling = getattr(model, "rescaling", None)
-    names = ["softmax", "link"] if rescaling else ["softmax"]
-    k, M = (rescaling.k, rescaling.M) if rescaling else (1.0, 1.0)
+    check_data_dir(data_dir)
+    model, train_args = load_model(config, model_file, device)
+    k, M = (model.rescaling.k, model.rescaling.M) if getattr(model, "rescaling", None) else (1.0, 1.0)
+    methods = [_Sums(name, k=k, M=M) for name in methods_of(model) if name != "temperature"]
+    temperatures = [_Sums("temperature", temperature=value) for value in TEMPERATURES]
     count = right = 0
-    nll = dict.fromkeys(names, 0.0)
-    confidence = dict.fromkeys(names, 0.0)
-    by_scale, confidence_by_scale = [0.0] * len(SCALES), [0.0] * len(SCALES)
-    for outputs, targets in teacher_forced_outputs(model, train_args, data_dir, batch_size, device):
-        count += len(targets)
-        right += int((outputs.argmax(1) == targets).sum())
-
-        def measure(logs: Tensor, targets: Tensor = targets) -> tuple[float, float]:
-            return -float(logs.gather(1, targets[:, None]).sum()), float(logs.amax(1).exp().sum())
-
-        for name in names:
-            loss, sure = measure(log_probabilities(outputs, name, k=k, M=M))
-            nll[name] += loss
-            confidence[name] += sure
-        for i, scale in enumerate(SCALES):
-            loss, sure = measure(log_probabilities(outputs, "scale", scale=scale))
-            by_scale[i] += loss
-            confidence_by_scale[i] += sure
-    best = min(range(len(SCALES)), key=by_scale.__getitem__)
-    nll["scale"], confidence["scale"] = by_scale[best], confidence_by_scale[best]
+    try:
+        for outputs, targets in teacher_forced_outputs(model, train_args, data_dir, batch_size, device):
+            count += len(targets)
+            right += int((outputs.argmax(1) == targets).sum())
+            for sums in (*methods, *temperatures):
+                sums.add(outputs, targets)
+    except (OSError, soundfile.LibsndfileError) as error:
+        raise UserError(f"the audio of {data_dir / 'wav.scp'} cannot be read: {error}") from error
+    if not all(math.isfinite(sums.nll) for sums in methods):
+        raise RunError(f"the outputs of {model_file} are not numbers: its training diverged")
+    best = min(temperatures, key=lambda sums: sums.nll)
+    found = {sums.method: sums for sums in (*methods, best)}
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens": count,
         "accuracy": right / count,
-        "scale": SCALES[best],
-        "nll": {name: value / count for name, value in nll.items()},
-        "confidence": {name: value / count for name, value in confidence.items()},
+        "temperature": best.temperature,
+        "nll": {name: sums.nll / count for name, sums in found.items()},
+        "confidence": {name: sums.confidence / count for name, sums in found.items()},
     }

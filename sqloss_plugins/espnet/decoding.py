@@ -1,8 +1,8 @@
-"""Scores for beam search out of a decoder that was trained with the square loss.
+"""Log-probabilities for beam search out of a decoder that was trained with the square loss.
 
-ESPnet's decoders apply ``log_softmax`` to their output layer inside their scoring methods. A forward hook on that layer
-returns normalised log-probabilities instead of outputs while such a method runs: ``log_softmax`` leaves those as they
-are. Teacher-forced outputs, and the state_dict, are not touched.
+ESPnet's decoders apply ``log_softmax`` to their output layer inside their scoring functions. A forward hook on that
+layer returns normalised log-probabilities instead of outputs while such a function runs: ``log_softmax`` leaves those
+as they are. Teacher-forced outputs, and the state_dict, are not touched.
 """
 
 from __future__ import annotations
@@ -10,21 +10,26 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from espnet2.bin import asr_inference
 from torch import Tensor, nn
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.probability import SCORES, log_probabilities
+from sqloss_plugins.espnet.model_files import check_fit, read_state, told_of_files
+from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.probability import METHODS, log_probabilities
 
 OUTPUT_LAYERS = ("output_layer", "output")  # the Transformer decoders' and the RNN decoder's
-_SCORING_METHODS = ("score", "batch_score", "forward_one_step", "forward_partially_AR")
+_SCORING_FUNCTIONS = ("score", "batch_score", "forward_one_step", "forward_partially_AR")
+ESPNETS_LOSS = "cross_entropy"
+"""What ESPnet's own models are trained with."""
 
 
-def default_score(model: nn.Module) -> str:
-    """``link`` for a model trained with the square loss, else ``softmax``."""
-    return "link" if getattr(model, "rescaling", None) else "softmax"
+def methods_of(model: nn.Module) -> tuple[str, ...]:
+    """The methods that fit the loss that the model was trained with, the usual one first."""
+    return LOSSES[getattr(model, "loss", ESPNETS_LOSS)].methods
 
 
 def _output_layer(model: nn.Module) -> nn.Module:
@@ -32,95 +37,106 @@ def _output_layer(model: nn.Module) -> nn.Module:
         layer = getattr(model.decoder, name, None)
         if isinstance(layer, nn.Module):
             return layer
-    raise UserError(f"scores other than softmax are not there for the decoder {type(model.decoder).__name__}")
+    raise UserError(f"methods other than softmax are not there for the decoder {type(model.decoder).__name__}")
 
 
-def _scorer(model: nn.Module, score: str, scale: float | None) -> Callable[[Tensor], Tensor]:
+def _log_probabilities_of(model: nn.Module, method: str, temperature: float | None) -> Callable[[Tensor], Tensor]:
     """The function from outputs to log-probabilities."""
+    if method not in METHODS:
+        raise UserError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
+    if (method == "temperature") != (temperature is not None):
+        raise UserError("the method temperature and a number for it go together: give both or neither")
+    fitting = methods_of(model)
+    if method not in fitting:
+        raise UserError(f"the method {method} does not fit the model's loss: choose from {', '.join(fitting)}")
+    if temperature is not None and not 0.0 < temperature < float("inf"):
+        raise UserError(f"the temperature must be a positive finite number, got {temperature}")
     rescaling = getattr(model, "rescaling", None)
-    if score not in SCORES:
-        raise UserError(f"unknown score {score!r}: choose from {', '.join(SCORES)}")
-    if (score == "scale") != (scale is not None):
-        raise UserError("score scale and a number for it go together: give both or neither")
-    if score == "link" and rescaling is None:
-        raise UserError(
-            "score link is for models trained with the square loss, and this one is not: use softmax or scale"
-        )
     k, M = (rescaling.k, rescaling.M) if rescaling else (1.0, 1.0)
-    if scale is not None and not 0.0 < scale < float("inf"):
-        raise UserError(f"the scale must be a positive finite number, got {scale}")
 
-    def scorer(outputs: Tensor) -> Tensor:
-        return log_probabilities(outputs, score, k=k, M=M, scale=scale or 1.0).to(outputs.dtype)
+    def convert(outputs: Tensor) -> Tensor:
+        return log_probabilities(outputs, method, k=k, M=M, temperature=temperature or 1.0).to(outputs.dtype)
 
-    return scorer
+    return convert
 
 
 @contextmanager
-def scoring(model: nn.Module, score: str, scale: float | None = None) -> Iterator[None]:
-    """Within the block the decoder's output layer returns log-probabilities by the score, however it is called."""
-    if score == "softmax":
+def log_probability_outputs(model: nn.Module, method: str, temperature: float | None = None) -> Iterator[None]:
+    """Within the block the decoder's output layer returns log-probabilities, however it is called.
+
+    ``softmax`` is ESPnet's own, so that nothing is changed for it.
+    """
+    if method == "softmax":
         yield
         return
-    scorer = _scorer(model, score, scale)
-    handle = _output_layer(model).register_forward_hook(lambda module, inputs, outputs: scorer(outputs))
+    convert = _log_probabilities_of(model, method, temperature)
+    handle = _output_layer(model).register_forward_hook(lambda module, inputs, outputs: convert(outputs))
     try:
         yield
     finally:
         handle.remove()
 
 
-def use_score(model: nn.Module, score: str, scale: float | None = None) -> None:
-    """Makes beam search score with this score, for the rest of the model's life; once a model.
+def use_method(model: nn.Module, method: str, temperature: float | None = None) -> None:
+    """Makes beam search take its probabilities by this method, for the rest of the model's life; once a model.
 
     Args:
         model: an ASR model with a Transformer-like or RNN attention decoder; changed in place.
-        score: one of :data:`sqloss_plugins.probability.SCORES`.
-        scale: s, for the score ``scale``.
+        method: one of :data:`sqloss_plugins.probability.METHODS`.
+        temperature: T, for the method ``temperature``.
 
     Raises:
-        UserError: a score that the model cannot have.
+        UserError: a method that the model cannot have.
     """
-    scorer = _scorer(model, score, scale)
-    if score == "softmax":
+    convert = _log_probabilities_of(model, method, temperature)
+    if method == "softmax":
         return
-    depth = 0  # scoring methods call each other
+    depth = 0  # scoring functions call each other
 
     def hook(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
-        return scorer(outputs) if depth else None
+        return convert(outputs) if depth else None
 
-    def while_scoring(method: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(method)
+    def while_scoring(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             nonlocal depth
             depth += 1
             try:
-                return method(*args, **kwargs)
+                return function(*args, **kwargs)
             finally:
                 depth -= 1
 
         return wrapped
 
     _output_layer(model).register_forward_hook(hook)
-    for name in _SCORING_METHODS:
+    for name in _SCORING_FUNCTIONS:
         if hasattr(model.decoder, name):
             setattr(model.decoder, name, while_scoring(getattr(model.decoder, name)))
 
 
 class Speech2Text(asr_inference.Speech2Text):
-    """ESPnet's ``Speech2Text`` with a choice of score.
+    """ESPnet's ``Speech2Text`` with a choice of how outputs become probabilities.
 
     Args:
         *args, **kwargs: of ESPnet's.
-        score: one of :data:`sqloss_plugins.probability.SCORES`; None for the model's: ``link`` for one trained with
-            the square loss, else ``softmax``.
-        scale: s, for the score ``scale``.
+        method: one of :data:`sqloss_plugins.probability.METHODS`; None for the usual one of the loss that the model
+            was trained with.
+        temperature: T, for the method ``temperature``.
+
+    Raises:
+        UserError: files that do not exist, are damaged, or do not belong together; a method that the model cannot have.
     """
 
-    def __init__(self, *args: Any, score: str | None = None, scale: float | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.score = score or default_score(self.asr_model)
-        use_score(self.asr_model, self.score, scale)
+    def __init__(self, *args: Any, method: str | None = None, temperature: float | None = None, **kwargs: Any) -> None:
+        given = {**dict(zip(("asr_train_config", "asr_model_file"), args, strict=False)), **kwargs}
+        config, model_file = given.get("asr_train_config"), given.get("asr_model_file")
+        with told_of_files((config, model_file), (given.get("lm_train_config"), given.get("lm_file"))):
+            super().__init__(*args, **kwargs)
+        is_ours = hasattr(self.asr_model, "loss")  # ESPnet renames some of other models' parameters
+        if is_ours and config and model_file and not given.get("quantize_asr_model"):
+            check_fit(self.asr_model, read_state(Path(model_file)), Path(config), Path(model_file))
+        self.method = method or methods_of(self.asr_model)[0]
+        use_method(self.asr_model, self.method, temperature)
 
     @classmethod
     def from_pretrained(cls, model_tag: str | None = None, **kwargs: Any) -> Speech2Text:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from sqloss_plugins.errors import RunError
 
 _PROGRESS = re.compile(r"INFO: (\d+/\d+epoch started.*|\d+epoch results:.*|\d+epoch:train:\d+-\d+batch:.*)")
 _ERROR = re.compile(r"\w+: error: |.*\.py: error: ")
+_PARENT = "SQLOSS_PARENT_PID"  # environment variable of the processes that run_jobs starts
 _SHOWN = re.compile(r"\b(loss_ctc|loss_att|loss|acc)=(\S+?),")
 
 
@@ -50,7 +52,7 @@ def run_jobs(
     at_once = max(1, min(nj, len(jobs)))
     # Processes side by side share the processors; each would start as many threads as there are.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
-    environment = {**threads, **os.environ}
+    environment = {**threads, **os.environ, _PARENT: str(os.getpid())}
     failed = threading.Event()
 
     def work(job: Job) -> None:
@@ -86,7 +88,6 @@ def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] |
             text=True,
             errors="replace",
             env=environment,
-            preexec_fn=die_with_parent,
         ) as process,
     ):
         assert process.stdout is not None
@@ -104,9 +105,19 @@ def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] |
 
 
 def die_with_parent() -> None:
-    """On Linux: this process is killed with its parent, so that none is at work in a folder that looks free."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    """On Linux: this process is killed with its parent, so that none is at work in a folder that looks free.
+
+    For the top of a module that :func:`run_jobs` runs, before its long imports; processes that such a module starts by
+    ``multiprocessing`` import it as well. A process that was started in any other way is left alone. The process itself
+    asks for it, because code between fork and exec can hang where the parent has threads.
+    """
+    starter = multiprocessing.parent_process()
+    parent = starter.pid if starter else int(os.environ.get(_PARENT, 0))
+    if sys.platform != "linux" or not parent:
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != parent:  # it ended before
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _short(message: str) -> str:

@@ -18,14 +18,15 @@ from espnet2.tasks.asr import model_choices
 from torch import Tensor, nn
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.decoding import default_score, scoring
-from sqloss_plugins.losses import LOSSES, check_rescaling, make_loss
-from sqloss_plugins.paper import RULES, Rescaling
+from sqloss_plugins.espnet.decoding import ESPNETS_LOSS, log_probability_outputs, methods_of
+from sqloss_plugins.losses import DEFAULT_LOSS, check_loss, make_loss
+from sqloss_plugins.paper import Rescaling, choose_rescaling, tasks
 
 MODEL_NAME = "sqloss"
-OPTIONS = ("loss", "k", "M", "rescaling", "lsm_type", "lsm_unigram")
+OPTIONS = ("loss", "k", "M", "rescaling", "paper_task", "lsm_type", "lsm_unigram")
 """The keys of ``model_conf`` that ESPnet's own model does not have."""
 
+_CTC_WEIGHT = 0.5  # ESPnet's default
 _FAR = 4.0  # the paper's settings lie within a factor of 2.2 of cross-entropy's level, but for its smallest tasks
 
 logger = logging.getLogger(__name__)
@@ -108,6 +109,38 @@ def read_unigram(path: Path, num_classes: int) -> Tensor:
     return counts / counts.sum()
 
 
+def _number(name: str, value: object) -> float:
+    """A number, also as text, which YAML takes 1e-3 for."""
+    try:
+        return float(str(value))
+    except ValueError:
+        raise UserError(f"model_conf: {name} must be a number, got {value!r}") from None
+
+
+def _choose(
+    loss: str, num_classes: int, task: str | None, beside_ctc: bool, rule: str, k: object, M: object
+) -> Rescaling | None:
+    """k and M; None for a loss that has none."""
+    given_k, given_M = (None if value is None else _number(name, value) for name, value in (("k", k), ("M", M)))
+    if task not in (None, *tasks()):
+        raise UserError(f"model_conf: unknown paper_task {task!r}: choose from {', '.join(tasks())}")
+    try:
+        spec = check_loss(loss, given_k, given_M)
+        chosen = choose_rescaling(num_classes, task=task, beside_ctc=beside_ctc, rule=rule, k=given_k, M=given_M)
+    except ValueError as error:
+        raise UserError(f"model_conf: {error}") from error
+    return chosen if spec.is_rescaled else None
+
+
+def _check_smoothing(weight: float, num_classes: int, lsm_type: str, unigram: str | None) -> None:
+    if lsm_type not in ("uniform", "unigram"):
+        raise UserError(f"model_conf: unknown lsm_type {lsm_type!r}: choose from uniform, unigram")
+    if not 0.0 <= weight <= (num_classes - 1) / num_classes:
+        raise UserError(f"model_conf: lsm_weight must be between 0 and 1, got {weight:g}")
+    if (lsm_type == "unigram" and weight > 0) != (unigram is not None):
+        raise UserError("model_conf: lsm_type unigram, lsm_weight and lsm_unigram go together: give all or none")
+
+
 class SquareLossASRModel(ESPnetASRModel):
     """``ESPnetASRModel`` whose attention decoder is trained with a loss of one's choice.
 
@@ -116,7 +149,9 @@ class SquareLossASRModel(ESPnetASRModel):
             in ESPnet, like all further ones.
         loss: ``square``, ``cross_entropy`` (ESPnet's own, unchanged) or ``squentropy``.
         k, M: rescaling of the square loss.
-        rescaling: the rule for whichever of k and M is not given: ``paper`` or ``level``.
+        rescaling: the rule for whichever of k and M is not given: ``auto``, ``paper`` or ``level``; see
+            :func:`sqloss_plugins.paper.choose_rescaling`.
+        paper_task: the paper's name of the task, such as ``librispeech``, for that rule; None for a task of one's own.
         lsm_type: ``uniform`` as in ESPnet2, or ``unigram`` as in ESPnet1 and the paper's WSJ.
         lsm_unigram: for ``unigram``: a file with each token's number of occurrences in the training text.
 
@@ -129,37 +164,26 @@ class SquareLossASRModel(ESPnetASRModel):
         vocab_size: int,
         token_list: Any,
         *args: Any,
-        loss: str = "square",
+        loss: str = DEFAULT_LOSS,
         k: float | None = None,
         M: float | None = None,
-        rescaling: str = "paper",
+        rescaling: str = "auto",
+        paper_task: str | None = None,
         lsm_type: str = "uniform",
         lsm_unigram: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if loss not in LOSSES:
-            raise UserError(f"model_conf: unknown loss {loss!r}: choose from {', '.join(LOSSES)}")
-        if loss != "square" and not (k is None and M is None):
-            raise UserError(f"model_conf: k and M rescale the square loss, and loss is {loss}: leave them out")
-        if rescaling not in RULES:
-            raise UserError(f"model_conf: unknown rescaling {rescaling!r}: choose from {', '.join(RULES)}")
-        smoothing = float(kwargs.get("lsm_weight", 0.0))
-        if lsm_type not in ("uniform", "unigram"):
-            raise UserError(f"model_conf: unknown lsm_type {lsm_type!r}: choose from uniform, unigram")
-        if not 0.0 <= smoothing <= (vocab_size - 1) / vocab_size:
-            raise UserError(f"model_conf: lsm_weight must be between 0 and 1, got {smoothing:g}")
-        if (lsm_type == "unigram" and smoothing > 0) != (lsm_unigram is not None):
-            raise UserError("model_conf: lsm_type unigram, lsm_weight and lsm_unigram go together: give all or none")
+        for name in ("ctc_weight", "lsm_weight"):
+            if name in kwargs:
+                kwargs[name] = _number(name, kwargs[name])
+        smoothing = kwargs.get("lsm_weight", 0.0)
+        _check_smoothing(smoothing, vocab_size, lsm_type, lsm_unigram)
+        beside_ctc = 0.0 < kwargs.get("ctc_weight", _CTC_WEIGHT) < 1.0
+        chosen = _choose(loss, vocab_size, paper_task, beside_ctc, rescaling, k, M)
         super().__init__(vocab_size, token_list, *args, **kwargs)
         self.loss = loss
-        self.rescaling: Rescaling | None = None
-        if loss == "square":
-            self.rescaling = RULES[rescaling](vocab_size).overridden(k, M)
-            try:
-                check_rescaling(self.rescaling.k, self.rescaling.M)
-            except ValueError as error:
-                raise UserError(f"model_conf: {error}") from error
-        if loss == "cross_entropy" and lsm_unigram is None:
+        self.rescaling = chosen
+        if loss == ESPNETS_LOSS and lsm_unigram is None:
             return
         if not hasattr(self, "criterion_att") or self.decoder is None:
             raise UserError(f"loss {loss} is for an attention decoder, and this model has none: use loss cross_entropy")
@@ -174,9 +198,9 @@ class SquareLossASRModel(ESPnetASRModel):
             bool(kwargs.get("length_normalized_loss", False)),
         )
         if self.rescaling:
-            self._say_level(self.rescaling)
+            self._log_level(self.rescaling)
 
-    def _say_level(self, rescaling: Rescaling) -> None:
+    def _log_level(self, rescaling: Rescaling) -> None:
         """A token's loss at the start, which decides the balance with CTC, beside that of cross-entropy."""
         level = rescaling.initial_loss(self.vocab_size)
         usual = math.log(self.vocab_size)
@@ -192,8 +216,8 @@ class SquareLossASRModel(ESPnetASRModel):
             )
 
     def nll(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Negative log-likelihood of each utterance, shape (utterances,); of square-loss outputs, by the link."""
-        with scoring(self, default_score(self)):
+        """Negative log-likelihood of each utterance, shape (utterances,), by the usual method of the loss."""
+        with log_probability_outputs(self, methods_of(self)[0]):
             result: Tensor = super().nll(*args, **kwargs)
         return result
 
@@ -201,3 +225,6 @@ class SquareLossASRModel(ESPnetASRModel):
 def register() -> None:
     """Makes ``--model sqloss`` known to ESPnet's ASR task in this process."""
     model_choices.classes[MODEL_NAME] = SquareLossASRModel
+
+
+register()

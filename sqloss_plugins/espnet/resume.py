@@ -1,21 +1,24 @@
-"""What ESPnet's training lacks to be safe against a kill at any moment."""
+"""What ESPnet's training lacks: to be safe against a kill at any moment, and to fail where it diverged."""
 
 from __future__ import annotations
 
-import argparse
+import math
 import os
 import pickle
+import pkgutil
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from espnet2.train.reporter import Reporter
 
-from sqloss_plugins.errors import run_command
+from sqloss_plugins.command_line import OptionParser
+from sqloss_plugins.errors import RunError, run_command
 from sqloss_plugins.espnet.jobs import die_with_parent
+
+_NOT_READABLE = (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 def prepare_process(name: str) -> None:
@@ -24,9 +27,13 @@ def prepare_process(name: str) -> None:
     Args:
         name: the module's ``__name__``.
     """
-    make_saves_atomic()
-    if name == "__mp_main__":  # so multiprocessing calls the main module in the processes that it starts
+    if name in ("__main__", "__mp_main__"):  # not where a program only imports it
         die_with_parent()
+    if name == "__mp_main__":  # so multiprocessing calls the main module in the processes that it starts
+        make_saves_atomic()
+        from sqloss_plugins.espnet.model import register
+
+        register()
 
 
 def make_saves_atomic() -> None:
@@ -57,38 +64,75 @@ def repair_checkpoint(folder: Path) -> None:
     try:
         state = torch.load(folder / "checkpoint.pth", map_location="cpu", weights_only=False)
         epoch = int(state["reporter"]["epoch"])
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+    except _NOT_READABLE:
         return
     model = folder / f"{epoch}epoch.pth"
     if epoch and not model.exists():
         torch.save(state["model"], model)
 
 
-def trained(folder: Path) -> tuple[int, float]:
-    """Epochs that a run has, and the seconds of their training and validation, in all processes together."""
+def _reporter(folder: Path) -> Any:
+    """ESPnet's record of all epochs, from the checkpoint."""
+    from espnet2.train.reporter import Reporter
+
     state = torch.load(folder / "checkpoint.pth", map_location="cpu", weights_only=False, mmap=True)
     reporter = Reporter()
     reporter.load_state_dict(state["reporter"])
+    return reporter
+
+
+def trained(folder: Path) -> tuple[int, float]:
+    """Epochs that a run has, and the seconds of their training and validation, in all processes together."""
+    reporter = _reporter(folder)
     splits = [split for epoch in reporter.stats.values() for split in epoch.values()]
     return reporter.get_epoch(), sum(split["time"].total_seconds() for split in splits)
 
 
-def run_training(program: str, task: Any, cmd: Sequence[str] | None) -> int:
+def check_not_diverged(folder: Path) -> None:
+    """Refuses a training whose last epoch had no finite loss or gradient; ESPnet only stops such a training.
+
+    Raises:
+        RunError: it diverged.
+    """
+    try:
+        reporter = _reporter(folder)
+    except _NOT_READABLE:
+        return  # nothing was trained: --collect_stats, --dry_run, ...
+    epoch = reporter.get_epoch()
+    stats: Mapping[str, Mapping[str, Any]] = reporter.stats.get(epoch, {})
+    losses = {split: float(stats[split]["loss"]) for split in ("train", "valid") if "loss" in stats.get(split, {})}
+    reason = next((f"the {split} loss is {loss:g}" for split, loss in losses.items() if not math.isfinite(loss)), None)
+    if reason is None and losses and "grad_norm" not in stats["train"]:  # so ESPnet skips a step
+        reason = "no step was taken, for want of finite gradients"
+    if reason:
+        raise RunError(
+            f"the training diverged: in epoch {epoch} {reason}; choose a smaller learning rate or a longer warm-up, "
+            f"and another output folder than {folder}, or remove that one"
+        )
+
+
+def run_training(program: str, task: str, cmd: Sequence[str] | None) -> int:
     """Runs an ESPnet task's training on a command line, after repairs; returns the exit status.
 
     Args:
         program: the name that errors begin with.
-        task: ``ASRTask``, ``LMTask``, ...
+        task: ``espnet2.tasks.asr.ASRTask``, ``espnet2.tasks.lm.LMTask``, ...
         cmd: the arguments, by default the process's.
     """
     arguments = list(sys.argv[1:] if cmd is None else cmd)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser = OptionParser(program, None, add_help=False)
     parser.add_argument("--output_dir", type=Path)
 
     def train() -> None:
         folder = parser.parse_known_args(arguments)[0].output_dir
+        make_saves_atomic()
+        from sqloss_plugins.espnet.model import register
+
+        register()
         if folder:
             repair_checkpoint(folder)
-        task.main(cmd=arguments)
+        pkgutil.resolve_name(task).main(cmd=arguments)
+        if folder:
+            check_not_diverged(folder)
 
     return run_command(program, train)

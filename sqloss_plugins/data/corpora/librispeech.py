@@ -64,7 +64,7 @@ def download(subsets: Sequence[str], folder: Path) -> Path:
         OSError, RuntimeError, EOFError: the source cannot be reached, or sends something else.
         UserError: there is no such subset.
     """
-    from torchaudio.datasets import LIBRISPEECH as Downloader
+    from torchaudio import datasets
 
     unknown = [subset for subset in subsets if subset not in SUBSETS]
     if unknown:
@@ -74,7 +74,7 @@ def download(subsets: Sequence[str], folder: Path) -> Path:
         target = folder / "LibriSpeech" / subset
         if not (target / ".complete").is_file():
             shutil.rmtree(target, ignore_errors=True)  # torchaudio takes whatever is there for the whole
-            Downloader(folder, url=subset, download=True)
+            datasets.LIBRISPEECH(folder, url=subset, download=True)
             (target / ".complete").touch()
     return folder
 

@@ -3,8 +3,9 @@ r"""``espnet2.bin.asr_train`` with the model choice ``sqloss``: the same argumen
     python -m sqloss_plugins.espnet.bin.asr_train --config conf/train_asr.yaml --model sqloss \
         --model_conf loss=square --model_conf k=15 --model_conf M=30 ...
 
-``loss``: square, cross_entropy or squentropy; ``k``, ``M``: rescaling, or ``rescaling``: paper or level;
-``lsm_type``: uniform or unigram, the latter with ``lsm_unigram``, a file of token counts.
+``loss``: square, cross_entropy or squentropy; ``k``, ``M``: rescaling of the square loss, or ``rescaling``: the rule
+for it, auto, paper or level, and ``paper_task``: the paper's name of the task, which the first two look up;
+``lsm_type``: uniform or unigram, the latter with ``lsm_unigram``: a file of token counts.
 """
 
 from __future__ import annotations
@@ -12,19 +13,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from espnet2.tasks.asr import ASRTask
-
-import sqloss_plugins.espnet  # noqa: F401
 from sqloss_plugins.espnet.resume import prepare_process, run_training
 
-# At the top of the module that is run, like the registration that the import above makes: for several GPUs ESPnet
-# starts processes that import this module and no other.
+# At the top of the module that is run: for several GPUs ESPnet starts processes that import this module and no other.
 prepare_process(__name__)
 
 
 def main(cmd: Sequence[str] | None = None) -> int:
     """Trains as ESPnet does; returns the exit status."""
-    return run_training("asr_train", ASRTask, cmd)
+    return run_training("asr_train", "espnet2.tasks.asr.ASRTask", cmd)
 
 
 if __name__ == "__main__":

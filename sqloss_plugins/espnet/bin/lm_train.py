@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from espnet2.tasks.lm import LMTask
-
 from sqloss_plugins.espnet.resume import prepare_process, run_training
 
 prepare_process(__name__)
@@ -14,7 +12,7 @@ prepare_process(__name__)
 
 def main(cmd: Sequence[str] | None = None) -> int:
     """Trains as ESPnet does; returns the exit status."""
-    return run_training("lm_train", LMTask, cmd)
+    return run_training("lm_train", "espnet2.tasks.lm.LMTask", cmd)
 
 
 if __name__ == "__main__":

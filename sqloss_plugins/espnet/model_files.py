@@ -1,0 +1,116 @@
+"""A trained model's two files, ``config.yaml`` and the model: what is wrong with them is said in one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sqloss_plugins.command_line import read_mapping
+from sqloss_plugins.errors import UserError
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The ``config.yaml`` of a training.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    content = read_mapping(path)
+    lacking = [name for name in ("token_list", "model_conf") if name not in content]
+    if lacking:
+        raise UserError(f"{path} is not the config.yaml of a training: it has no {lacking[0]}")
+    return content
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The parameters and buffers of a model file, on the CPU.
+
+    Raises:
+        UserError: it cannot be read, or is something else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else "it is damaged or something else"
+        raise UserError(f"{path} cannot be read as a model file: {reason}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} is not a model file: it holds something else than named tensors")
+    return dict(state)
+
+
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], config: Path, model_file: Path) -> None:
+    """Refuses a model file of another configuration; ESPnet takes one that lacks parameters, and leaves those random.
+
+    Raises:
+        UserError: with the first name that is missing, is too many, or has another shape.
+    """
+    wanted = model.state_dict()
+    reason = None
+    if wanted.keys() - state.keys():
+        reason = f"it lacks {min(wanted.keys() - state.keys())}"
+    elif state.keys() - wanted.keys():
+        reason = f"it has {min(state.keys() - wanted.keys())}, which that model has not"
+    else:
+        for name, value in wanted.items():
+            if value.shape != state[name].shape:
+                reason = f"{name} has the shape {tuple(state[name].shape)}, and that model's has {tuple(value.shape)}"
+                break
+    if reason:
+        raise UserError(f"{model_file} does not fit {config}: {reason}")
+
+
+def load_model(config: Path, model_file: Path, device: str = "cpu") -> tuple[Any, argparse.Namespace]:
+    """The trained ASR model, in evaluation mode, and its training's arguments.
+
+    Raises:
+        UserError: a file that cannot be read or is something else; a model that does not fit its configuration.
+    """
+    from espnet2.tasks.asr import ASRTask
+
+    import sqloss_plugins.espnet.model  # noqa: F401  (registers the model)
+
+    arguments = argparse.Namespace(**read_config(config))
+    state = read_state(model_file)
+    try:
+        model = ASRTask.build_model(arguments)
+    except UserError:
+        raise
+    except Exception as error:  # whatever ESPnet's classes make of wrong values
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"ESPnet cannot build the model of {config}: {reason}") from error
+    check_fit(model, state, config, model_file)
+    model.load_state_dict(state)
+    return model.to(device).eval(), arguments
+
+
+@contextmanager
+def told_of_files(*pairs: tuple[Any, Any]) -> Iterator[None]:
+    """Where the block fails because of a model's files, says so in one sentence; other errors pass.
+
+    Args:
+        *pairs: configuration and model file, or None, of each model that the block loads.
+
+    Raises:
+        UserError: one of the files cannot be read, or is something else.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception:
+        for config, model_file in pairs:
+            if config is not None:
+                read_config(Path(config))
+            if model_file is not None:
+                read_state(Path(model_file))
+        if pairs and None not in pairs[0]:
+            load_model(Path(pairs[0][0]), Path(pairs[0][1]))
+        raise
