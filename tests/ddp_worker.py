@@ -4,15 +4,15 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny import HEADS, WITHOUT_LOGITS, model, one_sgd_step
+from tiny import HEADS, SOFT, WITHOUT_LOGITS, examples, model, one_sgd_step, soft_labels
 
-from sqloss_plugins.losses import linear_square
+from sqloss_plugins.losses import LOSSES, linear_square
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     gradients, losses = {}, {}
     for head in HEADS:
-        for loss in ("square", "cross_entropy", "squentropy"):
+        for loss in LOSSES:
             sizes = {"per_device_train_batch_size": 2, "per_device_eval_batch_size": 6}
             gradients[head, loss], trainer = one_sgd_step(
                 head, loss, 12, folder / "out", gradient_accumulation_steps=3, **sizes
@@ -23,6 +23,11 @@ if __name__ == "__main__":
     for head in WITHOUT_LOGITS:
         gradients[head, "without logits"], _ = one_sgd_step(
             head, "square", 12, folder / "out", gradient_accumulation_steps=3, without_logits=True, **sizes
+        )
+    for head in SOFT:
+        data = soft_labels(head, examples(head, 12), ignored=(1, 8, 9))
+        gradients[head, "soft"], _ = one_sgd_step(
+            head, "square", 12, folder / "out", data=data, gradient_accumulation_steps=3, **sizes
         )
     if trainer.is_world_process_zero():
         torch.save((gradients, losses), folder / "gradients.pt")

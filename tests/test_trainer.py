@@ -1,7 +1,10 @@
 """The Trainer host: the gradient that a step takes is that of the whole batch, for each head and each loss."""
 
+import json
 import logging
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,25 +12,41 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from tiny import CLASSES, HEADS, VOCABULARY, WITHOUT_LOGITS, capped_model, examples, full_batch, model, one_sgd_step
+from tiny import (
+    CLASSES,
+    HEADS,
+    SOFT,
+    VOCABULARY,
+    WITHOUT_LOGITS,
+    capped_model,
+    examples,
+    full_batch,
+    model,
+    one_sgd_step,
+    soft_labels,
+)
 from transformers import (
     BartConfig,
     BartForCausalLM,
     BartForConditionalGeneration,
     BertForQuestionAnswering,
+    HfArgumentParser,
     LlamaForCausalLM,
+    Seq2SeqTrainingArguments,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 
-from sqloss_plugins.hf import SquareLossTrainer, TrainerLoss
-from sqloss_plugins.losses import linear_square
-
-LOSSES = ("square", "cross_entropy", "squentropy")
+from sqloss_plugins import square_loss
+from sqloss_plugins.errors import RunError
+from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer, TrainerLoss
+from sqloss_plugins.hf.trainer import DivergenceCallback
+from sqloss_plugins.losses import LOSSES, linear_square
 
 
 def arguments(folder, **options):
-    return TrainingArguments(output_dir=str(folder), report_to="none", use_cpu=True, disable_tqdm=True, **options)
+    return SquareLossConfig(output_dir=str(folder), report_to="none", use_cpu=True, disable_tqdm=True, **options)
 
 
 def assert_same_gradient(gradient, expected):
@@ -36,7 +55,7 @@ def assert_same_gradient(gradient, expected):
 
 
 @pytest.mark.parametrize("head", list(HEADS))
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", list(LOSSES))
 @pytest.mark.parametrize("count", [12, 10], ids=["even", "uneven last micro-batch"])
 def test_accumulation_equals_one_full_batch(head, loss, count, tmp_path):
     gradient, _ = one_sgd_step(
@@ -61,6 +80,9 @@ def test_two_ranks_equal_one_full_batch(tmp_path):
             assert losses[head, loss] == pytest.approx(value, rel=1e-4)
     for head in WITHOUT_LOGITS:
         assert_same_gradient(gradients[head, "without logits"], full_batch(head, "square", 12)[0])
+    for head in SOFT:
+        data = soft_labels(head, examples(head, 12), ignored=(1, 8, 9))
+        assert_same_gradient(gradients[head, "soft"], full_batch(head, "square", 12, data=data)[0])
 
 
 @pytest.mark.parametrize("head", WITHOUT_LOGITS)
@@ -110,7 +132,6 @@ def test_without_logits_in_mixed_precision(tmp_path):
 @pytest.mark.parametrize(
     ("head", "options", "words"),
     [
-        ("causal LM", {"loss": "cross_entropy"}, "the cross_entropy loss has no such form"),
         ("multiple choice", {}, "has 0 linear layers with 2 outputs"),
         ("causal LM", {"torch_compile": True}, "compiled"),
         ("causal LM", {"optim": "lomo", "gradient_accumulation_steps": 2}, "LOMO"),
@@ -119,21 +140,21 @@ def test_without_logits_in_mixed_precision(tmp_path):
     ],
 )
 def test_without_logits_where_it_cannot_be(head, options, words, tmp_path):
-    network, loss = model(head), options.pop("loss", "square")
+    network, options = model(head), dict(options)
     if options.pop("own_layer", False):
         layer = torch.nn.modules.linear.NonDynamicallyQuantizableLinear
         network.set_output_embeddings(layer(16, VOCABULARY))
     if options.pop("own_forward", False):  # as accelerate does to a model on several devices
         network.lm_head.forward = network.lm_head.forward
     with pytest.raises(ValueError, match=words):
-        SquareLossTrainer(network, arguments(tmp_path, **options), loss=loss, without_logits=True)
+        SquareLossTrainer(network, arguments(tmp_path, without_logits=True, **options))
 
 
 def test_logits_that_are_picked_or_capped_are_needed(tmp_path):
     with pytest.raises(ValueError, match="LlamaForSequenceClassification does not return the outputs"):
         one_sgd_step("sequence classification, Llama", "square", 6, tmp_path, without_logits=True)
     trainer = SquareLossTrainer(
-        capped_model(VOCABULARY), arguments(tmp_path), train_dataset=examples("causal LM", 6), without_logits=True
+        capped_model(VOCABULARY), arguments(tmp_path, without_logits=True), train_dataset=examples("causal LM", 6)
     )
     with pytest.raises(ValueError, match="Gemma2ForCausalLM does not return the outputs"):
         trainer.train()
@@ -154,7 +175,7 @@ def test_the_trainers_own_cross_entropy_is_not_the_full_batch(tmp_path):
     assert (gradient.norm() / expected.norm()).item() == pytest.approx(3.0, rel=1e-2)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", list(LOSSES))
 def test_label_smoothing_is_applied(loss, tmp_path):
     head = "sequence classification"
     gradient, _ = one_sgd_step(head, loss, 8, tmp_path, per_device_train_batch_size=8, label_smoothing_factor=0.2)
@@ -162,16 +183,117 @@ def test_label_smoothing_is_applied(loss, tmp_path):
     assert not torch.allclose(gradient, full_batch(head, loss, 8)[0], rtol=1e-2)
 
 
+@pytest.mark.parametrize("head", SOFT)
+@pytest.mark.parametrize("options", [{"loss": loss} for loss in LOSSES] + [{"loss": "square", "without_logits": True}])
+def test_class_probabilities_accumulated_equal_one_full_batch(head, options, tmp_path):
+    """Mixup and distillation: every target has as many values as there are classes, and counts once."""
+    options, loss = dict(options), options["loss"]
+    del options["loss"]
+    data = soft_labels(head, examples(head, 10), ignored=(1, 8, 9))
+    sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "per_device_eval_batch_size": 10}
+    gradient, trainer = one_sgd_step(head, loss, 10, tmp_path, data=data, **sizes, **options)
+    expected, value = full_batch(head, loss, 10, data=data)
+    assert_same_gradient(gradient, expected)
+    trainer.model.load_state_dict(model(head).state_dict())
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(value, rel=1e-4)
+
+
+def test_a_search_over_the_loss_takes_effect(tmp_path):
+    """Every trial trains with the loss that it asks for, and starts with the arguments of the search."""
+    head = "sequence classification"
+    trainer = SquareLossTrainer(
+        model_init=lambda: model(head),
+        args=arguments(tmp_path, max_steps=1, save_strategy="no"),
+        train_dataset=examples(head, 4),
+        eval_dataset=examples(head, 4),
+    )
+    trials = [
+        {"loss": "square", "k": 3.0, "M": 2.0},
+        {"loss": "cross_entropy", "label_smoothing_factor": 0.2},
+        {"loss": "squentropy"},
+    ]
+    losses = []
+
+    def space(trial):
+        trial.suggest_int("trial", 0, len(trials) - 1)
+        return trials[trial.number]
+
+    class Seen(TrainerCallback):
+        def on_train_begin(self, *args, **kwargs):
+            losses.append(trainer.compute_loss_func)
+
+    trainer.add_callback(Seen)
+    trainer.hyperparameter_search(space, backend="optuna", n_trials=len(trials))
+    assert [loss.name for loss in losses] == ["square", "cross_entropy", "squentropy"]
+    assert [loss.label_smoothing for loss in losses] == [0.0, 0.2, 0.0]
+    assert (losses[0].loss.k, losses[0].loss.M) == (3.0, 2.0)
+    assert (trainer.args.loss, trainer.args.k, trainer.args.label_smoothing_factor) == ("square", None, 0.0)
+
+
+def test_arguments_that_are_changed_before_training_take_effect(tmp_path):
+    head = "sequence classification"
+    trainer = SquareLossTrainer(
+        model(head), arguments(tmp_path, max_steps=1, save_strategy="no"), train_dataset=examples(head, 4)
+    )
+    trainer.args.loss, trainer.args.label_smoothing_factor = "squentropy", 0.3
+    trainer.train()
+    assert (trainer.compute_loss_func.name, trainer.compute_loss_func.label_smoothing) == ("squentropy", 0.3)
+    trainer.args.k = 2.0
+    with pytest.raises(ValueError, match="--k and --M rescale the square loss, and --loss is squentropy"):
+        trainer.train()
+
+
+def test_diverged_training_is_not_a_loss_of_zero(tmp_path):
+    head = "sequence classification"
+    for with_callback in (False, True):
+        network = model(head)
+        torch.nn.init.constant_(network.classifier.bias, float("nan"))
+        trainer = SquareLossTrainer(
+            network,
+            arguments(tmp_path, max_steps=2, save_strategy="no"),
+            train_dataset=examples(head, 4),
+            eval_dataset=examples(head, 4),
+            callbacks=[DivergenceCallback()] if with_callback else None,
+        )
+        if with_callback:
+            with pytest.raises(RunError, match="the training diverged: eval_loss is nan at step 0"):
+                trainer.evaluate()
+            with pytest.raises(RunError, match="the training diverged: train_loss is nan at step 2"):
+                trainer.train()
+        else:
+            assert math.isnan(trainer.train().training_loss)
+
+
+def test_early_stopping_is_a_protocol(tmp_path):
+    """The loss of the validation examples does not improve: training ends after the second epoch without progress."""
+    head = "sequence classification"
+    trainer = SquareLossTrainer(
+        model(head),
+        arguments(
+            tmp_path,
+            protocol="early_stopping",
+            patience=2,
+            num_train_epochs=6,
+            learning_rate=0.0,
+            eval_strategy="epoch",
+            save_strategy="epoch",
+            load_best_model_at_end=True,
+        ),
+        train_dataset=examples(head, 4),
+        eval_dataset=examples(head, 4),
+    )
+    trainer.train()
+    assert trainer.state.epoch == 3
+
+
 @pytest.mark.parametrize("head", list(HEADS))
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", list(LOSSES))
 def test_evaluation_loss_is_the_same_loss(head, loss, tmp_path):
-    options = {"k": 3.0, "M": 2.0} if loss == "square" else {}
+    options = {"k": 3.0, "M": 2.0} if LOSSES[loss].is_rescaled else {}
     trainer = SquareLossTrainer(
         model=model(head),
-        args=arguments(tmp_path, per_device_eval_batch_size=12),
+        args=arguments(tmp_path, per_device_eval_batch_size=12, loss=loss, **options),
         eval_dataset=examples(head, 12),
-        loss=loss,
-        **options,
     )
     assert trainer.evaluate()["eval_loss"] == pytest.approx(full_batch(head, loss, 12)[1], rel=1e-4)
 
@@ -207,8 +329,22 @@ def test_the_callable_by_hand():
     assert loss((column,), column).item() == loss((column,), column.squeeze(-1)).item() == 0.0
     with pytest.raises(ValueError, match="3 outputs and 2 labels"):
         loss((column,), column[:2])
-    with pytest.raises(ValueError, match="floating point"):
-        loss({"logits": logits}, torch.rand(6, 5))
+    soft = torch.rand(6, 5).softmax(-1)
+    own = loss({"logits": logits}, soft)
+    assert own.item() == pytest.approx(square_loss(logits, soft, k=3.0, M=2.0).item())
+    assert loss({"logits": logits}, soft, num_items_in_batch=30).item() == pytest.approx(own.item())
+    assert loss({"logits": logits}, soft, num_items_in_batch=torch.tensor(60)).item() == pytest.approx(own.item() / 2)
+    soft[2:] = -100.0
+    assert loss({"logits": logits}, soft).item() == pytest.approx(
+        square_loss(logits[:2], soft[:2], k=3.0, M=2.0).item()
+    )
+    assert loss({"logits": logits}, torch.full((6, 5), -100.0)).item() == 0.0
+    with pytest.raises(ValueError, match=r"floating point, of shape \(6, 4\)"):
+        loss({"logits": logits}, soft[:, 1:])
+    with pytest.raises(ValueError, match="a row of them does not sum to 1"):
+        loss({"logits": logits}, torch.ones(6, 5))
+    with pytest.raises(ValueError, match="class probabilities are not shifted"):
+        TrainerLoss(shift_labels=True)({"logits": logits}, soft)
 
 
 def test_one_output_is_regression(tmp_path, caplog):
@@ -224,30 +360,32 @@ def test_one_output_is_regression(tmp_path, caplog):
     expected = ((predicted - torch.arange(8.0)) ** 2).mean().item()
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="regression"):
-        SquareLossTrainer(model=network, args=arguments(tmp_path), k=15.0)
+        SquareLossTrainer(model=network, args=arguments(tmp_path, k=15.0))
 
 
 @pytest.mark.parametrize(
-    ("head", "task", "expected"),
+    ("head", "task", "rule", "expected"),
     [
-        ("sequence classification", None, f"k = 1, M = 1 (the rule for {CLASSES} classes"),
-        ("sequence classification", "librispeech", "k = 15, M = 30 (the paper's Table 9 for librispeech"),
-        ("multiple choice", None, "k = 1, M = 1 (the rule for 2 classes"),
-        ("causal LM", None, f"k = 1, M = 1 (the rule for {VOCABULARY} classes"),
+        ("sequence classification", None, "auto", "Loss: square, k = 1, M = 1 (not rescaled"),
+        ("sequence classification", "librispeech", "auto", "k = 1, M = 1 (not rescaled"),
+        ("sequence classification", "librispeech", "paper", "k = 15, M = 30 (the paper's Table 9 for librispeech"),
+        ("sequence classification", None, "level", f"k = 15, M = 0.7324 (the level rule for {CLASSES} classes"),
+        ("multiple choice", None, "auto", "k = 1, M = 1 (not rescaled"),
+        ("causal LM", None, "auto", "k = 1, M = 1 (not rescaled"),
     ],
 )
-def test_rescaling_is_chosen_and_said(head, task, expected, tmp_path, caplog):
+def test_rescaling_is_chosen_and_said(head, task, rule, expected, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        SquareLossTrainer(model=model(head), args=arguments(tmp_path), task=task)
+        SquareLossTrainer(model=model(head), args=arguments(tmp_path, paper_task=task, rescaling=rule))
     assert expected in caplog.text
 
 
 def test_a_saved_model_knows_its_rescaling(tmp_path):
-    trainer = SquareLossTrainer(model=model("sequence classification"), args=arguments(tmp_path), k=3.0, M=2.0)
+    trainer = SquareLossTrainer(model=model("sequence classification"), args=arguments(tmp_path, k=3.0, M=2.0))
     trainer.save_model(str(tmp_path / "saved"))
     again = type(trainer.model).from_pretrained(tmp_path / "saved")
     assert again.config.square_loss == {"k": 3.0, "M": 2.0}
-    trainer = SquareLossTrainer(model=again, args=arguments(tmp_path), loss="cross_entropy")
+    trainer = SquareLossTrainer(model=again, args=arguments(tmp_path, loss="cross_entropy"))
     trainer.save_model(str(tmp_path / "saved"))
     assert not hasattr(type(again).from_pretrained(tmp_path / "saved").config, "square_loss")
 
@@ -257,11 +395,8 @@ def test_a_model_that_the_trainer_makes_itself(without_logits, tmp_path):
     """model_init makes one when the Trainer is made, and a new one for every training."""
     trainer = SquareLossTrainer(
         model_init=lambda: model("causal LM"),
-        args=arguments(tmp_path, max_steps=1),
+        args=arguments(tmp_path, max_steps=1, k=15.0, M=2.0, without_logits=without_logits),
         train_dataset=examples("causal LM", 4),
-        k=15.0,
-        M=2.0,
-        without_logits=without_logits,
     )
     made = trainer.model
     trainer.train()
@@ -275,7 +410,7 @@ def test_without_logits_the_sum_of_a_16_bit_model_is_in_32_bits(tmp_path):
     values = {}
     for without in (False, True):
         trainer = SquareLossTrainer(
-            model("causal LM").half(), arguments(tmp_path), k=15.0, M=300.0, without_logits=without
+            model("causal LM").half(), arguments(tmp_path, k=15.0, M=300.0, without_logits=without)
         )
         batch = {key: torch.stack([e[key] for e in examples("causal LM", 6)]) for key in examples("causal LM", 1)[0]}
         values[without] = trainer.compute_loss(trainer.model.train(), batch, num_items_in_batch=1)
@@ -291,11 +426,8 @@ def test_peft_models(tmp_path):
         network = get_peft_model(model(head), LoraConfig(task_type=kind, r=2, target_modules=names))
         trainer = SquareLossTrainer(
             model=network,
-            args=arguments(tmp_path, per_device_eval_batch_size=12),
+            args=arguments(tmp_path, per_device_eval_batch_size=12, k=3.0, M=2.0),
             eval_dataset=examples(head, 12),
-            loss="square",
-            k=3.0,
-            M=2.0,
         )
         assert trainer.compute_loss_func.shift_labels == (head == "causal LM")
         if head == "causal LM":  # at the start LoRA changes nothing; a new classifier head does
@@ -322,18 +454,58 @@ def test_routes_past_the_hook_are_refused(tmp_path):
         SquareLossTrainer(model=network, args=arguments(tmp_path))
 
 
-def test_wrong_losses_are_refused(tmp_path):
-    network = model("sequence classification")
-    for options, message in (
-        ({"loss": "hinge"}, "unknown loss 'hinge'"),
-        ({"task": "libri_speech"}, "the paper has no task 'libri_speech'"),
-        ({"loss": "cross_entropy", "k": 2.0}, "k and M rescale the square loss"),
-        ({"k": -1.0}, "k must be a positive finite number"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            SquareLossTrainer(model=network, args=arguments(tmp_path), **options)
-    with pytest.raises(RuntimeError, match="label_smoothing must be between"):
-        SquareLossTrainer(model=network, args=arguments(tmp_path, label_smoothing_factor=2.0))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "hinge"}, "--loss must be one of square, cross_entropy, squentropy, got 'hinge'"),
+        ({"rescaling": "none"}, "--rescaling must be one of auto, paper, level, got 'none'"),
+        ({"paper_task": "libri_speech"}, "--paper_task must be one of mrpc, "),
+        ({"loss": "cross_entropy", "k": 2.0}, "--k and --M rescale the square loss, and --loss is cross_entropy"),
+        ({"k": -1.0}, "--k must be a positive finite number, got -1"),
+        ({"M": float("nan")}, "--M must be a positive finite number, got nan"),
+        ({"loss": "squentropy", "without_logits": True}, "--without_logits needs a loss that can be had without"),
+        ({"label_smoothing_factor": 2.0}, "--label_smoothing_factor must be between 0 and 1, got 2"),
+        ({"protocol": "fixed_epochs"}, "--protocol must be one of early_stopping, same_epochs, got 'fixed_epochs'"),
+        ({"patience": 0}, "--patience must be at least 1, got 0"),
+        ({"protocol": "early_stopping"}, "it needs --eval_strategy epoch, --save_strategy epoch"),
+        (
+            {"protocol": "same_epochs", "load_best_model_at_end": True, "save_strategy": "no"},
+            "--protocol same_epochs takes the last model",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused(options, message, tmp_path):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        arguments(tmp_path, **options)
+
+
+def test_arguments_from_a_command_line_are_saved_with_the_model(tmp_path):
+    options = ["--output_dir", str(tmp_path), "--use_cpu", "--k", "15", "--rescaling", "paper", "--report_to", "none"]
+    (args,) = HfArgumentParser(SquareLossConfig).parse_args_into_dataclasses(options)
+    SquareLossTrainer(model=model("sequence classification"), args=args).save_model(str(tmp_path / "saved"))
+    saved = torch.load(tmp_path / "saved" / "training_args.bin", weights_only=False)
+    assert (saved.loss, saved.k, saved.M, saved.rescaling) == ("square", 15.0, None, "paper")
+    assert json.loads(args.to_json_string())["rescaling"] == "paper"
+
+
+def test_plain_training_arguments_have_the_defaults(tmp_path):
+    plain = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", label_smoothing_factor=0.1, max_steps=3)
+    trainer = SquareLossTrainer(model("sequence classification"), plain)
+    assert (trainer.args.loss, trainer.args.max_steps, trainer.rescaling.k) == ("square", 3, 1.0)
+    assert trainer.compute_loss_func.label_smoothing == 0.1
+    other = Seq2SeqTrainingArguments(str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="args is a Seq2SeqTrainingArguments: SquareLossTrainer takes a SquareLossCon"):
+        SquareLossTrainer(model("sequence classification"), other)
+
+
+def test_models_that_say_nothing_of_themselves(tmp_path):
+    with pytest.raises(ValueError, match=r"model must be an object of torch\.nn\.Module, got <class 'torch"):
+        SquareLossTrainer(torch.nn.Linear, arguments(tmp_path))
+    with pytest.raises(ValueError, match=r"does not say how many classes it has .*: give --k and --M"):
+        SquareLossTrainer(torch.nn.Linear(3, 4), arguments(tmp_path))
+    trainer = SquareLossTrainer(torch.nn.Linear(3, 4), arguments(tmp_path, k=1.0, M=1.0))
+    with pytest.raises(ValueError, match="and `logits` among the model's outputs"):
+        trainer.compute_loss(trainer.model, {"input": torch.rand(2, 3), "labels": torch.tensor([0, 1])})
 
 
 class OwnLlama(LlamaForCausalLM):
@@ -350,9 +522,8 @@ def test_labels_are_shifted_as_the_model_itself_would(tmp_path):
         batch = examples("causal LM", 4)
         trainer = SquareLossTrainer(
             model=network,
-            args=arguments(tmp_path, remove_unused_columns=False),
+            args=arguments(tmp_path, remove_unused_columns=False, loss="cross_entropy"),
             eval_dataset=batch,
-            loss="cross_entropy",
         )
         ours = trainer.evaluate()["eval_loss"]
         with torch.no_grad():
@@ -366,7 +537,7 @@ def test_encoder_decoders_need_their_decoder_inputs(tmp_path):
     config = BartConfig(encoder_ffn_dim=32, decoder_ffn_dim=32, dropout=0.0, **sizes, **layers)
     network = BartForConditionalGeneration(config)
     data = examples("causal LM", 4)
-    trainer = SquareLossTrainer(model=network, args=arguments(tmp_path), eval_dataset=data, loss="cross_entropy")
+    trainer = SquareLossTrainer(model=network, args=arguments(tmp_path, loss="cross_entropy"), eval_dataset=data)
     with pytest.raises(ValueError, match="needs decoder_input_ids in the batch"):
         trainer.evaluate()
     labels = torch.stack([example["labels"] for example in data])
@@ -380,7 +551,7 @@ def test_encoder_decoders_need_their_decoder_inputs(tmp_path):
 
 def test_data_parallel_has_the_scale_of_one_device(tmp_path):
     """Without GPUs at hand: the Trainer is told of two, and scales as it would for two."""
-    trainer = SquareLossTrainer(model=model("sequence classification"), args=arguments(tmp_path), loss="square")
+    trainer = SquareLossTrainer(model=model("sequence classification"), args=arguments(tmp_path))
     batch = examples("sequence classification", 8)
     batch = {key: torch.stack([example[key] for example in batch]) for key in batch[0]}
     one = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor(8))

@@ -34,6 +34,8 @@ WITHOUT_LOGITS = [
     "causal LM, GPT-2",
 ]
 """Those whose output layer's outputs are the logits."""
+SOFT = ["sequence classification", "token classification"]
+"""Those that are tried with class probabilities as labels."""
 
 
 def model(head):
@@ -78,19 +80,34 @@ def examples(head, count):
     return data
 
 
-def one_sgd_step(head, loss, count, output_dir, trainer_class=None, without_logits=False, **arguments):
+def soft_labels(head, data, ignored=()):
+    """The same data with class probabilities as labels; those of the given examples, or rows, do not count."""
+    generator = torch.Generator().manual_seed(3)
+    for i, example in enumerate(data):
+        shape = () if head.startswith("sequence") else (LENGTH,)
+        labels = torch.rand(*shape, CLASSES, generator=generator).softmax(-1)
+        if i in ignored:
+            labels[(slice(0, 3) if shape else ...)] = -100.0
+        example["labels"] = labels
+    return data
+
+
+def one_sgd_step(head, loss, count, output_dir, trainer_class=None, data=None, **arguments):
     """Gradients, one flat tensor, that a Trainer's first optimiser step takes over ``count`` examples."""
     from transformers import TrainingArguments
 
-    from sqloss_plugins.hf import SquareLossTrainer
+    from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer
+    from sqloss_plugins.losses import LOSSES
 
     network = model(head)
     before = _flat(network)
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    options = {"loss": loss, "without_logits": without_logits, **({"k": 3.0, "M": 2.0} if loss == "square" else {})}
+    if trainer_class is None:
+        arguments |= {"loss": loss, **({"k": 3.0, "M": 2.0} if LOSSES[loss].is_rescaled else {})}
+    data = examples(head, count) if data is None else data
     trainer = (trainer_class or SquareLossTrainer)(
         model=network,
-        args=TrainingArguments(
+        args=(SquareLossConfig if trainer_class is None else TrainingArguments)(
             output_dir=str(output_dir),
             max_steps=1,
             max_grad_norm=0.0,
@@ -101,32 +118,33 @@ def one_sgd_step(head, loss, count, output_dir, trainer_class=None, without_logi
             disable_tqdm=True,
             **arguments,
         ),
-        train_dataset=examples(head, count),
-        eval_dataset=examples(head, count),
+        train_dataset=data,
+        eval_dataset=data,
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
-        **({} if trainer_class else options),
     )
     trainer.train()
     return before - _flat(network), trainer
 
 
-def full_batch(head, loss, count, label_smoothing=0.0):
+def full_batch(head, loss, count, label_smoothing=0.0, data=None):
     """The gradient and value over all examples at once, by the loss functions alone."""
-    import torch.nn.functional as F
-
-    from sqloss_plugins import square_loss, squentropy_loss
+    from sqloss_plugins.losses import LOSSES, make_loss
 
     network = model(head).train()
-    batch = {key: torch.stack([e[key] for e in examples(head, count)]) for key in ("input_ids", "attention_mask")}
-    labels = torch.stack([e["labels"] for e in examples(head, count)])
+    data = examples(head, count) if data is None else data
+    batch = {key: torch.stack([e[key] for e in data]) for key in ("input_ids", "attention_mask")}
+    labels = torch.stack([e["labels"] for e in data])
     logits = network(**batch).logits
     if head.startswith("causal"):
         logits, labels = logits[:, :-1], labels[:, 1:]
-    function = {"square": square_loss, "squentropy": squentropy_loss, "cross_entropy": F.cross_entropy}[loss]
-    options = {"k": 3.0, "M": 2.0} if loss == "square" else {}
-    value = function(
-        logits.reshape(-1, logits.shape[-1]), labels.reshape(-1), label_smoothing=label_smoothing, **options
-    )
+    options = {"k": 3.0, "M": 2.0} if LOSSES[loss].is_rescaled else {}
+    function = make_loss(loss, label_smoothing=label_smoothing, **options)
+    logits = logits.reshape(-1, logits.shape[-1])
+    if labels.is_floating_point():
+        labels = labels.reshape(-1, labels.shape[-1])
+        counted = labels[:, 0] >= 0
+        logits, labels = logits[counted], labels[counted]
+    value = function(logits, labels if labels.is_floating_point() else labels.reshape(-1))
     value.backward()
     gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in network.parameters()])
     return gradient, value.item()

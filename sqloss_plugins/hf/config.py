@@ -13,6 +13,10 @@ PROTOCOLS = ("early_stopping", "same_epochs")
 """The paper's protocols that a Trainer can follow; see :class:`SquareLossConfig`."""
 
 
+LOSS_ARGUMENTS = ("loss", "k", "M", "rescaling", "paper_task", "without_logits", "label_smoothing_factor")
+"""The training arguments that the loss is made from."""
+
+
 @dataclass
 class SquareLossConfig(TrainingArguments):
     """Training arguments with the loss: saved with a run, read from a command line, and open to a search.
@@ -151,7 +155,10 @@ class SquareLossConfig(TrainingArguments):
         if num_classes is None and self.paper_task is not None:
             num_classes = paper.num_classes(self.paper_task)
         if num_classes is None:
-            raise ValueError("nothing says how many classes the model has, to choose k and M: give --k and --M")
+            raise ValueError(
+                "the model does not say how many classes it has (config.num_labels), and k and M depend on it: give "
+                "--k and --M"
+            )
         return paper.choose_rescaling(num_classes, task=self.paper_task, rule=self.rescaling, k=self.k, M=self.M)
 
 
@@ -175,4 +182,4 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"--{name} must be one of {', '.join(choices)}, got {value!r}")
 
 
-__all__ = ["PROTOCOLS", "SquareLossConfig"]
+__all__ = ["LOSS_ARGUMENTS", "PROTOCOLS", "SquareLossConfig"]

@@ -9,18 +9,30 @@ sequence classification, for one) ignores that number, and a comparison against 
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_pt_utils import LabelSmoother
 
-from sqloss_plugins import paper
+from sqloss_plugins.errors import RunError
+from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square_loss_config
 from sqloss_plugins.hf.without_logits import HeadWithoutLogits
-from sqloss_plugins.losses import make_loss
+from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES, make_loss
+from sqloss_plugins.paper import Rescaling
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +43,13 @@ IGNORE_INDEX: int = LabelSmoother.ignore_index
 class TrainerLoss:
     """A loss for ``Trainer(compute_loss_func=...)``: sum over the targets / number of targets in the whole batch.
 
-    Serves every head that returns ``logits`` with the classes last, for ``labels`` that are class indices: sequence
-    and token classification, multiple choice, masked and causal language models. One output (``num_labels=1``) is
-    regression, where there are no classes, and the loss the mean squared error.
+    Serves every head that returns ``logits`` with the classes last: sequence and token classification, multiple
+    choice, masked and causal language models. The ``labels`` are class indices, or class probabilities of the logits'
+    shape (mixup, distillation). One output (``num_labels=1``) is regression, where there are no classes, and the loss
+    the mean squared error.
 
     Args:
-        loss: ``square``, ``cross_entropy`` or ``squentropy``.
+        loss: a key of :data:`sqloss_plugins.losses.LOSSES`.
         k, M: rescaling of the square loss; None means 1.
         label_smoothing: in [0, 1].
         shift_labels: True for causal language models: outputs at position i are held against label i + 1. Then pair
@@ -50,7 +63,7 @@ class TrainerLoss:
 
     def __init__(
         self,
-        loss: str = "square",
+        loss: str = DEFAULT_LOSS,
         *,
         k: float | None = None,
         M: float | None = None,
@@ -60,158 +73,225 @@ class TrainerLoss:
         self.name = loss
         self.shift_labels = shift_labels
         self.label_smoothing = label_smoothing
-        options: dict[str, Any] = {"ignore_index": IGNORE_INDEX, "reduction": "sum", "label_smoothing": label_smoothing}
-        self.loss = make_loss(loss, k=k, M=M, **options)
+        rescaling = {name: value for name, value in (("k", k), ("M", M)) if value is not None}
+        self.options: dict[str, Any] = {
+            "ignore_index": IGNORE_INDEX,
+            "reduction": "sum",
+            "label_smoothing": label_smoothing,
+            **rescaling,
+        }
+        self.loss = make_loss(loss, **self.options)
         self.head: HeadWithoutLogits | None = None
-        self.options = options | {"k": 1.0 if k is None else k, "M": 1.0 if M is None else M}
 
     def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
         """The loss of one micro-batch.
 
         Args:
             outputs: what the model returned: a mapping with ``logits``, or a tuple that starts with them.
-            labels: class indices, -100 where they do not count; for regression, floating point values.
-            num_items_in_batch: how many targets the whole accumulated batch has on all ranks; None for "as many as
-                are here".
+            labels: class indices, -100 where they do not count; or class probabilities, floating point, of the
+                logits' shape, where a row that starts with -100 does not count; for regression, floating point values.
+            num_items_in_batch: how many values of the labels in the whole accumulated batch, on all ranks, are not
+                -100, as the Trainer counts them: of class probabilities, every target has as many as there are
+                classes. None for "as many as are here".
 
         Raises:
-            ValueError: no labels or no logits, or labels that are not class indices.
+            ValueError: no labels or no logits, or labels that are none of these.
         """
-        logits = outputs.get("logits") if isinstance(outputs, dict) else outputs[0]
-        if labels is None or not isinstance(logits, Tensor):
+        logits = _logits(outputs)
+        if labels is None or logits is None:
             raise ValueError(f"the {self.name} loss needs `labels` in the batch and `logits` among the model's outputs")
         labels = labels.to(logits.device)
         if logits.shape[-1] == 1:
-            if self.label_smoothing:
-                raise ValueError("label smoothing needs classes, and a model with one output is a regression")
-            if logits.numel() != labels.numel():
-                raise ValueError(f"{logits.numel()} outputs and {labels.numel()} labels: a regression needs as many")
-            total = F.mse_loss(logits.reshape(-1).float(), labels.reshape(-1).float(), reduction="sum")
-            count = labels.numel()
+            total, count, values = self._squared_error(logits, labels), labels.numel(), 1
         else:
-            if labels.is_floating_point():
-                raise ValueError(
-                    "the labels are floating point (multi-label or soft targets); the Trainer losses take class indices"
-                )
+            total, labels = self._classification(logits, labels)
+            count = int((labels != IGNORE_INDEX).sum()) if num_items_in_batch is None else 0
+            values = labels.shape[-1] if labels.is_floating_point() else 1
+        if num_items_in_batch is None:
+            num_items_in_batch = count
+        if isinstance(num_items_in_batch, Tensor):
+            # In DataParallel there is one number for each GPU, all the same.
+            targets = num_items_in_batch.to(total.device).reshape(-1)[0] / values
+            return total / targets.clamp_min(1)
+        return total / max(num_items_in_batch / values, 1)
+
+    def _squared_error(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        if self.label_smoothing:
+            raise ValueError("label smoothing needs classes, and a model with one output is a regression")
+        if outputs.numel() != labels.numel():
+            raise ValueError(f"{outputs.numel()} outputs and {labels.numel()} labels: a regression needs as many")
+        return F.mse_loss(outputs.reshape(-1).float(), labels.reshape(-1).float(), reduction="sum")
+
+    def _classification(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of the losses, and the labels that it is of: (N) indices or (N, C) probabilities."""
+        head = self.head if self.head is not None and self.head.is_open else None
+        rows = logits if head is None else head.hidden_states(logits)
+        if labels.is_floating_point():
+            num_classes = logits.shape[-1] if head is None else head.layer.out_features
+            self._check_probabilities(labels, (*logits.shape[:-1], num_classes))
+            counted = labels[..., 0] != IGNORE_INDEX
+            rows, labels = rows[counted], labels[counted].float()
+        else:
             if self.shift_labels:
                 labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
-            if self.head is not None and self.head.is_open:
-                total = self.head.loss(logits, labels, **self.options)
-            else:
-                # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
-                total = self.loss(logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1))
-            count = int((labels != IGNORE_INDEX).sum()) if num_items_in_batch is None else 0
-        if num_items_in_batch is None:
-            return total / max(count, 1)
-        if isinstance(num_items_in_batch, Tensor):
-            num_items_in_batch = num_items_in_batch.to(total.device).clamp_min(1)
-            return total / num_items_in_batch.reshape(-1)[0]
-        return total / max(num_items_in_batch, 1)
+            rows, labels = rows.reshape(-1, rows.shape[-1]), labels.reshape(-1)
+        if head is not None:
+            return head.loss(rows, labels), labels
+        # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
+        total: Tensor = self.loss(rows.float(), labels)
+        return total, labels
+
+    def _check_probabilities(self, labels: Tensor, shape: tuple[int, ...]) -> None:
+        if labels.shape != shape:
+            raise ValueError(
+                f"the labels are floating point, of shape {tuple(labels.shape)}: labels are class indices, or class "
+                f"probabilities of the outputs' shape, {shape}"
+            )
+        if self.shift_labels:
+            raise ValueError(
+                "class probabilities are not shifted: give those that belong to the outputs at the same position, and "
+                "shift_labels=False"
+            )
+        sums = labels.float().sum(-1)[labels[..., 0] != IGNORE_INDEX]
+        if sums.numel() and not bool(((sums - 1.0).abs() < 0.01).all()):
+            raise ValueError(
+                "the labels are floating point, and a row of them does not sum to 1: class probabilities do, and "
+                "multi-label classification has no single true class, which these losses need"
+            )
 
 
 class SquareLossTrainer(Trainer):
     """A Trainer whose training and evaluation loss is the square loss, or another of this package's.
 
-    Used as :class:`transformers.Trainer` is, with everything it takes. ``label_smoothing_factor`` of the training
-    arguments is applied by the loss. Which loss, k and M is logged once, and k and M are saved with the model as
-    ``config.square_loss``, for :func:`sqloss_plugins.probability.link_probabilities` (PEFT saves adapters without it).
-    The evaluation loss is the Trainer's mean over batches, weighted by their examples.
+    Used as :class:`transformers.Trainer` is, with everything it takes. What the loss is, the arguments say:
+    :class:`sqloss_plugins.hf.SquareLossConfig` (plain ``TrainingArguments`` have its defaults). They may be changed
+    before every training, and by ``hyperparameter_search``. ``label_smoothing_factor`` is applied by the loss. Which
+    loss, k and M is logged, and k and M are saved with the model as ``config.square_loss``, for
+    :func:`sqloss_plugins.probability.probabilities` (PEFT saves adapters without it). The evaluation loss is the
+    Trainer's mean over batches, weighted by their examples. ``protocol="early_stopping"`` adds the callback for it.
 
     Args:
-        *args, **kwargs: as for :class:`transformers.Trainer`.
-        loss: ``square``, ``cross_entropy`` or ``squentropy``.
-        k, M: rescaling of the square loss; by default that of :func:`sqloss_plugins.paper.rescaling`.
-        task: a task of the paper, to look its rescaling up; else the number of the model's classes decides.
+        model: as for the Trainer.
+        args: a SquareLossConfig, or plain TrainingArguments.
+        *others, **keywords: as for the Trainer.
         shift_labels: whether outputs are held against the next label; by default as the model's own loss does.
-        without_logits: train the output layer by :func:`sqloss_plugins.losses.linear_square_loss`, so that training
-            need not have the logits of a batch in memory: for language models, and classifiers of very many classes.
-            (That function builds them where this is faster, and in float32 with k < 12, where it is more precise.)
-            Evaluation and prediction have logits as ever. For the square loss; without DataParallel, FSDP, DeepSpeed
-            and torch.compile. In one process, the micro-batches of an accumulated batch share what they can.
+
+    Attributes:
+        rescaling: k and M of the loss, and where they come from; None for a loss without, and for regression.
 
     Raises:
-        ValueError: unknown loss or task; k or M not positive, or given to another loss; ``compute_loss_func`` given as
-            well; a model or a setting whose loss would not pass through here, or that cannot be trained without
-            logits, with the reason.
-        RuntimeError: label smoothing outside [0, 1].
+        ValueError: arguments that SquareLossConfig refuses; ``compute_loss_func`` given; a model or a setting whose
+            loss would not pass through here, or that cannot be trained without logits, with the reason.
     """
 
+    args: SquareLossConfig
     compute_loss_func: Any
     label_names: list[str]
+    rescaling: Rescaling | None
     _loss_shifts_labels: bool
 
     def __init__(
         self,
-        *args: Any,
-        loss: str = "square",
-        k: float | None = None,
-        M: float | None = None,
-        task: str | None = None,
+        model: nn.Module | None = None,
+        args: TrainingArguments | None = None,
+        *others: Any,
         shift_labels: bool | None = None,
-        without_logits: bool = False,
-        **kwargs: Any,
+        **keywords: Any,
     ) -> None:
-        super().__init__(*args, **kwargs)
+        if model is not None and not isinstance(model, nn.Module):
+            raise ValueError(f"model must be an object of torch.nn.Module, got {model!r}")
+        config = SquareLossConfig("tmp_trainer") if args is None else as_square_loss_config(args)
+        super().__init__(model, config, *others, **keywords)
         if self.compute_loss_func is not None:
             raise ValueError("compute_loss_func is what SquareLossTrainer sets: give it `loss`, or use a Trainer")
-        if task is not None and task not in paper.tasks():
-            raise ValueError(f"the paper has no task {task!r}: it has {', '.join(paper.tasks())}")
-        model = _underlying(self.accelerator.unwrap_model(self.model))
         self.label_names = self.label_names or ["labels"]  # none are found in a model that torch.compile has wrapped
+        model = self._bare_model()
         self._refuse_bypasses(model)
-        num_classes = _num_classes(model)
-        source = ""
-        if num_classes == 1:
-            if k is not None or M is not None:
-                raise ValueError("k and M rescale the true class, and a model with one output is a regression")
-        elif loss == "square" and (k is None or M is None):
-            found = paper.rescaling(task, num_classes)
-            k, M = found.k if k is None else k, found.M if M is None else M
-            source = f" ({found.source})"
         if shift_labels is None:
             shift_labels = _shifts_labels(model, self._loss_shifts_labels)
         # What the Trainer counts must be what the loss adds up; by itself it knows some causal models only (not GPT-2).
         self._loss_shifts_labels = shift_labels
-        self.compute_loss_func = TrainerLoss(
-            loss, k=k, M=M, label_smoothing=self.args.label_smoothing_factor, shift_labels=shift_labels
-        )
-        if without_logits:
-            self._refuse_without_logits(loss, num_classes)
-        self._without_logits = without_logits
-        self._rescaling = {"k": k, "M": M} if loss == "square" and num_classes != 1 else None
-        self._adopt(model)
-        if num_classes == 1:
-            logger.warning("One output: a regression. The loss is the mean squared error, whatever the loss named.")
-        elif loss == "square":
-            logger.warning("Square loss with k = %g, M = %g%s", k, M, source)
-        else:
-            logger.warning("Loss: %s", loss)
+        self._logged = ""
+        self._set_loss()
+        if config.stops_early:
+            self.add_callback(EarlyStoppingCallback(config.patience))
         # A generating encoder-decoder makes its decoder's inputs from the labels, which it does not get to see here.
-        config = getattr(model, "config", None)
         self._needs_decoder_inputs = bool(
-            getattr(config, "is_encoder_decoder", False) and getattr(model, "can_generate", bool)()
+            getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+            and getattr(model, "can_generate", bool)()
         )
 
-    def call_model_init(self, trial: Any = None) -> nn.Module:
-        """The Trainer's; with ``model_init`` it makes a new model for every training."""
-        model: nn.Module = super().call_model_init(trial)
-        if hasattr(self, "_rescaling"):  # not yet while this Trainer is made
-            self._adopt(_underlying(model))
-        return model
+    def _bare_model(self) -> nn.Module:
+        return _underlying(self.accelerator.unwrap_model(self.model))
 
-    def _adopt(self, model: nn.Module) -> None:
-        """What is done with the model itself: its head and its configuration."""
-        if self._without_logits:
-            steps = self.args.gradient_accumulation_steps if self.args.world_size == 1 else 1
-            self.compute_loss_func.head = HeadWithoutLogits(model, _num_classes(model) or 0, steps)
-        # The saved configuration says how the outputs are to be read; no longer, after another loss.
+    def _set_loss(self) -> None:
+        """Makes the loss that the arguments ask for now, for the model that is trained now."""
+        args, model = self.args, self._bare_model()
+        args.check_loss()
+        num_classes = _num_classes(model)
+        self.rescaling = found = args.choose_rescaling(num_classes)
+        if num_classes == 1 and args.label_smoothing_factor:
+            raise ValueError("--label_smoothing_factor needs classes, and a model with one output is a regression")
+        self.compute_loss_func = TrainerLoss(
+            args.loss,
+            k=found.k if found else None,
+            M=found.M if found else None,
+            label_smoothing=args.label_smoothing_factor,
+            shift_labels=self._loss_shifts_labels,
+        )
+        if args.without_logits:
+            self.compute_loss_func.head = self._head_without_logits(model, num_classes)
+        self._keep_rescaling(model)
+        self._log_loss(num_classes)
+
+    def _head_without_logits(self, model: nn.Module, num_classes: int | None) -> HeadWithoutLogits:
+        self._refuse_without_logits(num_classes)
+        loss = LOSSES[self.args.loss].of_linear_layer
+        assert loss is not None, "check_loss refuses without_logits for such a loss"
+        steps = self.args.gradient_accumulation_steps if self.args.world_size == 1 else 1
+        return HeadWithoutLogits(model, partial(loss, **self.compute_loss_func.options), num_classes or 0, steps)
+
+    def _keep_rescaling(self, model: nn.Module) -> None:
+        """The saved configuration says how the outputs are to be read; no longer, after another loss."""
         config = getattr(model, "config", None)
         if config is None:
             return
-        if self._rescaling is not None:
-            config.square_loss = self._rescaling
+        if self.rescaling is not None:
+            config.square_loss = {"k": self.rescaling.k, "M": self.rescaling.M}
         elif hasattr(config, "square_loss"):
             del config.square_loss
+
+    def _log_loss(self, num_classes: int | None) -> None:
+        """Says what the loss is, once, and again when it changes."""
+        line = f"Loss: {self.args.loss}" + (f", {self.rescaling}" if self.rescaling else "")
+        if num_classes == 1:
+            line = "One output: a regression. The loss is the mean squared error, whatever the loss named."
+        if line != self._logged:
+            logger.warning(line)
+        self._logged = line
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """The Trainer's, which every training begins with: the loss is made anew, from the arguments as they are now.
+
+        A trial starts with the arguments of the loss that the search was started with, so that k of an earlier trial
+        is not left over for a loss that has none.
+        """
+        if trial is not None and self.hp_search_backend is not None:
+            self._set_arguments(self._arguments_of_search)
+        super()._hp_search_setup(trial)
+        self._set_loss()
+
+    def hyperparameter_search(self, *args: Any, **keywords: Any) -> Any:
+        """The Trainer's. The search space may have what the loss is made from, such as ``loss``, ``k`` and ``M``."""
+        self._arguments_of_search = {name: getattr(self.args, name) for name in LOSS_ARGUMENTS}
+        try:
+            return super().hyperparameter_search(*args, **keywords)
+        finally:
+            self._set_arguments(self._arguments_of_search)
+
+    def _set_arguments(self, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            setattr(self.args, name, value)
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's, which calls the loss function; right under DataParallel too.
@@ -242,12 +322,10 @@ class SquareLossTrainer(Trainer):
             self.compute_loss_func.head.finish_step()
         return loss
 
-    def _refuse_without_logits(self, loss: str, num_classes: int | None) -> None:
+    def _refuse_without_logits(self, num_classes: int | None) -> None:
         """Refuses, with a reason, where the loss cannot be had without logits."""
         reason = None
-        if loss != "square":
-            reason = f"the {loss} loss has no such form"
-        elif num_classes == 1:
+        if num_classes == 1:
             reason = "a regression has no classes"
         elif self.args.n_gpu > 1:
             reason = "DataParallel gathers logits: start one process for each GPU, with torchrun"
@@ -258,7 +336,7 @@ class SquareLossTrainer(Trainer):
         elif "lomo" in str(self.args.optim).lower() and self.args.gradient_accumulation_steps > 1:
             reason = "LOMO steps within the backward pass"
         if reason is not None:
-            raise ValueError(f"without_logits is for the square loss in plain training, and {reason}")
+            raise ValueError(f"--without_logits is for plain training of classifiers, and {reason}")
 
     def _refuse_bypasses(self, model: nn.Module) -> None:
         """Refuses, with a reason, what would train on another loss than the one asked for."""
@@ -295,6 +373,41 @@ _UNSHIFTED |= {"MvpForCausalLM", "PLBartForCausalLM", "PegasusForCausalLM", "Pro
 _UNSHIFTED |= {"WhisperForCausalLM"}
 
 
+class DivergenceCallback(TrainerCallback):
+    """Ends a training whose logged loss, in training or validation, is not a finite number.
+
+    It needs ``logging_nan_inf_filter=False``, the default of SquareLossConfig: otherwise such losses are not logged.
+
+    Raises:
+        RunError: with the step.
+    """
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Looks at what is logged."""
+        for name, value in (logs or {}).items():
+            if name in ("loss", "train_loss", "eval_loss") and not math.isfinite(float(value)):
+                raise RunError(
+                    f"the training diverged: {name} is {value} at step {state.global_step}; a smaller "
+                    "--learning_rate may help, and with the square loss smaller --k and --M"
+                )
+
+
+def _logits(outputs: Any) -> Tensor | None:
+    """The logits among what a model returned; None where there are none."""
+    if isinstance(outputs, dict):
+        found = outputs.get("logits")
+    else:
+        found = outputs[0] if isinstance(outputs, tuple) and outputs else None
+    return found if isinstance(found, Tensor) else None
+
+
 def _underlying(model: nn.Module) -> nn.Module:
     """The model inside what torch.compile and PEFT wrap around it."""
     model = getattr(model, "_orig_mod", model)
@@ -322,4 +435,4 @@ def _num_classes(model: nn.Module) -> int | None:
     return None if labels is None else int(labels)
 
 
-__all__ = ["IGNORE_INDEX", "SquareLossTrainer", "TrainerLoss"]
+__all__ = ["IGNORE_INDEX", "DivergenceCallback", "SquareLossTrainer", "TrainerLoss"]

@@ -6,7 +6,7 @@ the hidden states, and the loss is computed from those and the layer's parameter
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sqloss_plugins.losses import GradientAccumulation, linear_square_loss
+from sqloss_plugins.losses import GradientAccumulation
 from sqloss_plugins.losses.linear_square import NARROW
 
 
@@ -23,6 +23,7 @@ class HeadWithoutLogits:
 
     Args:
         model: a language model, or a classifier with one linear layer whose outputs are the labels.
+        loss: called as :func:`sqloss_plugins.losses.linear_square_loss`.
         num_classes: how many classes the layer has.
         accumulation_steps: micro-batches of an optimiser step; from two on they share what they can.
 
@@ -30,8 +31,11 @@ class HeadWithoutLogits:
         ValueError: no such layer; with the reason.
     """
 
-    def __init__(self, model: nn.Module, num_classes: int, accumulation_steps: int = 1) -> None:
+    def __init__(
+        self, model: nn.Module, loss: Callable[..., Tensor], num_classes: int, accumulation_steps: int = 1
+    ) -> None:
         self.name = type(model).__name__
+        self._loss = loss
         self.layer = _output_layer(model, num_classes)
         self.accumulation: GradientAccumulation | None = None
         if accumulation_steps > 1:
@@ -59,30 +63,23 @@ class HeadWithoutLogits:
         self._given = passed
         return passed
 
-    def loss(self, returned: Tensor, labels: Tensor, **options: Any) -> Tensor:
-        """The square loss of the layer's outputs.
+    def loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
+        """The loss of the layer's outputs.
 
         Args:
-            returned: what the model returned as its logits, of shape (..., d).
-            labels: class indices, of shape (...).
-            **options: of :func:`sqloss_plugins.losses.linear_square_loss`.
-
-        Raises:
-            ValueError: the model does more to its logits than the layer does.
+            hidden_states: the layer's input, of shape (N, d).
+            labels: class indices, of shape (N), or class probabilities, of shape (N, C), for which outputs are built.
         """
-        hidden = self._check(returned)
-        weight = self.layer.weight
         # As under mixed precision, so that the sum is in float32 also where the whole model is in 16 bits.
-        with torch.autocast(hidden.device.type, dtype=hidden.dtype, enabled=hidden.dtype in NARROW):
-            value: Tensor = linear_square_loss(
-                hidden.reshape(-1, hidden.shape[-1]),
-                weight,
-                labels.reshape(-1),
+        dtype = hidden_states.dtype
+        with torch.autocast(hidden_states.device.type, dtype=dtype, enabled=dtype in NARROW):
+            return self._loss(
+                hidden_states,
+                self.layer.weight,
+                labels,
                 linear_bias=self.layer.bias,
                 accumulation=self.accumulation,
-                **options,
             )
-        return value
 
     @torch.no_grad()
     def try_out(self, model: nn.Module, **inputs: Tensor) -> None:
@@ -99,11 +96,15 @@ class HeadWithoutLogits:
         model.eval()  # dropout would draw random numbers that training draws otherwise
         device = self.layer.weight.device
         with self.opened():
-            self._check(model(**{name: value.to(device) for name, value in inputs.items()}).logits)
+            self.hidden_states(model(**{name: value.to(device) for name, value in inputs.items()}).logits)
         model.train(was_training)
 
-    def _check(self, returned: Tensor) -> Tensor:
-        """The layer's input, if what the model returned is just that."""
+    def hidden_states(self, returned: Tensor) -> Tensor:
+        """The layer's input, which what the model returned as its logits must be, in training.
+
+        Raises:
+            ValueError: the model does more to its logits than the layer does.
+        """
         hidden = self._given
         if hidden is not None and returned.shape == hidden.shape:
             # Once is enough: how a model is made does not change. accelerate's mixed precision changes the dtype only.
@@ -112,7 +113,7 @@ class HeadWithoutLogits:
                 return hidden
         raise ValueError(
             f"{self.name} does not return the outputs of its output layer as they are (it picks, scales or caps "
-            "them), so that the loss must see them: leave without_logits at False"
+            "them), so that the loss must see them: leave --without_logits out"
         )
 
     def finish_step(self) -> None:
@@ -140,15 +141,15 @@ def _output_layer(model: nn.Module, num_classes: int) -> nn.Linear:
         layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == num_classes]
         if len(layers) != 1:
             raise ValueError(
-                f"{name} has {len(layers)} linear layers with {num_classes} outputs, and without_logits needs to know "
-                "the one: leave it at False"
+                f"{name} has {len(layers)} linear layers with {num_classes} outputs, and --without_logits needs to "
+                "know the one: leave it out"
             )
         layer = layers[0]
     # An own forward is what accelerate gives the layers of a model that it has spread over devices.
     if type(layer) is not nn.Linear or "forward" in vars(layer):
         wrapped = "wrapped " if type(layer) is nn.Linear else ""
         raise ValueError(
-            f"the output layer of {name} is a {wrapped}{type(layer).__name__}, and without_logits is for a plain "
-            "linear layer: leave it at False"
+            f"the output layer of {name} is a {wrapped}{type(layer).__name__}, and --without_logits is for a plain "
+            "linear layer: leave it out"
         )
     return layer
