@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.measure import in_words, make_parser, prepare, save
 from sqloss_plugins.losses import linear_square_loss
-from sqloss_plugins.losses.linear_square import precise_enough
+from sqloss_plugins.losses.cost_model import precise_enough
 from sqloss_plugins.results import device_name, markdown_table, versions
 
 RESCALINGS = ((1.0, 1.0), (1.0, 15.0), (8.0, 1.0), (12.0, 1.0), (15.0, 30.0))

@@ -19,7 +19,7 @@ if __name__ == "__main__":
             )
             trainer.model.load_state_dict(model(head).state_dict())
             losses[head, loss] = trainer.evaluate()["eval_loss"]
-    linear_square._SMALL, linear_square._prefers_gram = 0, lambda *args: True
+    linear_square._SMALL, linear_square.prefers_gram = 0, lambda *args: True
     for head in WITHOUT_LOGITS:
         gradients[head, "without logits"], _ = one_sgd_step(
             head, "square", 12, folder / "out", gradient_accumulation_steps=3, without_logits=True, **sizes

@@ -14,6 +14,8 @@ from sqloss_plugins.losses import (
     ClassShard,
     GradientAccumulation,
     LinearSquareLoss,
+    _products,
+    cost_model,
     gram_pays,
     linear_square,
     linear_square_loss,
@@ -230,8 +232,8 @@ def test_invariances(seed, smoothing):
 def gram_count(monkeypatch):
     """How often a product of two N x d or C x d matrices was computed: G, or H^T H."""
     calls = []
-    original = linear_square._gram_of
-    monkeypatch.setattr(linear_square, "_gram_of", lambda a, b, dtype: calls.append(a) or original(a, b, dtype))
+    original = _products.gram_of
+    monkeypatch.setattr(_products, "gram_of", lambda a, b, dtype: calls.append(a) or original(a, b, dtype))
     return calls
 
 
@@ -372,7 +374,7 @@ def assert_as_precise(state, dtype, k, M, impl):
 @pytest.mark.parametrize(("k", "M"), [(1, 1), (12, 1), (15, 30)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_precision(state, k, M, dtype, monkeypatch):
-    monkeypatch.setattr(linear_square, "gram_pays", lambda *args, **kwargs: True)
+    monkeypatch.setattr(cost_model, "gram_pays", lambda *args, **kwargs: True)
     assert_as_precise(state, dtype, k, M, "auto")
 
 
@@ -381,14 +383,14 @@ def test_precision(state, k, M, dtype, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_precision_of_16_bit_products(state, k, M, dtype, monkeypatch):
     """The way of a GPU, whose products have 16-bit operands and 32-bit results."""
-    product = linear_square._mm
+    product = _products.mm
 
     def mm(a, b):
         assert a.dtype == b.dtype
         return product(a.float(), b.float()) if a.dtype == dtype else product(a, b)
 
-    monkeypatch.setattr(linear_square, "_product_dtype", lambda input: input.dtype)
-    monkeypatch.setattr(linear_square, "_mm", mm)
+    monkeypatch.setattr(linear_square, "product_dtype", lambda input: input.dtype)
+    monkeypatch.setattr(_products, "mm", mm)
     assert_as_precise(state, dtype, k, M, "gram")
 
 
@@ -396,7 +398,7 @@ def test_row_products_are_exact_but_for_one_rounding():
     """The difference of large terms is what the loss near its end is made of."""
     a, b = np.random.default_rng(0).normal(size=(2, 400, 512)).astype(np.float32)
     exact = (a.astype(np.float64) * b.astype(np.float64)).sum(1)
-    found = linear_square._row_products(torch.from_numpy(a), torch.from_numpy(a), torch.from_numpy(b))
+    found = _products.row_products(torch.from_numpy(a), torch.from_numpy(a), torch.from_numpy(b))
     np.testing.assert_allclose(found.numpy(), exact, rtol=1e-7, atol=0.0)
 
 

@@ -390,5 +390,5 @@ def test_registry():
     assert list(LOSSES) == ["square", "cross_entropy", "squentropy"]
     with pytest.raises(ValueError, match="unknown loss 'hinge': choose from square, cross_entropy, squentropy"):
         make_loss("hinge")
-    with pytest.raises(ValueError, match="k and M rescale the square loss; cross_entropy has neither"):
+    with pytest.raises(ValueError, match="k and M rescale the square loss, and the loss cross_entropy has neither"):
         make_loss("cross_entropy", k=15.0)

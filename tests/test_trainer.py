@@ -42,7 +42,7 @@ from sqloss_plugins import square_loss
 from sqloss_plugins.errors import RunError
 from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer, TrainerLoss
 from sqloss_plugins.hf.trainer import DivergenceCallback
-from sqloss_plugins.losses import LOSSES, linear_square
+from sqloss_plugins.losses import LOSSES, _products, linear_square
 
 
 def arguments(folder, **options):
@@ -91,10 +91,10 @@ def test_two_ranks_equal_one_full_batch(tmp_path):
 def test_without_logits_equals_one_full_batch(head, gram, count, tmp_path, monkeypatch):
     """Tied and untied weights, with bias and without, accumulated in three micro-batches that share G."""
     grams = []
-    original = linear_square._gram_of
+    original = _products.gram_of
     monkeypatch.setattr(linear_square, "_SMALL", 0)
-    monkeypatch.setattr(linear_square, "_prefers_gram", lambda *args: gram)
-    monkeypatch.setattr(linear_square, "_gram_of", lambda a, b, dtype: grams.append(a is b) or original(a, b, dtype))
+    monkeypatch.setattr(linear_square, "prefers_gram", lambda *args: gram)
+    monkeypatch.setattr(_products, "gram_of", lambda a, b, dtype: grams.append(a is b) or original(a, b, dtype))
     gradient, trainer = one_sgd_step(
         head,
         "square",
@@ -244,24 +244,29 @@ def test_arguments_that_are_changed_before_training_take_effect(tmp_path):
 
 
 def test_diverged_training_is_not_a_loss_of_zero(tmp_path):
-    head = "sequence classification"
-    for with_callback in (False, True):
-        network = model(head)
-        torch.nn.init.constant_(network.classifier.bias, float("nan"))
-        trainer = SquareLossTrainer(
-            network,
-            arguments(tmp_path, max_steps=2, save_strategy="no"),
-            train_dataset=examples(head, 4),
-            eval_dataset=examples(head, 4),
-            callbacks=[DivergenceCallback()] if with_callback else None,
-        )
-        if with_callback:
-            with pytest.raises(RunError, match="the training diverged: eval_loss is nan at step 0"):
-                trainer.evaluate()
-            with pytest.raises(RunError, match="the training diverged: train_loss is nan at step 2"):
-                trainer.train()
-        else:
-            assert math.isnan(trainer.train().training_loss)
+    network = model("sequence classification")
+    torch.nn.init.constant_(network.classifier.bias, float("nan"))
+    data = examples("sequence classification", 4)
+    trainer = SquareLossTrainer(
+        network, arguments(tmp_path, max_steps=2, save_strategy="no"), train_dataset=data, eval_dataset=data
+    )
+    assert math.isnan(trainer.train().training_loss)
+    trainer.add_callback(DivergenceCallback())
+    with pytest.raises(RunError, match="the training diverged: eval_loss is nan at step 2"):
+        trainer.evaluate()
+    with pytest.raises(RunError, match="the training diverged: train_loss is nan at step 2"):
+        trainer.train()
+
+
+def test_a_loss_beyond_float32_ends_the_training_when_it_is_logged(tmp_path):
+    trainer = SquareLossTrainer(
+        model("sequence classification"),
+        arguments(tmp_path, max_steps=2, save_strategy="no", logging_steps=1, k=1e308),
+        train_dataset=examples("sequence classification", 4),
+        callbacks=[DivergenceCallback()],
+    )
+    with pytest.raises(RunError, match="the training diverged: loss is inf at step 1"):
+        trainer.train()
 
 
 def test_early_stopping_is_a_protocol(tmp_path):
@@ -361,6 +366,8 @@ def test_one_output_is_regression(tmp_path, caplog):
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ValueError, match="regression"):
         SquareLossTrainer(model=network, args=arguments(tmp_path, k=15.0))
+    with pytest.raises(ValueError, match="--label_smoothing_factor needs classes"):
+        SquareLossTrainer(model=network, args=arguments(tmp_path, label_smoothing_factor=0.1))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sqloss_plugins.losses import GradientAccumulation
-from sqloss_plugins.losses.linear_square import NARROW
+from sqloss_plugins.losses._products import NARROW
 
 
 class HeadWithoutLogits:

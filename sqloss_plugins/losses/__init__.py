@@ -13,8 +13,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from sqloss_plugins.losses._targets import check_options
+from sqloss_plugins.losses.accumulation import GradientAccumulation
 from sqloss_plugins.losses.class_shard import ClassShard
-from sqloss_plugins.losses.linear_square import GradientAccumulation, LinearSquareLoss, gram_pays, linear_square_loss
+from sqloss_plugins.losses.cost_model import gram_pays
+from sqloss_plugins.losses.linear_square import LinearSquareLoss, linear_square_loss
 from sqloss_plugins.losses.square import SquareLoss, check_rescaling, square_loss
 from sqloss_plugins.losses.squentropy import SquentropyLoss, squentropy_loss
 

@@ -24,6 +24,7 @@ class ClassificationLoss(nn.Module):
     """
 
     weight: Tensor | None
+    ignore_index: int | None
 
     def __init__(
         self,

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sqloss_plugins.losses._targets import IndexTargets, class_dim, compute_dtype, is_traced, result_dtype
+from sqloss_plugins.losses._targets import IndexTargets, class_dim, compute_dtype, result_dtype
+from sqloss_plugins.losses._tracing import needs_plain_operations
 
 
 class RowLoss(Protocol):
@@ -23,7 +24,7 @@ class RowLoss(Protocol):
 def put_true_class(rows: Tensor, t: IndexTargets, value: float | Tensor) -> Tensor:
     """Sets what ``rows``, a fresh tensor of the input's shape, has at the true classes; in place where that can be."""
     dim = class_dim(rows)
-    if is_traced():
+    if needs_plain_operations(rows):
         return rows.scatter(dim, t.true_class, value)  # type: ignore[arg-type]
     return rows.scatter_(dim, t.true_class, value)  # type: ignore[arg-type]
 
@@ -31,8 +32,7 @@ def put_true_class(rows: Tensor, t: IndexTargets, value: float | Tensor) -> Tens
 def reduce_rows(loss: RowLoss, input: Tensor, targets: IndexTargets, reduction: str) -> Tensor:
     """Reduces ``loss`` as cross-entropy reduces: ``none``, ``sum``, or ``mean`` over the weights that count."""
     dtype = result_dtype(input)
-    if is_traced():
-        # The compiler fuses the plain expression itself, and torch.func transforms want plain operations.
+    if needs_plain_operations(input, targets.true_class, targets.rows):
         value = loss.value(input.to(compute_dtype(input)), targets)
         return _reduce(value, targets, reduction).to(dtype)
     reduced: Tensor = _Reduced.apply(input, loss, targets, reduction)  # type: ignore[no-untyped-call]

@@ -110,7 +110,7 @@ def index_targets(
 
     # nll_loss over a constant -1 is the class weight of each target, or 1; 0 where it is ignored. It checks the
     # targets as cross-entropy does, because this is what cross-entropy calls, and reads an expanded scalar only.
-    minus_one = torch.full((), -1.0, dtype=dtype, device=input.device)
+    minus_one = input.new_full((), -1.0, dtype=dtype)
     weights = F.nll_loss(
         minus_one.expand(target.numel(), num_classes),
         target.reshape(-1),
@@ -137,11 +137,6 @@ def index_targets(
         off * weight.view(per_class),
         (1.0 - label_smoothing) * true_weight + off * weight.sum(),
     )
-
-
-def is_traced() -> bool:
-    """Whether a compiler or a torch.func transform is at work: then no value may decide what is computed."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def probability_targets(

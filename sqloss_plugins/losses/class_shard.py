@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class ClassShard(NamedTuple):
     """Which classes this rank's rows of the weight are.
 
-    The sum of squares falls into one sum for each rank, with the rank's own G, so that what goes between the ranks is
-    the loss, and the gradient of the input, which any layer that is cut by its outputs has to add up.
+    The sum of squares is one sum for each rank, with the rank's own G. Only the loss goes between the ranks, and the
+    gradient of the input, which every layer whose outputs are divided among ranks has to add up.
 
     Attributes:
         first: the number of the rank's first class.
@@ -26,12 +27,12 @@ class ClassShard(NamedTuple):
     group: dist.ProcessGroup | None = None
 
     def shared(self, input: Tensor) -> Tensor:
-        """The input, which all ranks have alike; its gradient is the sum over the ranks."""
+        """The input, the same on all ranks; its gradient is the sum over the ranks, once differentiable."""
         result: Tensor = _SumOfGradients.apply(input, self.group)  # type: ignore[no-untyped-call]
         return result
 
     def total(self, value: Tensor) -> Tensor:
-        """The sum of the ranks' values, which all ranks go on with alike."""
+        """The sum of the ranks' values, the same on all ranks."""
         result: Tensor = _SumOfValues.apply(value, self.group)  # type: ignore[no-untyped-call]
         return result
 
@@ -43,6 +44,7 @@ class _SumOfGradients(torch.autograd.Function):
         return input.view_as(input)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         gradient = gradient.contiguous().clone()
         dist.all_reduce(gradient, group=ctx.group)

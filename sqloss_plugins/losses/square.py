@@ -15,9 +15,10 @@ and with class weights w, u = q * w takes the place of q and sum(u) - u_i that o
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sqloss_plugins.losses._module import ClassificationLoss
@@ -29,10 +30,10 @@ from sqloss_plugins.losses._targets import (
     class_dim,
     compute_dtype,
     index_targets,
-    is_traced,
     probability_targets,
     result_dtype,
 )
+from sqloss_plugins.losses._tracing import needs_plain_operations
 
 
 def square_loss(
@@ -99,8 +100,17 @@ class SquareLoss(ClassificationLoss):
         RuntimeError: label smoothing outside [0, 1].
     """
 
-    def __init__(self, weight: Tensor | None = None, *, k: float = 1.0, M: float = 1.0, **options: Any) -> None:
-        super().__init__(weight, **options)
+    def __init__(
+        self,
+        weight: Tensor | None = None,
+        *,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
+        k: float = 1.0,
+        M: float = 1.0,
+    ) -> None:
+        super().__init__(weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
         check_rescaling(k, M)
         self.k = k
         self.M = M
@@ -114,16 +124,20 @@ class SquareLoss(ClassificationLoss):
         return f"k={self.k:g}, M={self.M:g}"
 
 
+_SMALL = 1 << 16
+"""Outputs (N x C) up to which Python's overhead is most of the loss's time."""
+
+
 def _small_mean_squared_error(
     input: Tensor, target: Tensor, ignore_index: int, reduction: str, M: float
 ) -> Tensor | None:
-    """The plain square loss of a small input, by the fewest operations there are; None where it does not apply.
+    """The plain square loss of a small input, in as few operations as possible; None where it does not apply.
 
-    Fine-tuning a classifier calls the loss on some (32, 2) outputs, where Python's overhead is all of the cost.
+    Fine-tuning a classifier calls the loss on outputs of shape (32, 2) or so.
     """
     if (
-        is_traced()  # first, so that no condition on the shapes enters a graph
-        or not input.is_cpu
+        needs_plain_operations(input, target)  # first, so that no condition on the shapes enters a graph
+        or not (input.is_cpu and target.is_cpu)
         or input.dtype not in (torch.float32, torch.float64)
         or input.dim() != 2
         or not 0 < input.numel() <= _SMALL
@@ -131,22 +145,17 @@ def _small_mean_squared_error(
         or target.dim() != 1
         or len(target) != len(input)
         or 0 <= ignore_index < input.size(1)
-        or reduction not in _REDUCTION_ENUM
+        or reduction not in ("mean", "sum")
         or torch.is_autocast_enabled("cpu")
     ):
         return None
     try:
         minus_M = torch.full((1, 1), -M, dtype=input.dtype).expand(len(input), 1)
         residual = input.scatter_add(1, target.unsqueeze(1), minus_M)
-    except RuntimeError:  # a target that is ignored or wrong: not for here
+    except RuntimeError:  # a target that is ignored or out of range: the general way knows which
         return None
-    zero = torch.zeros_like(residual)
-    loss: Tensor = torch._C._nn.mse_loss(residual, zero, _REDUCTION_ENUM[reduction])  # type: ignore[arg-type]
+    loss = F.mse_loss(residual, torch.zeros_like(residual), reduction=reduction)
     return loss if reduction == "mean" else loss / input.shape[1]
-
-
-_SMALL = 1 << 16
-_REDUCTION_ENUM = {"mean": 1, "sum": 2}
 
 
 def quadratic_loss(

@@ -22,9 +22,9 @@ from sqloss_plugins.losses._targets import (
     class_dim,
     compute_dtype,
     index_targets,
-    is_traced,
     result_dtype,
 )
+from sqloss_plugins.losses._tracing import needs_plain_operations
 from sqloss_plugins.losses.square import quadratic_loss
 
 
@@ -86,8 +86,9 @@ class _Squentropy:
         dim = class_dim(f)
         log_probs = torch.log_softmax(f, dim)
         entropy = log_probs.gather(dim, t.true_class).squeeze(dim).neg()
-        # The log-probabilities are read already: without a graph their memory serves again.
-        squares = f.square() if torch.is_grad_enabled() or is_traced() else torch.square(f, out=log_probs)
+        # The log-probabilities have been read: where no graph needs them, their memory takes the squares.
+        keep = torch.is_grad_enabled() or needs_plain_operations(f)
+        squares = f.square() if keep else torch.square(f, out=log_probs)
         return entropy + put_true_class(squares, t, 0.0).sum(dim) / max(f.shape[dim] - 1, 1)
 
     @staticmethod
@@ -96,6 +97,7 @@ class _Squentropy:
         probs = torch.softmax(f, dim)
         true_grad = probs.gather(dim, t.true_class) - 1.0
         factor = 2.0 / max(f.shape[dim] - 1, 1)
-        if torch.is_grad_enabled():  # a second derivative will ask for the probabilities
+        # A second derivative needs the probabilities, and a batch of scales does not fit into them.
+        if torch.is_grad_enabled() or needs_plain_operations(f):
             return put_true_class(torch.add(probs, f, alpha=factor), t, true_grad) * scale
         return put_true_class(probs.add_(f, alpha=factor), t, true_grad).mul_(scale)
