@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
@@ -89,7 +90,7 @@ class TrainerLoss:
         Args:
             outputs: what the model returned: a mapping with ``logits``, or a tuple that starts with them.
             labels: class indices, -100 where they do not count; or class probabilities, floating point, of the
-                logits' shape, where a row that starts with -100 does not count; for regression, floating point values.
+                logits' shape, with a row of -100 where they do not count; for regression, floating point values.
             num_items_in_batch: how many values of the labels in the whole accumulated batch, on all ranks, are not
                 -100, as the Trainer counts them: of class probabilities, every target has as many as there are
                 classes. None for "as many as are here".
@@ -102,18 +103,16 @@ class TrainerLoss:
             raise ValueError(f"the {self.name} loss needs `labels` in the batch and `logits` among the model's outputs")
         labels = labels.to(logits.device)
         if logits.shape[-1] == 1:
-            total, count, values = self._squared_error(logits, labels), labels.numel(), 1
+            total, values_each = self._squared_error(logits, labels), 1
+            count = torch.tensor(labels.numel())
         else:
             total, labels = self._classification(logits, labels)
-            count = int((labels != IGNORE_INDEX).sum()) if num_items_in_batch is None else 0
-            values = labels.shape[-1] if labels.is_floating_point() else 1
-        if num_items_in_batch is None:
-            num_items_in_batch = count
-        if isinstance(num_items_in_batch, Tensor):
+            values_each = labels.shape[-1] if labels.is_floating_point() else 1
+            count = (labels != IGNORE_INDEX).sum()
+        if num_items_in_batch is not None:
             # In DataParallel there is one number for each GPU, all the same.
-            targets = num_items_in_batch.to(total.device).reshape(-1)[0] / values
-            return total / targets.clamp_min(1)
-        return total / max(num_items_in_batch / values, 1)
+            count = torch.as_tensor(num_items_in_batch).reshape(-1)[0]
+        return total / (count.to(total.device) / values_each).clamp_min(1)
 
     def _squared_error(self, outputs: Tensor, labels: Tensor) -> Tensor:
         if self.label_smoothing:
@@ -125,27 +124,27 @@ class TrainerLoss:
     def _classification(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of the losses, and the labels that it is of: (N) indices or (N, C) probabilities."""
         head = self.head if self.head is not None and self.head.is_open else None
-        rows = logits if head is None else head.hidden_states(logits)
         if labels.is_floating_point():
-            num_classes = logits.shape[-1] if head is None else head.layer.out_features
-            self._check_probabilities(labels, (*logits.shape[:-1], num_classes))
+            if head is not None:
+                raise ValueError("class probabilities need all outputs: leave --without_logits out")
+            self._check_probabilities(labels, logits.shape)
             counted = labels[..., 0] != IGNORE_INDEX
-            rows, labels = rows[counted], labels[counted].float()
+            rows, labels = logits[counted], labels[counted].float()
         else:
             if self.shift_labels:
                 labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
-            rows, labels = rows.reshape(-1, rows.shape[-1]), labels.reshape(-1)
+            rows, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
         if head is not None:
-            return head.loss(rows, labels), labels
+            return head.loss(logits, labels), labels
         # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
         total: Tensor = self.loss(rows.float(), labels)
         return total, labels
 
-    def _check_probabilities(self, labels: Tensor, shape: tuple[int, ...]) -> None:
+    def _check_probabilities(self, labels: Tensor, shape: torch.Size) -> None:
         if labels.shape != shape:
             raise ValueError(
                 f"the labels are floating point, of shape {tuple(labels.shape)}: labels are class indices, or class "
-                f"probabilities of the outputs' shape, {shape}"
+                f"probabilities of the outputs' shape, {tuple(shape)}"
             )
         if self.shift_labels:
             raise ValueError(
@@ -203,7 +202,9 @@ class SquareLossTrainer(Trainer):
         config = SquareLossConfig("tmp_trainer") if args is None else as_square_loss_config(args)
         super().__init__(model, config, *others, **keywords)
         if self.compute_loss_func is not None:
-            raise ValueError("compute_loss_func is what SquareLossTrainer sets: give it `loss`, or use a Trainer")
+            raise ValueError(
+                "compute_loss_func is what SquareLossTrainer sets: name a loss in its arguments, or use a Trainer"
+            )
         self.label_names = self.label_names or ["labels"]  # none are found in a model that torch.compile has wrapped
         model = self._bare_model()
         self._refuse_bypasses(model)
@@ -392,7 +393,7 @@ class DivergenceCallback(TrainerCallback):
     ) -> None:
         """Looks at what is logged."""
         for name, value in (logs or {}).items():
-            if name in ("loss", "train_loss", "eval_loss") and not math.isfinite(float(value)):
+            if (name == "loss" or name.endswith("_loss")) and not math.isfinite(float(value)):
                 raise RunError(
                     f"the training diverged: {name} is {value} at step {state.global_step}; a smaller "
                     "--learning_rate may help, and with the square loss smaller --k and --M"
