@@ -184,18 +184,22 @@ def test_label_smoothing_is_applied(loss, tmp_path):
 
 
 @pytest.mark.parametrize("head", SOFT)
-@pytest.mark.parametrize("options", [{"loss": loss} for loss in LOSSES] + [{"loss": "square", "without_logits": True}])
-def test_class_probabilities_accumulated_equal_one_full_batch(head, options, tmp_path):
+@pytest.mark.parametrize("loss", list(LOSSES))
+def test_class_probabilities_accumulated_equal_one_full_batch(head, loss, tmp_path):
     """Mixup and distillation: every target has as many values as there are classes, and counts once."""
-    options, loss = dict(options), options["loss"]
-    del options["loss"]
     data = soft_labels(head, examples(head, 10), ignored=(1, 8, 9))
     sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "per_device_eval_batch_size": 10}
-    gradient, trainer = one_sgd_step(head, loss, 10, tmp_path, data=data, **sizes, **options)
+    gradient, trainer = one_sgd_step(head, loss, 10, tmp_path, data=data, **sizes)
     expected, value = full_batch(head, loss, 10, data=data)
     assert_same_gradient(gradient, expected)
     trainer.model.load_state_dict(model(head).state_dict())
     assert trainer.evaluate()["eval_loss"] == pytest.approx(value, rel=1e-4)
+
+
+def test_class_probabilities_need_logits(tmp_path):
+    data = soft_labels("sequence classification", examples("sequence classification", 4))
+    with pytest.raises(ValueError, match="class probabilities need all outputs: leave --without_logits out"):
+        one_sgd_step("sequence classification", "square", 4, tmp_path, data=data, without_logits=True)
 
 
 def test_a_search_over_the_loss_takes_effect(tmp_path):

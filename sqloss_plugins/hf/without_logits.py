@@ -63,18 +63,21 @@ class HeadWithoutLogits:
         self._given = passed
         return passed
 
-    def loss(self, hidden_states: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, returned: Tensor, labels: Tensor) -> Tensor:
         """The loss of the layer's outputs.
 
         Args:
-            hidden_states: the layer's input, of shape (N, d).
-            labels: class indices, of shape (N), or class probabilities, of shape (N, C), for which outputs are built.
+            returned: what the model returned as its logits, of shape (..., d).
+            labels: class indices, of shape (N).
+
+        Raises:
+            ValueError: the model does more to its logits than the layer does.
         """
+        hidden = self._check(returned)
         # As under mixed precision, so that the sum is in float32 also where the whole model is in 16 bits.
-        dtype = hidden_states.dtype
-        with torch.autocast(hidden_states.device.type, dtype=dtype, enabled=dtype in NARROW):
+        with torch.autocast(hidden.device.type, dtype=hidden.dtype, enabled=hidden.dtype in NARROW):
             return self._loss(
-                hidden_states,
+                hidden.reshape(-1, hidden.shape[-1]),
                 self.layer.weight,
                 labels,
                 linear_bias=self.layer.bias,
@@ -96,15 +99,11 @@ class HeadWithoutLogits:
         model.eval()  # dropout would draw random numbers that training draws otherwise
         device = self.layer.weight.device
         with self.opened():
-            self.hidden_states(model(**{name: value.to(device) for name, value in inputs.items()}).logits)
+            self._check(model(**{name: value.to(device) for name, value in inputs.items()}).logits)
         model.train(was_training)
 
-    def hidden_states(self, returned: Tensor) -> Tensor:
-        """The layer's input, which what the model returned as its logits must be, in training.
-
-        Raises:
-            ValueError: the model does more to its logits than the layer does.
-        """
+    def _check(self, returned: Tensor) -> Tensor:
+        """The layer's input, if what the model returned is just that."""
         hidden = self._given
         if hidden is not None and returned.shape == hidden.shape:
             # Once is enough: how a model is made does not change. accelerate's mixed precision changes the dtype only.
