@@ -1,24 +1,39 @@
 """The ESPnet extension: model, loss, methods and registration, on tiny models with random weights."""
 
+import json
 import logging
 import math
+import os
+import re
 import subprocess
 import sys
+import time
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
+from commands import kill_when
+from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 from espnet2.train.reporter import Reporter
+from torch.nn.functional import nll_loss
 
-from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.calibration import teacher_forced_outputs
-from sqloss_plugins.espnet.decoding import log_probability_outputs, use_method
+from sqloss_plugins.errors import RunError, UserError
+from sqloss_plugins.espnet.bin.asr_calibrate import main as asr_calibrate
+from sqloss_plugins.espnet.bin.asr_export import main as asr_export
+from sqloss_plugins.espnet.bin.asr_train import main as asr_train
+from sqloss_plugins.espnet.calibration import calibrate, teacher_forced_outputs
+from sqloss_plugins.espnet.decoding import Speech2Text, log_probability_outputs, use_method
+from sqloss_plugins.espnet.jobs import Job, die_with_parent, run_jobs
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
+from sqloss_plugins.espnet.model_files import load_model
 from sqloss_plugins.espnet.resume import make_saves_atomic, repair_checkpoint, trained
-from sqloss_plugins.probability import log_probabilities
+from sqloss_plugins.probability import METHODS, TEMPERATURES, log_probabilities
 
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHI", "<sos/eos>"]
 C = len(TOKENS)
@@ -207,6 +222,11 @@ def test_nll_is_of_the_losss_own_method(batch):
         ),
         ({"k": 0.0}, "k must be a positive finite number"),
         ({"M": -1.0}, "M must be a positive finite number"),
+        ({"k": "abc"}, "model_conf: k must be a number, got 'abc'"),
+        ({"M": [1]}, r"model_conf: M must be a number, got \[1\]"),
+        ({"lsm_weight": "some"}, "model_conf: lsm_weight must be a number, got 'some'"),
+        ({"ctc_weight": None}, "model_conf: ctc_weight must be a number, got None"),
+        ({"paper_task": "librispeach"}, "unknown paper_task 'librispeach': choose from .*librispeech"),
         ({"rescaling": "mine"}, "unknown rescaling 'mine': choose from auto, paper, level"),
         ({"lsm_type": "bigram"}, "unknown lsm_type 'bigram'"),
         ({"lsm_type": "unigram", "lsm_weight": 0.1}, "go together"),
@@ -217,6 +237,28 @@ def test_nll_is_of_the_losss_own_method(batch):
 def test_wrong_options(options, message):
     with pytest.raises(UserError, match=message):
         build(**options)
+
+
+def test_numbers_may_be_text():
+    """YAML takes 1e1 for text."""
+    model = build(k="1e1", M="2e0", ctc_weight="3e-1", lsm_weight="1e-1")
+    assert (model.rescaling.k, model.rescaling.M, model.ctc_weight) == (10.0, 2.0, 0.3)
+    assert model.criterion_att.smoothing == 0.1
+
+
+def test_k_and_M_are_the_one_rules():
+    level = math.sqrt(C * math.log(C) / 15)
+    for options, k, M in (
+        ({}, 15.0, level),
+        ({"ctc_weight": 0.0}, 1.0, 1.0),  # few classes, and no CTC beside
+        ({"paper_task": "librispeech"}, 15.0, level),  # the paper has 1000 classes
+        ({"paper_task": "librispeech", "rescaling": "paper"}, 15.0, 30.0),
+        ({"rescaling": "paper"}, 1.0, 1.0),
+        ({"rescaling": "paper", "M": 3}, 1.0, 3.0),
+    ):
+        found = build(**options).rescaling
+        assert (found.k, found.M) == (k, pytest.approx(M)), options
+    assert build(loss="cross_entropy").rescaling is None
 
 
 @pytest.mark.parametrize(
@@ -349,3 +391,359 @@ def test_teacher_forcing_of_a_recurrent_encoder(tmp_path):
     assert torch.allclose(
         torch.tensor([row[1] for row in one]), torch.tensor([row[1] for row in all_at_once]), atol=2.0
     )
+
+
+# ---------------------------------------------------------------- trainings, and what is made of them
+
+TINY = """
+encoder: transformer
+encoder_conf: {output_size: 8, attention_heads: 2, linear_units: 16, num_blocks: 1}
+decoder: transformer
+decoder_conf: {attention_heads: 2, linear_units: 16, num_blocks: 1}
+frontend_conf: {fs: 16k, n_fft: 512, win_length: 400, hop_length: 160, n_mels: 20}
+normalize: global_mvn
+token_type: char
+model: sqloss
+model_conf: {ctc_weight: 0.3, report_cer: false, report_wer: false}
+batch_type: unsorted
+batch_size: 2
+optim: adam
+optim_conf: {lr: 0.01}
+max_epoch: 1
+num_workers: 0
+num_att_plot: 0
+use_matplotlib: false
+use_tensorboard: false
+best_model_criterion: [[valid, acc, max]]
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four utterances of noise, and what a training needs beside."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = torch.Generator().manual_seed(0)
+    text = {"a": "AB", "b": "CDE", "c": "F", "d": "GHI"}
+    for name in text:
+        soundfile.write(folder / f"{name}.wav", (torch.randn(12000, generator=generator) / 10).numpy(), 16000)
+    (folder / "wav.scp").write_text("".join(f"{name} {folder / name}.wav\n" for name in text))
+    (folder / "text").write_text("".join(f"{name} {words}\n" for name, words in text.items()))
+    (folder / "tokens.txt").write_text("".join(f"{token}\n" for token in TOKENS))
+    (folder / "bpe.model").write_text("not read: the tokens are characters")
+    np.savez(folder / "feats_stats.npz", count=10, sum=np.zeros(20), sum_square=np.full(20, 10.0))
+    (folder / "asr.yaml").write_text(TINY)
+    return folder
+
+
+def train(data, folder, *words):
+    """The exit status of a training of one epoch."""
+    command = ["--config", str(data / "asr.yaml"), "--token_list", str(data / "tokens.txt")]
+    command += ["--bpemodel", str(data / "bpe.model"), "--normalize_conf", f"stats_file={data / 'feats_stats.npz'}"]
+    for split in ("train", "valid"):
+        for value in (f"{data / 'wav.scp'},speech,sound", f"{data / 'text'},text,text"):
+            command += [f"--{split}_data_path_and_name_and_type", value]
+        command += [f"--{split}_shape_file", str(data / "wav.scp")]
+    return asr_train([*command, "--output_dir", str(folder), "--resume", "true", *words])
+
+
+@pytest.fixture(scope="module")
+def tiny(data, tmp_path_factory):
+    """A finished training: its configuration and its model."""
+    folder = tmp_path_factory.mktemp("tiny")
+    assert train(data, folder) == 0
+    return folder / "config.yaml", folder / "valid.acc.ave.pth"
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--optim_conf", "lr=1000"], "in epoch 2 the loss is "),
+        (["--optim_conf", "lr=1000", "--model_conf", "loss=cross_entropy"], "in epoch 2 the loss is "),
+        (["--model_conf", "k=1e38", "--model_conf", "M=1e10"], " the train loss is nan"),
+        (["--grad_noise", "true", "--model_conf", "k=1e22", "--model_conf", "M=1"], " no step was taken"),
+    ],
+)
+def test_a_training_that_diverged_is_told(options, reason, data, tmp_path, capsys):
+    """ESPnet ends it as any other."""
+    for _ in range(2):  # the second goes on from the first
+        assert train(data, tmp_path / "out", "--max_epoch", "2", *options) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("asr_train: error: the training diverged: ")
+        assert reason in error
+
+
+def test_a_training_with_wrong_options(data, tmp_path, capsys):
+    assert train(data, tmp_path / "out", "--model_conf", "k=abc") == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "asr_train: error: model_conf: k must be a number, got 'abc'"
+
+
+def changed(tiny, folder, change):
+    """The files of a training whose configuration or model is changed."""
+    config, model = folder / "config.yaml", folder / "model.pth"
+    content, state = yaml.safe_load(tiny[0].read_text()), torch.load(tiny[1])
+    change(content, state)
+    config.write_text(yaml.safe_dump(content))
+    torch.save(state, model)
+    return config, model
+
+
+MISFITS = {
+    "missing": (lambda content, state: state.pop("decoder.output_layer.bias"), "it lacks decoder.output_layer.bias"),
+    "too many": (lambda content, state: state.update(new=torch.ones(1)), "it has new, which that model has not"),
+    "another size": (
+        lambda content, state: content["token_list"].append("Z"),
+        r"has the shape \(12, 8\), and that model's has \(13, 8\)",
+    ),
+    "no tensors": (lambda content, state: state.update(epoch=3), "holds something else than named tensors"),
+    "no tokens": (lambda content, state: content.pop("token_list"), "is not the config.yaml of a training"),
+    "wrong option": (
+        lambda content, state: content["encoder_conf"].update(heads=3),
+        "ESPnet cannot build the model of .*unexpected keyword argument 'heads'",
+    ),
+    "no statistics": (
+        lambda content, state: content["normalize_conf"].update(stats_file="nowhere.npz"),
+        "ESPnet cannot build the model of .*nowhere.npz",
+    ),
+    "k": (lambda content, state: content["model_conf"].update(k="abc"), "k must be a number, got 'abc'"),
+}
+
+
+@pytest.mark.parametrize("case", list(MISFITS))
+def test_a_model_that_does_not_fit_its_configuration(case, tiny, data, tmp_path, capsys):
+    """For every command that takes both; ESPnet's own loading leaves what is missing random."""
+    change, message = MISFITS[case]
+    config, model = changed(tiny, tmp_path, change)
+    with pytest.raises(UserError, match=message):
+        load_model(config, model)
+    with pytest.raises(UserError, match=message):
+        Speech2Text(str(config), str(model))
+    files = ["--asr_train_config", str(config), "--asr_model_file", str(model)]
+    assert asr_export([*files, "--output_dir", str(tmp_path / "out")]) == 2
+    assert asr_calibrate([*files, "--data_dir", str(data), "--output", str(tmp_path / "out")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [bool(re.search(message, line)) for line in lines if ": error: " in line] == [True, True]
+    assert not (tmp_path / "out").exists()
+
+
+def test_damaged_model_files(tiny, tmp_path):
+    torn = tmp_path / "torn.pth"
+    torn.write_bytes(tiny[1].read_bytes()[:2000])
+    for config, model, message in (
+        (tiny[0], torn, "torn.pth cannot be read as a model file: it is damaged or something else"),
+        (tiny[0], tmp_path / "no.pth", "no.pth cannot be read as a model file: No such file or directory"),
+        (tmp_path / "no.yaml", tiny[1], "no.yaml cannot be read as settings"),
+        (tiny[1], tiny[1], "cannot be read as settings"),
+        (tiny[0], tiny[0], "cannot be read as a model file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_model(config, model)
+        with pytest.raises(UserError, match=message):
+            Speech2Text(str(config), str(model))
+    with pytest.raises(UserError, match=r"torn\.pth cannot be read as a model file"):
+        Speech2Text(str(tiny[0]), str(tiny[1]), lm_train_config=str(tiny[0]), lm_file=str(torn))
+
+
+def export(tiny, folder, *words):
+    files = ["--asr_train_config", str(tiny[0]), "--asr_model_file", str(tiny[1])]
+    return asr_export([*files, "--output_dir", str(folder), *words])
+
+
+def test_an_export_does_not_overwrite(tiny, capsys):
+    before = tiny[0].read_bytes()
+    assert export(tiny, tiny[0].parent) == 2
+    assert "has a config.yaml already: choose a new folder" in capsys.readouterr().err
+    assert tiny[0].read_bytes() == before
+    assert not (tiny[0].parent / "model.pth").exists()
+
+
+def test_an_export_needs_nothing_of_its_training(tiny, data, tmp_path, monkeypatch):
+    folder = tmp_path / "exported"
+    assert export(tiny, folder, "--temperature", "2") == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "bpe.model",
+        "config.yaml",
+        "feats_stats.npz",
+        "model.pth",
+    ]
+    content = yaml.safe_load((folder / "config.yaml").read_text())
+    assert content["bpemodel"] == str(folder / "bpe.model")
+    assert content["normalize_conf"]["stats_file"] == str(folder / "feats_stats.npz")
+    assert (folder / "bpe.model").read_bytes() == (data / "bpe.model").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    model, _ = ASRTask.build_model_from_file(str(folder / "config.yaml"), str(folder / "model.pth"))
+    assert type(model) is ESPnetASRModel
+    ours, _ = load_model(*tiny)
+    layer = model.decoder.output_layer
+    assert torch.equal(layer.weight, ours.decoder.output_layer.weight / 2)
+    assert torch.equal(layer.bias, ours.decoder.output_layer.bias / 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--temperature", "0"], "--temperature must be a positive finite number, got 0"),
+        (["--temperature", "x"], "argument --temperature: invalid float value: 'x'"),
+        (["--asr_train_config", "no.yaml"], "no.yaml cannot be read as settings"),
+        (["--asr_model_file", __file__], "test_espnet.py cannot be read as a model file"),
+        (["--output_dir", f"{__file__}/x"], "cannot write to "),
+        (["--no_such", "1"], "unrecognized arguments: --no_such 1"),
+    ],
+)
+def test_wrong_exports(words, message, tiny, tmp_path, capsys):
+    assert export(tiny, tmp_path / "out", *words) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("asr_export: error: ")
+    assert message in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_export_of_espnets_own_model(tiny, tmp_path, capsys):
+    files = changed(tiny, tmp_path, lambda content, state: content.update(model="espnet"))
+    assert export(files, tmp_path / "out") == 2
+    assert "has model: espnet, which plain ESPnet loads as it is" in capsys.readouterr().err
+
+
+def test_calibration(tiny, data, tmp_path, capsys):
+    """Each method's likelihood and confidence, from all outputs at once."""
+    words = ["--asr_train_config", str(tiny[0]), "--asr_model_file", str(tiny[1]), "--data_dir", str(data)]
+    assert asr_calibrate([*words, "--output", str(tmp_path / "found.json"), "--batch_size", "3"]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    model, arguments = load_model(*tiny)
+    with torch.inference_mode():
+        parts = list(teacher_forced_outputs(model, arguments, data, 1, "cpu"))
+    outputs, targets = (torch.cat(part) for part in zip(*parts, strict=True))
+    assert found["tokens"] == len(targets) == 9 + 4
+    assert found["temperature"] in TEMPERATURES
+    options = {"k": model.rescaling.k, "M": model.rescaling.M, "temperature": found["temperature"]}
+    assert set(found["nll"]) == set(found["confidence"]) == set(METHODS)
+    for method in METHODS:
+        logs = log_probabilities(outputs, method, **options)
+        assert found["nll"][method] == pytest.approx(float(nll_loss(logs, targets)), rel=1e-4)
+        assert found["confidence"][method] == pytest.approx(float(logs.exp().amax(1).mean()), rel=1e-4)
+    best = min(
+        TEMPERATURES, key=lambda T: float(nll_loss(log_probabilities(outputs, "temperature", temperature=T), targets))
+    )
+    assert found["temperature"] == pytest.approx(best)
+    printed = capsys.readouterr().out
+    assert f"temperature (T = {best:.3g})" in printed
+
+
+CALIBRATIONS = {
+    "no folder": (["--data_dir", "nowhere"], "nowhere/wav.scp cannot be read: No such file or directory"),
+    "no model": (["--asr_model_file", "no.pth"], "no.pth cannot be read as a model file: No such file"),
+    "no config": (["--asr_train_config", "no.yaml"], "no.yaml cannot be read as settings"),
+    "batch size": (["--batch_size", "0"], "--batch_size must be at least 1, got 0"),
+    "no number": (["--batch_size", "x"], "argument --batch_size: invalid int value: 'x'"),
+    "gpu": (["--ngpu", "1"], "--ngpu 1: this machine has 0 GPUs"),
+    "gpus": (["--ngpu", "2"], "argument --ngpu: invalid choice: 2"),
+    "output": (["--output", "nowhere/x.json"], "--output nowhere/x.json must be a file in a folder that exists"),
+    "output folder": (["--output", "."], "--output . must be a file in a folder that exists"),
+    "option": (["--no_such"], "unrecognized arguments: --no_such"),
+}
+
+
+@pytest.mark.parametrize("case", list(CALIBRATIONS))
+def test_wrong_calibrations(case, tiny, data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    words = ["--asr_train_config", str(tiny[0]), "--asr_model_file", str(tiny[1]), "--data_dir", str(data)]
+    options, message = CALIBRATIONS[case]
+    assert asr_calibrate([*words, "--output", "x.json", *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("asr_calibrate: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("wav.scp", "", "wav.scp is empty: there is nothing to calibrate on"),
+        ("text", "b B\n", "the utterance a is in one of wav.scp and text alone"),
+        ("text", "\udcff", "text cannot be read: 'utf-8' codec can't decode"),
+        ("wav.scp", "a /nowhere.wav\n", "wav.scp names /nowhere.wav for a, and there is no such file"),
+        ("wav.scp", f"a {__file__}\n", "wav.scp cannot be read: .*Error opening .*test_espnet.py"),
+    ],
+)
+def test_calibration_data_that_cannot_be_used(file, text, message, tiny, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("wav.scp", "text"):
+        content = text if name == file else f"a {__file__}\n"
+        (folder / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(UserError, match=message):
+        calibrate(*tiny, folder, 1, "cpu")
+
+
+def test_calibration_of_a_model_that_diverged(tiny, data, tmp_path):
+    files = changed(tiny, tmp_path, lambda content, state: state["decoder.output_layer.bias"].fill_(math.nan))
+    with pytest.raises(RunError, match=r"model\.pth are not numbers: its training diverged"):
+        calibrate(*files, data, 4, "cpu")
+
+
+def test_the_default_method_is_the_losss(tiny):
+    assert Speech2Text(*map(str, tiny)).method == "square"
+    assert Speech2Text(*map(str, tiny), method="temperature", temperature=2.0).method == "temperature"
+
+
+@pytest.mark.parametrize("program", ["asr_export", "asr_calibrate"])
+@pytest.mark.parametrize("words", [["--help"], ["--no_such", "1"]])
+def test_help_needs_no_espnet(program, words):
+    command = (
+        f"import sys\nfrom sqloss_plugins.espnet.bin.{program} import main\n"
+        f"try:\n    main({words})\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('torch', 'espnet2') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ---------------------------------------------------------------- processes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process of its parent's end")
+@pytest.mark.parametrize("when", ["while it works", "before it asks for it"])
+def test_a_job_dies_with_the_process_that_started_it(when, tmp_path):
+    """By its own call: code between fork and exec can hang in a process with threads."""
+    wait = "    time.sleep(1)\n" if when == "before it asks for it" else ""
+    (tmp_path / "works.py").write_text(
+        "import os, pathlib, time\n"
+        "from sqloss_plugins.espnet.jobs import die_with_parent\n"
+        "if __name__ == '__main__':\n"
+        f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
+        f"{wait}"
+        "    die_with_parent()\n"
+        "    time.sleep(600)\n"
+    )
+    command = (
+        "from pathlib import Path; from sqloss_plugins.espnet.jobs import Job, run_jobs; "
+        f"run_jobs([Job('works', [], Path({str(tmp_path / 'log')!r}))])"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.getcwd()}"}
+    kill_when([sys.executable, "-c", command], environment, tmp_path, "pid")
+    time.sleep(1.5)
+    state = Path("/proc", (tmp_path / "pid").read_text(), "cmdline")
+    assert not state.exists() or state.read_text() == ""  # gone, or a zombie that nobody waits for
+
+
+def test_a_process_that_was_started_otherwise_lives_on(monkeypatch):
+    monkeypatch.delenv("SQLOSS_PARENT_PID", raising=False)
+    monkeypatch.setattr("ctypes.CDLL", None)
+    die_with_parent()
+
+
+def test_no_code_runs_between_fork_and_exec(tmp_path, monkeypatch):
+    (tmp_path / "ends.py").write_text("import os; print(os.environ['SQLOSS_PARENT_PID'])")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    options = []
+    plain = subprocess.Popen
+
+    def start(*args, **kwargs):
+        options.append(kwargs)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    run_jobs([Job("ends", [], tmp_path / "log")])
+    assert [words.get("preexec_fn") for words in options] == [None]
+    assert (tmp_path / "log").read_text() == f"{os.getpid()}\n"

@@ -5,19 +5,20 @@ Wang et al. (2018), "GLUE: A Multi-Task Benchmark and Analysis Platform for Natu
 
 from __future__ import annotations
 
-import hashlib
-import json
+import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqloss_plugins.errors import UserError
+import numpy as np
+import pyarrow
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset
+from datasets.exceptions import DatasetsError
 
-Columns = dict[str, list[Any]]
-"""Column name -> values: the text columns of the task, and ``label`` where there are labels."""
+from sqloss_plugins.data.task_data import TaskData, decoded_lines
+from sqloss_plugins.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -114,53 +115,15 @@ _FILES = {
 _LARGEST_BROKEN_SHARE = 1e-4  # QQP as GLUE distributes it has some 20 broken lines among 364 thousand
 
 
-@dataclass(frozen=True)
-class GlueData:
-    """A task's data, checked.
-
-    Attributes:
-        task: the task.
-        splits: ``train``, ``validation`` and, where there is one, ``test``; for MNLI ``..._mismatched`` as well.
-            A split whose labels are not public has no ``label`` column.
-        source: where it came from, for people.
-        mini: whether it is the embedded mini data.
-        notes: what a person should know about the reading (lines left out).
-    """
-
-    task: GlueTask
-    splits: dict[str, Columns]
-    source: str
-    mini: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Examples by split."""
-        return {split: len(columns[self.task.texts[0]]) for split, columns in self.splits.items()}
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of all texts and labels in order: equal data has equal fingerprints, wherever it came from."""
-        digest = hashlib.sha256()
-        for split in sorted(self.splits):
-            columns = self.splits[split]
-            names = [*self.task.texts, *(["label"] if "label" in columns else [])]
-            digest.update(json.dumps([split, names]).encode())
-            for row in zip(*(columns[name] for name in names), strict=True):
-                # The hub's files have STS-B's similarities in single precision.
-                plain = [round(value, 3) if isinstance(value, float) else value for value in row]
-                digest.update(json.dumps(plain, ensure_ascii=False).encode())
-        return digest.hexdigest()
-
-
-def load_from_dir(task: GlueTask, folder: Path, *, source: str | None = None, mini: bool = False) -> GlueData:
+def load_from_dir(task: GlueTask, folder: Path, cache_dir: str | None = None, in_memory: bool = False) -> TaskData:
     """Reads a task from files as GLUE distributes them (TSV) or as the hub does (parquet).
 
     Args:
         task: the task.
         folder: holds ``train.tsv``, ``dev.tsv`` and maybe ``test.tsv``, or the same as ``train-*.parquet`` and so
             on, itself or in a folder of the task's name.
-        source, mini: of the :class:`GlueData`.
+        cache_dir: where the memory-mapped copy is kept; by default where ``datasets`` keeps all.
+        in_memory: read the data into memory instead, for files that do not stay.
 
     Raises:
         UserError: no such folder or split; missing columns, quoted fields, labels out of range, an empty split.
@@ -171,37 +134,36 @@ def load_from_dir(task: GlueTask, folder: Path, *, source: str | None = None, mi
         if inner.is_dir():
             folder = inner
             break
-    splits: dict[str, Columns] = {}
-    notes: list[str] = []
+    options = {"split": "train", "cache_dir": cache_dir, "keep_in_memory": in_memory}
+    splits, notes = DatasetDict(), []
     for split, names in _FILES.items():
         path = _find(folder, names)
         if path is None:
             continue
-        columns = _read_parquet(path) if path.suffix == ".parquet" else _read_tsv(task, path, split, notes)
-        splits[split] = _checked(task, split, _renamed(task, columns), str(path))
+        read = _read_parquet if path.suffix == ".parquet" else _read_tsv
+        dataset, note = read(task, path, options)
+        splits[split] = _checked(task, split, dataset, str(path))
+        notes += note
     for split in ("train", "validation"):
         if split not in splits:
             wanted = " or ".join(f"{name}.tsv" for name in _FILES[split][:2])
             raise UserError(f"{folder} has no {split} data for {task.name}: put {wanted} (or parquet files) there")
-    return GlueData(task, splits, source or str(folder), mini, tuple(notes))
+    return TaskData(splits, str(folder), notes=tuple(notes))
 
 
-def load_from_hub(task: GlueTask, cache_dir: str | None = None, token: str | None = None) -> GlueData:
+def load_from_hub(task: GlueTask, cache_dir: str | None = None, token: str | None = None) -> TaskData:
     """Reads a task from the hub's ``nyu-mll/glue``, or from the local cache of it.
 
     Raises:
         ConnectionError, OSError, ValueError: the hub cannot be reached and the cache has no copy.
     """
-    from datasets import load_dataset
-
     loaded = load_dataset("nyu-mll/glue", task.name, cache_dir=cache_dir, token=token)
-    splits: dict[str, Columns] = {}
+    splits = DatasetDict()
     for split, names in _FILES.items():
         for name in names:
             if name in loaded:
-                columns = {column: list(loaded[name][column]) for column in loaded[name].column_names}
-                splits[split] = _checked(task, split, columns, f"the hub's {task.name} {name}")
-    return GlueData(task, splits, "hub: nyu-mll/glue")
+                splits[split] = _checked(task, split, loaded[name], f"the hub's {task.name} {name}")
+    return TaskData(splits, "hub: nyu-mll/glue")
 
 
 def _find(folder: Path, names: Sequence[str]) -> Path | None:
@@ -216,132 +178,176 @@ def _find(folder: Path, names: Sequence[str]) -> Path | None:
     return None
 
 
-def _read_parquet(path: Path) -> Columns:
+def _read_parquet(task: GlueTask, path: Path, options: Mapping[str, Any]) -> tuple[Dataset, list[str]]:
     """All shards of a split, the given path being the first."""
-    import pyarrow
-    import pyarrow.parquet as pq
-
     name, dash, _ = path.stem.partition("-")
     shards = sorted(path.parent.glob(f"{name}-*-of-*.parquet")) if dash else [path]
     stated = path.stem.rpartition("-of-")[2]
     if dash and (not stated.isdigit() or int(stated) != len(shards)):
         raise UserError(f"{path.parent} has {len(shards)} of the {stated} files {name}-*-of-{stated}.parquet")
     try:
-        columns: Columns = pyarrow.concat_tables([pq.read_table(shard) for shard in shards]).to_pydict()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} cannot be read as parquet: {error}") from error
-    return columns
+        return load_dataset("parquet", data_files=[str(shard) for shard in shards], **options), []
+    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as parquet: {error.__cause__ or error}") from error
 
 
-def _read_tsv(task: GlueTask, path: Path, split: str, notes: list[str]) -> Columns:
+@dataclass(frozen=True)
+class _Layout:
+    """How a TSV file is laid out: its columns, the lines that are no rows (from 0), rows, and carriage returns."""
+
+    names: list[str]
+    skipped: list[int]
+    rows: int
+    broken: int
+    has_returns: bool
+
+
+def _read_tsv(task: GlueTask, path: Path, options: Mapping[str, Any]) -> tuple[Dataset, list[str]]:
     """GLUE's TSV: UTF-8, one line a row, no quoting; a quotation mark is a character like any other."""
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    numbered = [
-        (number, line.rstrip("\r").split("\t")) for number, line in enumerate(lines, start=1) if line.strip("\r")
-    ]
-    if not numbered:
+    layout = _scan(task, path)
+    dataset = load_dataset(
+        "csv",
+        data_files=str(path),
+        delimiter="\t",
+        quoting=csv.QUOTE_NONE,
+        encoding="utf-8-sig",
+        lineterminator="\n",
+        header=None,
+        names=layout.names,
+        skiprows=layout.skipped,
+        skip_blank_lines=False,
+        na_filter=False,  # "NA" is a text
+        features=Features({name: Value("string") for name in layout.names}),
+        **options,
+    )
+    if layout.has_returns:
+        last = layout.names[-1]
+        dataset = dataset.map(lambda rows: {last: [text.rstrip("\r") for text in rows[last]]}, batched=True)
+    total = layout.rows + layout.broken
+    note = f"{path.name}: {layout.broken} of {total} lines have missing fields and are left out"
+    return dataset, [note] if layout.broken else []
+
+
+def _scan(task: GlueTask, path: Path) -> _Layout:
+    """Checks a TSV file line by line, before it is read.
+
+    Raises:
+        UserError: what is wrong, and in which line.
+    """
+    names: list[str] = []
+    skipped, broken = [], []
+    quoted: list[int] = []  # columns whose every value so far is in quotation marks
+    rows, has_returns = 0, False
+    for number, line in enumerate(decoded_lines(path, str(path))):
+        line = line.removesuffix("\n")
+        has_returns = has_returns or line.endswith("\r")
+        fields = line.rstrip("\r").split("\t")
+        is_blank = fields == [""]
+        is_header = not names and not is_blank and (not task.headerless or "sentence" in fields)
+        if is_blank or is_header:
+            skipped.append(number)
+        if not names and not is_blank:
+            names = fields if is_header else list(task.headerless)
+            quoted = list(range(len(names)))
+        if is_blank or is_header:
+            continue
+        if len(fields) == len(names):
+            rows += 1
+            quoted = [i for i in quoted if len(fields[i]) >= 2 and fields[i][0] == fields[i][-1] == '"']
+        else:
+            skipped.append(number)
+            broken.append((number + 1, len(fields)))
+    if not names:
         raise UserError(f"{path} is empty")
-    has_header = not task.headerless or "sentence" in numbered[0][1]
-    header = numbered[0][1] if has_header else list(task.headerless)
-    body = numbered[1:] if has_header else numbered
-    doubled = sorted({name for name in header if header.count(name) > 1})
+    doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise UserError(f"{path}: the header names {', '.join(map(repr, doubled))} more than once")
-
-    broken = [(number, len(row)) for number, row in body if len(row) != len(header)]
-    if broken:
-        if len(broken) > _LARGEST_BROKEN_SHARE * len(body):
-            number, fields = broken[0]
-            raise UserError(
-                f"{path} line {number} has {fields} fields where the header has {len(header)}: GLUE's TSV "
-                "files separate fields by single tabs and quote nothing"
-            )
-        notes.append(f"{path.name}: {len(broken)} of {len(body)} lines have missing fields and are left out")
-        body = [(number, row) for number, row in body if len(row) == len(header)]
-    columns = {name: [row[i] for _, row in body] for i, name in enumerate(header)}
-
-    for name in columns:
-        values = columns[name]
-        if values and all(len(v) >= 2 and v[0] == v[-1] == '"' for v in values):
-            raise UserError(
-                f"{path}: every value of column {name!r} is in quotation marks, but GLUE's TSV files quote nothing: "
-                "write the file without quoting"
-            )
-    return columns
+    if len(broken) > _LARGEST_BROKEN_SHARE * (rows + len(broken)):
+        number, count = broken[0]
+        raise UserError(
+            f"{path} line {number} has {count} fields where the header has {len(names)}: GLUE's TSV files separate "
+            "fields by single tabs and quote nothing"
+        )
+    if not rows:
+        raise UserError(f"{path} has no examples")
+    if quoted:
+        raise UserError(
+            f"{path}: every value of column {names[quoted[0]]!r} is in quotation marks, but GLUE's TSV files quote "
+            "nothing: write the file without quoting"
+        )
+    return _Layout(names, skipped, rows, len(broken), has_returns)
 
 
-def _renamed(task: GlueTask, columns: Columns) -> Columns:
-    """GLUE's own column names -> ours, unless ours are there already."""
-    for theirs, ours in (task.aliases or {}).items():
-        if theirs in columns and ours not in columns:
-            columns[ours] = columns[theirs]
-    return columns
-
-
-def _checked(task: GlueTask, split: str, columns: Columns, where: str) -> Columns:
+def _checked(task: GlueTask, split: str, dataset: Dataset, where: str) -> Dataset:
     """The columns that the task needs, with labels as numbers; no label column where none is public."""
-    missing = [name for name in task.texts if name not in columns]
-    is_test = split.startswith("test")
-    if "label" not in columns and not is_test:
-        missing.append("label")
+    for theirs, ours in (task.aliases or {}).items():
+        if theirs in dataset.column_names and ours not in dataset.column_names:
+            dataset = dataset.rename_column(theirs, ours)
+    columns, is_test = dataset.column_names, split.startswith("test")
+    needed = [*task.texts, *([] if is_test else ["label"])]
+    missing = [name for name in needed if name not in columns]
     if missing:
         raise UserError(
             f"{where} has no column {', '.join(map(repr, missing))} (it has {', '.join(map(repr, columns))}): "
             f"{task.name} needs {', '.join(map(repr, (*task.texts, 'label')))}"
         )
-    kept: Columns = {name: columns[name] for name in task.texts}
-    if not kept[task.texts[0]]:
+    if not len(dataset):
         raise UserError(f"{where} has no examples")
     for name in task.texts:
-        for row, text in enumerate(kept[name], start=1):
-            if not isinstance(text, str):
-                raise UserError(f"{where}: {name} of example {row} is not text but {text!r}")
-    if "label" in columns:
-        labels = [_label(task, value, where, row) for row, value in enumerate(columns["label"], start=1)]
-        hidden = sum(label == -1 for label in labels)
-        if is_test and hidden == len(labels):
-            return kept
-        if hidden:
-            raise UserError(
-                f"{where} has {hidden} labels of -1, which GLUE uses for labels that are not public; "
-                "training, validation and scoring need the real ones"
-            )
-        kept["label"] = labels
-    return kept
+        column = dataset.data.column(name)
+        if column.null_count or not pyarrow.types.is_string(column.type):
+            for row, text in enumerate(dataset[name], start=1):
+                if not isinstance(text, str):
+                    raise UserError(f"{where}: {name} of example {row} is not text but {text!r}")
+    if "label" not in columns:
+        return dataset.select_columns(list(task.texts))
+    numbers = {}
+    for value in dataset.unique("label"):
+        number = _label(task, value)
+        if number is None:
+            row = next(i for i, label in enumerate(dataset["label"], start=1) if _label(task, label) is None)
+            kind = "a similarity from 0 to 5" if task.is_regression else f"one of {_numbered(task)}"
+            raise UserError(f"{where}: label {value!r} of example {row} is not {kind}")
+        numbers[value] = number
+    if -1 in numbers.values():
+        hidden = sum(numbers[value] == -1 for value in dataset["label"])
+        if is_test and hidden == len(dataset):
+            return dataset.select_columns(list(task.texts))
+        raise UserError(
+            f"{where} has {hidden} labels of -1, which GLUE uses for labels that are not public; training, validation "
+            "and scoring need the real ones"
+        )
+    dataset = dataset.select_columns([*task.texts, "label"])
+    kind = Value("float64" if task.is_regression else "int64")
+    return dataset.map(
+        lambda rows: {"label": [numbers[value] for value in rows["label"]]},
+        batched=True,
+        features=Features({**dataset.features, "label": kind}),
+    )
 
 
-def _label(task: GlueTask, value: Any, where: str, row: int) -> int | float:
-    """One label as a number; -1 for a label that is not public."""
-    if task.is_regression:
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            number = math.nan
-        if number == -1 or 0 <= number <= 5:
-            return number
-        raise UserError(f"{where}: label {value!r} of example {row} is not a similarity from 0 to 5")
+def _numbered(task: GlueTask) -> str:
+    return ", ".join(f"{i} ({name})" for i, name in enumerate(task.labels))
+
+
+def _label(task: GlueTask, value: Any) -> int | float | None:
+    """One label as a number; -1 for a label that is not public; None for what is no label."""
     if isinstance(value, str) and value in task.labels:
         return task.labels.index(value)
     try:
         number = float(value)
     except (TypeError, ValueError):
-        number = math.nan
-    if number == -1 or number in range(len(task.labels)):
-        return int(number)
-    names = ", ".join(f"{i} ({name})" for i, name in enumerate(task.labels))
-    raise UserError(f"{where}: label {value!r} of example {row} is none of {names}")
+        return None
+    if task.is_regression:
+        return number if number == -1 or 0 <= number <= 5 else None
+    return int(number) if number == -1 or number in range(len(task.labels)) else None
 
 
-def glue_metrics(task: GlueTask, predictions: Any, labels: Any) -> dict[str, float]:
-    """The task's metrics as GLUE defines them, as fractions or correlations.
+def task_metrics(names: Sequence[str], predictions: Any, labels: Any) -> dict[str, float]:
+    """Metrics as GLUE defines them, as fractions or correlations.
 
     Args:
-        task: the task. A correlation with constant predictions, which is not defined, counts as none.
+        names: which. A correlation with constant predictions, which is not defined, counts as none.
         predictions: class numbers, or similarities for STS-B; shape (N,).
         labels: likewise.
     """
@@ -355,8 +361,9 @@ def glue_metrics(task: GlueTask, predictions: Any, labels: Any) -> dict[str, flo
         "pearson": lambda y, p: pearsonr(y, p).statistic if len(y) > 1 else math.nan,
         "spearmanr": lambda y, p: spearmanr(y, p).statistic if len(y) > 1 else math.nan,
     }
-    values = {name: float(functions[name](labels, predictions)) for name in task.metrics}
-    return {name: value if math.isfinite(value) else 0.0 for name, value in values.items()}
+    values = {name: float(functions[name](labels, predictions)) for name in names}
+    is_finite = bool(np.isfinite(predictions).all())
+    return {name: value if math.isfinite(value) or not is_finite else 0.0 for name, value in values.items()}
 
 
 def write_submission(task: GlueTask, split: str, predictions: Iterable[Any], folder: Path) -> Path:

@@ -8,11 +8,13 @@ pipeline; nothing measured on it says anything about the real task.
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqloss_plugins.data.glue import TASKS, GlueData, GlueTask, load_from_dir
+from sqloss_plugins.data.glue import GlueTask, load_from_dir
+from sqloss_plugins.data.task_data import TaskData
 
 SIZES = {"train": 480, "dev": 128, "test": 128}
 
@@ -207,7 +209,9 @@ def write_mini_task(task: GlueTask, folder: Path) -> Path:
     return target
 
 
-def load_mini(task_name: str, folder: Path) -> GlueData:
-    """A task's mini data, written to ``folder`` and read back by the reader of the real files."""
-    task = TASKS[task_name]
-    return load_from_dir(task, write_mini_task(task, folder), source="mini data made by this package", mini=True)
+def load_mini(task: GlueTask) -> TaskData:
+    """A task's mini data, written to a folder and read back by the reader of the real files."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_mini_task(task, Path(folder))
+        data = load_from_dir(task, Path(folder), cache_dir=f"{folder}/cache", in_memory=True)
+    return replace(data, source="mini data made by this package", mini=True)

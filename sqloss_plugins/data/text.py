@@ -3,98 +3,152 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
+from datasets import Dataset, DatasetDict, Features, Value
+
+from sqloss_plugins.data.task_data import TaskData, decoded_lines
 from sqloss_plugins.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+_FEATURES = Features({"text": Value("string")})
 
 
 @dataclass(frozen=True)
-class TextData:
-    """The text of each split.
+class TextData(TaskData):
+    """Text by split: a row of the column ``text`` is a line with its end, or a part of one."""
 
-    Attributes:
-        splits: ``train``, ``validation`` and ``test`` -> text; none is empty.
-        source: one phrase to print.
-        mini: True for the embedded text.
-        notes: what was held out, to print.
-    """
-
-    splits: dict[str, str]
-    source: str
-    mini: bool
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def sizes(self) -> dict[str, int]:
+    @cached_property
+    def sizes(self) -> dict[str, int]:  # type: ignore[override]
         """Characters by split."""
-        return {split: len(text) for split, text in self.splits.items()}
+        return {split: sum(map(len, _texts(rows))) for split, rows in self.splits.items()}
 
     @property
-    def fingerprint(self) -> str:
-        """A hash of the text of all splits."""
-        parts = (f"{split} {len(text)} {text}" for split, text in self.splits.items())
-        return hashlib.sha256("".join(parts).encode()).hexdigest()
+    def unit(self) -> str:
+        """What :attr:`sizes` counts."""
+        return "characters"
+
+    @cached_property
+    def fingerprint(self) -> str:  # type: ignore[override]
+        """SHA-256 of the text of all splits, however it is cut into lines."""
+        digest = hashlib.sha256()
+        for split, rows in self.splits.items():
+            digest.update(f"{split} {self.sizes[split]} ".encode())
+            for text in _texts(rows):
+                digest.update(text.encode())
+        return digest.hexdigest()
 
 
-def read_text(path: str, option: str) -> str:
-    """A text file, its line ends as newlines.
+def _texts(rows: Dataset) -> Iterator[str]:
+    for batch in rows.iter(1000):
+        yield from batch["text"]
+
+
+def load_files(
+    train: str, validation: str | None = None, test: str | None = None, cache_dir: str | None = None
+) -> TextData:
+    """Text files; for a split that has none, a tenth of the training text is held out, from its end.
 
     Args:
-        path: the file.
-        option: what named it, for the messages.
-
-    Raises:
-        UserError: it cannot be read, is not UTF-8, or has nothing but white space in it.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{option} {path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{option} {path} is not UTF-8 text (byte {error.start})") from error
-    if not text.strip():
-        raise UserError(f"{option} {path} has no text in it")
-    return text
-
-
-def load_files(train: str, validation: str | None = None, test: str | None = None) -> TextData:
-    """Text files; for a split that has none, a tenth of the training text is held out.
+        train, validation, test: the files, UTF-8.
+        cache_dir: where the memory-mapped copy is kept; by default where ``datasets`` keeps all.
 
     Raises:
         UserError: a file that cannot be used.
     """
     files = {"train": train, "validation": validation, "test": test}
-    given = {split: read_text(path, f"--{split}_file") for split, path in files.items() if path is not None}
     source = ", ".join(path for path in files.values() if path is not None)
-    return _held_out(given, source, mini=False)
+    return _load(files, source, False, cache_dir)
 
 
-def load_mini() -> TextData:
+def load_mini(cache_dir: str | None = None) -> TextData:
     """The English text that ships with Python: the reference of the language that ``help()`` shows.
 
     About 370,000 characters, which differ between Python's versions. Its topics quote one another; each paragraph is
     taken once, so that no text is in two splits.
     """
-    from pydoc_data.topics import topics
-
-    paragraphs = (paragraph for name in sorted(topics) for paragraph in topics[name].strip("\n").split("\n\n"))
-    text = "\n\n".join(dict.fromkeys(paragraphs)) + "\n"
-    return _held_out({"train": text}, "Python's own reference, the topics of help()", mini=True)
+    return _load(dict.fromkeys(SPLITS), "Python's own reference, the topics of help()", True, cache_dir)
 
 
-def _held_out(given: dict[str, str], source: str, mini: bool) -> TextData:
-    """Holds out the last tenths of the training text, at line ends or between words, for the splits not given."""
-    missing = [split for split in SPLITS if split not in given]
-    text, splits = given["train"], dict(given)
-    tenth = len(text) // 10
-    for split in reversed(missing):
-        cut = max(len(text) - tenth, 0)
-        ends = (text.rfind(end, 0, cut) + 1 for end in ("\n", " "))
-        cut = next((end for end in ends if cut - end <= tenth // 2), cut)
-        text, splits[split] = text[:cut], text[cut:]
-    splits["train"] = text
-    note = f"held out of the training text, from its end: a tenth each for {' and '.join(missing)}"
-    return TextData({split: splits[split] for split in SPLITS}, source, mini, [note] if missing else [])
+def _lines(path: str | None, split: str = "train") -> Iterator[str]:
+    """The lines of a file, their ends as newlines; without a file those of the embedded text."""
+    if path is None:
+        from pydoc_data.topics import topics
+
+        paragraphs = (paragraph for name in sorted(topics) for paragraph in topics[name].strip("\n").split("\n\n"))
+        lines: Iterable[str] = ["\n\n".join(dict.fromkeys(paragraphs)) + "\n"]
+    else:
+        lines = decoded_lines(path, f"--{split}_file {path}")
+    for line in lines:
+        yield from line.replace("\r\n", "\n").replace("\r", "\n").splitlines(keepends=True)
+
+
+def _load(files: dict[str, str | None], source: str, mini: bool, cache_dir: str | None) -> TextData:
+    """Reads the files, and holds out the last tenths of the training text for the splits that have none."""
+    held_out = [split for split in SPLITS[1:] if files[split] is None]
+    digests, characters = {}, {}
+    for split in SPLITS:
+        if split not in held_out:
+            digests[split], characters[split] = _measure(files[split], split)
+    spans = {split: (0, count) for split, count in characters.items()}
+    tenth = characters["train"] // 10
+    for split in reversed(held_out):
+        stop = spans["train"][1]
+        cut = _cut(_lines(files["train"]), max(stop - tenth, 0), tenth // 2)
+        spans["train"], spans[split] = (0, cut), (cut, stop)
+    splits = DatasetDict()
+    for split in SPLITS:
+        whole = "train" if split in held_out else split
+        options = {"path": files[whole], "start": spans[split][0], "stop": spans[split][1], "digest": digests[whole]}
+        splits[split] = _dataset(options, cache_dir)
+    note = f"held out of the training text, from its end: a tenth each for {' and '.join(held_out)}"
+    return TextData(splits, source, mini, (note,) if held_out else ())
+
+
+def _measure(path: str | None, split: str) -> tuple[str, int]:
+    """A hash of a text and how many characters it has.
+
+    Raises:
+        UserError: it has nothing but white space in it; and what :func:`decoded_lines` raises.
+    """
+    digest, characters, has_text = hashlib.sha256(), 0, False
+    for line in _lines(path, split):
+        digest.update(line.encode())
+        characters += len(line)
+        has_text = has_text or not line.isspace()
+    if not has_text:
+        raise UserError(f"--{split}_file {path} has no text in it")
+    return digest.hexdigest(), characters
+
+
+def _cut(lines: Iterable[str], target: int, slack: int) -> int:
+    """Where to cut a text at ``target`` or up to ``slack`` characters before it: at a line's end or between words."""
+    start, line = 0, ""
+    for line in lines:
+        if start + len(line) > target:
+            break
+        start += len(line)
+    if target - start <= slack:
+        return start
+    word = start + line.rfind(" ", 0, target - start) + 1
+    return word if start < word and target - word <= slack else target
+
+
+def _dataset(options: Mapping[str, object], cache_dir: str | None) -> Dataset:
+    if options["start"] == options["stop"]:  # of a text of a few characters
+        return Dataset.from_dict({"text": []}, features=_FEATURES)
+    return Dataset.from_generator(_rows, features=_FEATURES, cache_dir=cache_dir, gen_kwargs=dict(options))
+
+
+def _rows(path: str | None, start: int, stop: int, digest: str) -> Iterator[dict[str, str]]:
+    """The text between two positions. By the digest ``datasets`` knows whether it has that text already."""
+    position = 0
+    for line in _lines(path):
+        text = line[max(start - position, 0) : max(stop - position, 0)]
+        if text:
+            yield {"text": text}
+        position += len(line)
+        if position >= stop:
+            return

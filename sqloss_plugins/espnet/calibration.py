@@ -115,7 +115,8 @@ def calibrate(config: Path, model_file: Path, data_dir: Path, batch_size: int, d
             for sums in (*methods, *temperatures):
                 sums.add(outputs, targets)
     except (OSError, soundfile.LibsndfileError) as error:
-        raise UserError(f"the audio of {data_dir / 'wav.scp'} cannot be read: {error}") from error
+        reason = str(error.args[0]).strip().rpartition("\n")[2]  # of a data loader's process: behind its traceback
+        raise UserError(f"the audio of {data_dir / 'wav.scp'} cannot be read: {reason}") from error
     if not all(math.isfinite(sums.nll) for sums in methods):
         raise RunError(f"the outputs of {model_file} are not numbers: its training diverged")
     best = min(temperatures, key=lambda sums: sums.nll)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,24 @@ def _choose(
     except ValueError as error:
         raise UserError(f"model_conf: {error}") from error
     return chosen if spec.is_rescaled else None
+
+
+def initial_loss(config: Mapping[str, Any]) -> float:
+    """A token's attention loss where all outputs are 0, of the model that a training's ``config.yaml`` describes."""
+    num_classes = len(config["token_list"])
+    options = config["model_conf"]
+    rescaling: Rescaling | None = None
+    if config.get("model") == MODEL_NAME:
+        rescaling = _choose(
+            options.get("loss", DEFAULT_LOSS),
+            num_classes,
+            options.get("paper_task"),
+            0.0 < _number("ctc_weight", options.get("ctc_weight", _CTC_WEIGHT)) < 1.0,
+            options.get("rescaling", "auto"),
+            options.get("k"),
+            options.get("M"),
+        )
+    return rescaling.initial_loss(num_classes) if rescaling else math.log(num_classes)
 
 
 def _check_smoothing(weight: float, num_classes: int, lsm_type: str, unigram: str | None) -> None:

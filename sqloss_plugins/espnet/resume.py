@@ -17,7 +17,9 @@ import torch
 from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import RunError, run_command
 from sqloss_plugins.espnet.jobs import die_with_parent
+from sqloss_plugins.espnet.model_files import read_config
 
+_FAR = 1e5  # an utterance has up to a thousand tokens: a hundred times the loss that outputs of 0 have
 _NOT_READABLE = (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
@@ -89,7 +91,9 @@ def trained(folder: Path) -> tuple[int, float]:
 
 
 def check_not_diverged(folder: Path) -> None:
-    """Refuses a training whose last epoch had no finite loss or gradient; ESPnet only stops such a training.
+    """Refuses a training whose last epoch had no finite loss or gradient, or a loss far above that at the start.
+
+    ESPnet ends such a training as any other, with the models of its epochs.
 
     Raises:
         RunError: it diverged.
@@ -104,10 +108,16 @@ def check_not_diverged(folder: Path) -> None:
     reason = next((f"the {split} loss is {loss:g}" for split, loss in losses.items() if not math.isfinite(loss)), None)
     if reason is None and losses and "grad_norm" not in stats["train"]:  # so ESPnet skips a step
         reason = "no step was taken, for want of finite gradients"
+    if reason is None and losses:
+        from sqloss_plugins.espnet.model import initial_loss
+
+        start, last = initial_loss(read_config(folder / "config.yaml")), list(losses.values())[-1]
+        if last > _FAR * start:
+            reason = f"the loss is {last:.3g}, where outputs of 0 would have about {start:.3g} a token"
     if reason:
         raise RunError(
-            f"the training diverged: in epoch {epoch} {reason}; choose a smaller learning rate or a longer warm-up, "
-            f"and another output folder than {folder}, or remove that one"
+            f"the training diverged: in epoch {epoch} {reason}; choose a smaller learning rate, a longer warm-up "
+            f"or smaller k and M, and another output folder than {folder}, or remove that one"
         )
 
 

@@ -45,9 +45,10 @@ def read(corpus: Path, subset: str) -> list[Utterance]:
             raise UserError(f"{path} line {number}: {name} has a transcript already")
         if name not in audio:
             raise UserError(f"{path} line {number}: no audio of {name} below {root} ({', '.join(_AUDIO)})")
-        if name.count("-") < 2:
-            raise UserError(f"{path} line {number}: {name} is no name of AN4's, which are like an4-SPEAKER-b")
-        speaker = name.split("-")[1]
+        _, _, rest = name.partition("-")
+        speaker = rest.partition("-")[0]
+        if not speaker:
+            raise UserError(f"{path} line {number}: {name} is no name of AN4's, which are like an406-SPEAKER-b")
         utterances[name] = Utterance(f"{speaker}-{name}", speaker, audio[name], text)
     if not utterances:
         raise UserError(f"{path} has no transcripts")

@@ -23,8 +23,8 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path} line {line} is not UTF-8: convert the file, for instance with iconv") from error
+        where = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} line {where} is not UTF-8: convert the file, for instance with iconv") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     # Not str.splitlines, which takes U+0085 and U+2028 for ends of lines as well.
@@ -137,6 +137,16 @@ def check_subsets(subsets: Mapping[str, Sequence[Utterance]]) -> None:
                     f"the utterance {item.name} ({item.audio}) is in {seen[key]} and in {subset}: remove it from one"
                 )
         seen.update(dict.fromkeys(keys, subset))
+
+
+def read_data_dir(folder: Path) -> list[Utterance]:
+    """The utterances of a folder that :func:`write_data_dir` wrote."""
+    columns = []
+    for name in ("utt2spk", "wav.scp", "text"):
+        lines = (folder / name).read_text(encoding="utf-8").split("\n")[:-1]
+        columns.append(dict(line.split(" ", 1) for line in lines))
+    speakers, audio, text = columns
+    return [Utterance(name, speakers[name], Path(audio[name]), text[name]) for name in speakers]
 
 
 def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> None:
