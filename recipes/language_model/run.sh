@@ -5,4 +5,4 @@
 # All options: --help. Results: RESULTS.md here, and in the folder of each run.
 set -euo pipefail
 
-exec "${PYTHON:-python}" -m sqloss_plugins.hf.language_model "$@"
+exec "${PYTHON:-python}" -m sqloss_plugins.hf.tasks.language_model "$@"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqloss_plugins.command_line import is_reachable
 from sqloss_plugins.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED_MODEL = "minilm-l6"
 """Name of the embedded BERT: MiniLM with 6 layers, hidden size 384, 22.7 M parameters."""
@@ -48,6 +48,28 @@ def reach_hub(push: bool) -> bool:
     if push:
         raise UserError("--push_to_hub needs the hub: leave it out")
     return False
+
+
+def find_config(name: str, is_hub_reachable: bool, **hub: Any) -> PretrainedConfig:
+    """The configuration of ``--model_name_or_path``.
+
+    Args:
+        name: a folder, or a name on the hub.
+        is_hub_reachable: for the message.
+        **hub: of ``from_pretrained``.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(name, **hub)
+    except (OSError, ValueError) as error:
+        hint = "" if is_hub_reachable else ", and the hub cannot be reached"
+        raise UserError(
+            f"--model_name_or_path {name} is neither a model's folder nor a model on the hub{hint}; give another"
+        ) from error
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, path: str, model: PreTrainedModel, remedy: str) -> None:

@@ -1,0 +1,90 @@
+"""What every reader for the Trainer returns: the splits of a task, memory-mapped, and where they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from datasets import DatasetDict
+
+from sqloss_plugins.errors import UserError
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's data, checked.
+
+    Attributes:
+        splits: ``train``, ``validation`` and, where there is one, ``test``; others begin with one of these names. A
+            split whose labels are not public has no ``label`` column.
+        source: where it came from, for people.
+        mini: whether it is mini data of this package.
+        notes: what a person should know about the reading, such as lines left out.
+    """
+
+    splits: DatasetDict
+    source: str
+    mini: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples by split."""
+        return dict(self.splits.num_rows)
+
+    @property
+    def unit(self) -> str:
+        """What :attr:`sizes` counts."""
+        return "examples"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all rows in order: equal data has equal fingerprints, wherever it came from."""
+        digest = hashlib.sha256()
+        for split in sorted(self.splits):
+            names = self.splits[split].column_names
+            digest.update(json.dumps([split, names]).encode())
+            for batch in self.splits[split].iter(1000):
+                for row in zip(*(batch[name] for name in names), strict=True):
+                    # The hub's files have STS-B's similarities in single precision.
+                    plain = [round(value, 3) if isinstance(value, float) else value for value in row]
+                    digest.update(json.dumps(plain, ensure_ascii=False).encode())
+        return digest.hexdigest()
+
+    def limited(self, limits: Mapping[str, int | None]) -> TaskData:
+        """With the first rows of each split only.
+
+        Args:
+            limits: ``train``, ``validation`` or ``test`` -> so many rows; None for all.
+        """
+        splits = DatasetDict(self.splits)
+        for split, rows in splits.items():
+            limit = limits.get(split.partition("_")[0])
+            if limit is not None and limit < len(rows):
+                splits[split] = rows.select(range(limit))
+        return replace(self, splits=splits)
+
+
+def decoded_lines(path: Path | str, what: str) -> Iterator[str]:
+    """The lines of a UTF-8 file with their ends; a byte order mark at its start is left out.
+
+    Args:
+        path: the file.
+        what: how messages name it.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{what} is not UTF-8 text (line {number})") from error
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {error.strerror or error}") from error

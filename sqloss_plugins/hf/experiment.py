@@ -1,0 +1,585 @@
+"""One experiment with the Trainer, from a command line to a result: the only flow, for every task.
+
+A task is a subclass of :class:`Task`, which says what is peculiar to it; :func:`main` does the rest. A run that was
+killed goes on where it was when the same command is run again; a run that is finished is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import transformers
+from datasets import Dataset
+from datasets.utils.logging import disable_progress_bar
+from transformers import PreTrainedModel, Trainer, TrainerState, default_data_collator, set_seed
+
+from sqloss_plugins import paper
+from sqloss_plugins.data.task_data import TaskData
+from sqloss_plugins.errors import RunError, UserError, run_command
+from sqloss_plugins.folders import claim_folder, lock_folder
+from sqloss_plugins.hf.config import SquareLossConfig
+from sqloss_plugins.hf.hub import reach_hub
+from sqloss_plugins.hf.options import Options, TaskArguments, check_options, parse_options, sentence
+from sqloss_plugins.hf.run_folder import (
+    Progress,
+    best_epoch,
+    check_checkpoint,
+    check_space,
+    earlier_progress,
+    epochs_of,
+)
+from sqloss_plugins.hf.trainer import DivergenceCallback, SquareLossTrainer
+from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.metrics import metric
+from sqloss_plugins.results import (
+    OF_OUTPUTS,
+    RESULT_NAME,
+    Result,
+    device_name,
+    markdown_table,
+    read_result,
+    run_folder,
+    versions,
+    write_result,
+)
+
+Scores = dict[str, dict[str, float]]
+"""Method -> metric -> value; :data:`sqloss_plugins.results.OF_OUTPUTS` for what no method decides."""
+
+# Options that do not decide the result: where things are, what is shown, what is kept, and what other settings say.
+_NOT_DECISIVE = {
+    "output_dir",
+    "resume_from_checkpoint",
+    "report_to",
+    "run_name",
+    "project",
+    "disable_tqdm",
+    "log_level",
+}
+_NOT_DECISIVE |= {"logging_steps", "logging_strategy", "logging_first_step", "save_total_limit", "local_rank"}
+_NOT_DECISIVE |= {"log_level_replica", "log_on_each_node", "per_device_eval_batch_size", "eval_accumulation_steps"}
+_NOT_DECISIVE |= {
+    "rescaling",
+    "paper_task",
+    "model_name_or_path",
+    "cross_entropy_run",
+    "token",
+    "cache_dir",
+    "data_dir",
+}
+_NOT_DECISIVE_PREFIXES = ("hub_", "push_to_hub", "trackio_", "dataloader_")
+_SAME_WHEN_RESUMED = ("task", "loss", "k", "M", "model", "data_fingerprint")
+_BASELINE = "cross_entropy"
+
+
+class Task(ABC):
+    """A task, and one run of it.
+
+    Attributes:
+        program: the name that its messages begin with.
+        description: what ``--help`` begins with.
+        arguments: its own options.
+        same_when_resumed: of its settings those that a checkpoint given by hand must agree in.
+        not_decisive: of its own options those that do not decide the result.
+        mini_warning: what is said of mini data.
+        keeps_outputs: whether what the Trainer predicts goes into ``outputs.npz``.
+        name: its short name, for folders and results.
+        metrics: by which early stopping may go, the usual one first.
+        args, config, given: the command line, see :class:`sqloss_plugins.hf.options.Options`.
+        is_hub_reachable: whether the hub is there, where it may be needed.
+        data: once it is loaded.
+        model_path: a folder or a name on the hub; None for a new model.
+        arch: the model's short name.
+        rescaling: k and M, and where they come from; None where the loss has none.
+        processor: tokenizer or image processor, once the model is loaded.
+    """
+
+    program: ClassVar[str]
+    description: ClassVar[str | None] = None
+    arguments: ClassVar[type[TaskArguments]] = TaskArguments
+    same_when_resumed: ClassVar[tuple[str, ...]] = ()
+    not_decisive: ClassVar[tuple[str, ...]] = ()
+    mini_warning: ClassVar[str] = "MINI DATA: not the real task"
+    keeps_outputs: ClassVar[bool] = True
+    name: str
+    metrics: tuple[str, ...]
+    data: TaskData
+    model_path: str | None
+    arch: str
+    rescaling: paper.Rescaling | None
+    processor: Any
+
+    def __init__(self, options: Options[Any]) -> None:
+        self.args: Any = options.args
+        self.config: SquareLossConfig = options.config
+        self.given = options.given
+        self.is_hub_reachable = True
+
+    # What a task says.
+
+    @classmethod
+    def defaults(cls, args: Any, loss: str, protocol: str) -> dict[str, Any]:
+        """Defaults for options, its own and those of SquareLossConfig."""
+        return {}
+
+    def check(self) -> None:  # noqa: B027
+        """Refuses, by a UserError, what cannot work, before anything is loaded."""
+
+    def from_hub(self) -> list[str]:
+        """What the run needs that is a folder here or else a name on the hub."""
+        names = (self.args.model_name_or_path,)
+        return [name for name in names if name is not None]
+
+    @abstractmethod
+    def load(self) -> TaskData:
+        """Reads and checks the data."""
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Outputs of the model: classes, or 1 for a regression; once the data is loaded."""
+
+    @abstractmethod
+    def find_model(self) -> tuple[str | None, str]:
+        """The model's path and its short name."""
+
+    @abstractmethod
+    def load_model(self, path: str | None) -> tuple[PreTrainedModel, Any]:
+        """The model, with the weights of ``path``, and its tokenizer or image processor."""
+
+    def encode(self, rows: Dataset) -> Dataset:
+        """A split as the model takes it, with ``labels`` where they are public; ``processor`` is there."""
+        return rows
+
+    def collator(self) -> Callable[..., Any]:
+        """Puts examples together to a batch."""
+        return default_data_collator  # type: ignore[no-any-return]
+
+    def trainer_options(self) -> dict[str, Any]:
+        """More keyword arguments for the SquareLossTrainer."""
+        # Some models return more than their logits.
+        return {
+            "preprocess_logits_for_metrics": lambda outputs, _: outputs[0] if isinstance(outputs, tuple) else outputs
+        }
+
+    @abstractmethod
+    def scores(self, outputs: Any, targets: Any) -> Scores:
+        """The metrics of a labelled split, by method.
+
+        Args:
+            outputs: what the Trainer predicted, NumPy.
+            targets: the labels, NumPy.
+        """
+
+    def begin_scoring(self) -> None:  # noqa: B027
+        """Called when training has ended, before the splits are scored: validation first."""
+
+    def unlabelled(self, split: str, outputs: Any) -> list[str]:
+        """Called with the outputs on a split without labels; returns lines to print."""
+        return []
+
+    def facts(self, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
+        """About the encoded data, for people and for ``Result.data``: name -> split -> value."""
+        return {}
+
+    def fitted(self) -> dict[str, float]:
+        """What was fitted on the validation data after training, for ``Result.data``."""
+        return {}
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the outputs are those of classes."""
+        return self.num_outputs > 1
+
+    @property
+    def method(self) -> str:
+        """The method whose metrics count."""
+        return LOSSES[self.config.loss].methods[0] if self.has_classes else OF_OUTPUTS
+
+    def about_model(self) -> str:
+        """The model in the banner."""
+        return self.arch
+
+    def about_loss(self) -> str:
+        """The loss in the banner."""
+        if not self.has_classes:
+            return f"mean squared error ({self.name} is a regression; --loss {self.config.loss} makes no difference)"
+        return f"{self.config.loss}, {self.rescaling}" if self.rescaling else self.config.loss
+
+    def about_training(self) -> str:
+        """How it trains, in the banner."""
+        config = self.config
+        steps = config.gradient_accumulation_steps
+        return (
+            f"{config.protocol}, {config.num_train_epochs:g} epochs, lr {config.learning_rate:g}, "
+            f"batch {config.train_batch_size}"
+            + (f" x {steps} accumulated" if steps > 1 else "")
+            + (f", at most {config.max_steps} steps" if config.max_steps > 0 else "")
+            + f", seed {config.seed}"
+        )
+
+    def notes(self) -> list[str]:
+        """Lines for the end of the banner."""
+        return [] if self.config.do_train else ["NO TRAINING: the model is scored as it is"]
+
+    # What follows from it.
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return Path(self.config.output_dir)
+
+    def compute_metrics(self, prediction: Any) -> dict[str, float]:
+        """For the Trainer: the metrics that count."""
+        scores = self.scores(prediction.predictions, prediction.label_ids)
+        return {**scores.get(OF_OUTPUTS, {}), **scores.get(self.method, {})}
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the result, as JSON has it: two runs with equal settings are the same run."""
+        config = self.config
+        merged = {**config.to_dict(), **asdict(self.args)}
+        left_out = {*_NOT_DECISIVE, *self.not_decisive}
+        merged = {
+            name: value
+            for name, value in merged.items()
+            if name not in left_out and not name.startswith(_NOT_DECISIVE_PREFIXES)
+        }
+        merged |= {"task": self.name, "model": self.args.model_name_or_path or self.arch}
+        merged |= {"mini": self.data.mini, "data_fingerprint": self.data.fingerprint}
+        # The batch of a process alone does not say it: that of a step is of all GPUs.
+        merged["total_train_batch_size"] = (
+            config.train_batch_size * config.world_size * config.gradient_accumulation_steps
+        )
+        settings: dict[str, Any] = json.loads(json.dumps(merged, default=str, sort_keys=True))
+        return settings
+
+
+def main(task: type[Task], argv: Sequence[str] | None = None) -> int:
+    """The command line of a task; returns the exit status."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return run_command(task.program, lambda: run(task, sys.argv[1:] if argv is None else argv))
+
+
+def run(task_type: type[Task], argv: Sequence[str]) -> None:
+    """Does what a command line says.
+
+    Raises:
+        UserError: for every mistake of the user's, before training begins.
+        RunError: the training diverged.
+    """
+    task = parse(task_type, argv)
+    with quiet_libraries(task.config):
+        _prepare(task)
+        _run_once(task)
+
+
+def parse(task_type: type[Task], argv: Sequence[str]) -> Task:
+    """A command line, or the YAML or JSON file that it names, as a task.
+
+    Raises:
+        UserError: an option that does not exist, or has a value that it cannot have.
+    """
+
+    def defaults(args: Any, loss: str, protocol: str) -> dict[str, Any]:
+        values = task_type.defaults(args, loss, protocol)
+        if protocol == "early_stopping" and (wanted := values.get("metric_for_best_model")):
+            values.setdefault("greater_is_better", metric(wanted).higher_is_better)
+        return values
+
+    usage = f"{task_type.program} [options]"
+    options = parse_options(
+        argv,
+        task_type.arguments,
+        defaults,
+        prog=task_type.program,
+        usage=usage,
+        description=task_type.description or task_type.__doc__,
+    )
+    task = task_type(options)
+    task.check()
+    check_options(options, task.name, task.metrics)
+    return task
+
+
+@contextmanager
+def quiet_libraries(config: SquareLossConfig) -> Iterator[None]:
+    """For the length of the block only the first of several processes prints, and the libraries only warn."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    transformers.utils.logging.set_verbosity(config.get_process_log_level())
+    disable_progress_bar()
+    with ExitStack() as stack:
+        trainer_log = logging.getLogger("sqloss_plugins.hf.trainer")
+        stack.callback(trainer_log.setLevel, trainer_log.level)
+        trainer_log.setLevel(logging.ERROR)  # the banner says it
+        if config.process_index != 0:
+            stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
+        yield
+
+
+def _prepare(task: Task) -> None:
+    """Finds data and model, and settles k, M, the epochs and the folder."""
+    config = task.config
+    if config.push_to_hub or not all(Path(name).is_dir() for name in task.from_hub()):
+        task.is_hub_reachable = reach_hub(config.push_to_hub)
+    task.data = task.load()
+    task.model_path, task.arch = task.find_model()
+    if config.paper_task is None and task.name in paper.tasks():
+        config.paper_task = task.name
+    try:
+        task.rescaling = config.choose_rescaling(task.num_outputs)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if task.rescaling:
+        config.k, config.M = task.rescaling.k, task.rescaling.M
+    place = (task.name, task.arch)
+    if not config.stops_early and not {"num_train_epochs", "max_steps"} & task.given and config.do_train:
+        pattern = run_folder(*place, _BASELINE, None, None, 0.0, "early_stopping", config.seed, task.data.mini)
+        named = task.args.cross_entropy_run
+        config.num_train_epochs = epochs_of(
+            Path(named) if named else None,
+            pattern.with_name(pattern.name.replace("-lr0-", "-lr*-")),
+            {
+                "loss": _BASELINE,
+                "protocol": "early_stopping",
+                "seed": config.seed,
+                "task": task.name,
+                "arch": task.arch,
+                "fingerprint": task.data.fingerprint,
+            },
+        )
+    if not config.output_dir:
+        protocol, mini = config.protocol or "", task.data.mini
+        config.output_dir = str(
+            run_folder(*place, config.loss, config.k, config.M, config.learning_rate, protocol, config.seed, mini)
+        )
+
+
+def _run_once(task: Task) -> None:
+    """Does a run's work in its folder, unless the folder has the result already, and shows the result."""
+    config, folder, settings = task.config, task.folder, task.settings()
+    versions()  # of the code that begins, whatever becomes of the checkout in the meantime
+    if config.resume_from_checkpoint:
+        names = (*_SAME_WHEN_RESUMED, *task.same_when_resumed)
+        check_checkpoint(Path(config.resume_from_checkpoint), settings, names)
+    is_first = config.process_index == 0
+    with lock_folder(folder) if is_first else nullcontext():
+        if is_first:
+            claim_folder(folder, settings, ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors"))
+        if not (folder / RESULT_NAME).is_file():
+            _show(task, _work(task, settings))
+            return
+        try:
+            finished = read_result(folder)
+        except ValueError as error:
+            raise UserError(f"{error}; remove it, and the same command makes it anew") from error
+        print("This run is finished already; its result:")
+        _show(task, finished)
+
+
+def _work(task: Task, settings: dict[str, Any]) -> Result:
+    """Trains, scores, and writes everything that the run leaves behind."""
+    config, folder = task.config, task.folder
+    _print_banner(task)
+    set_seed(config.seed)
+    progress = earlier_progress(folder) if config.do_train else None
+    finished = progress if progress and progress.is_finished else None
+    model, task.processor = task.load_model(str(finished.best) if finished else task.model_path)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    if not finished:
+        check_space(config, parameters)
+    datasets = {split: task.encode(rows) for split, rows in task.data.splits.items()}
+    facts = task.facts(datasets)
+    _print_lines([*((name, _by_split(values)) for name, values in facts.items()), ("parameters", str(parameters))])
+    trainer = _trainer(task, model, datasets)
+
+    start = time.monotonic()
+    state = _train(trainer, progress) if config.do_train else None
+    metrics: dict[str, Scores] = {}
+    logged = [entry["loss"] for entry in state.log_history if "loss" in entry] if state else []
+    if logged:  # not what train() returns: after a resumption that is a mean over the wrong number of steps
+        metrics["train"] = {OF_OUTPUTS: {"loss": logged[-1]}}
+    scored, outputs, lines = _score(task, trainer, datasets)
+    data = {"source": task.data.source, "fingerprint": task.data.fingerprint, "sizes": task.data.sizes}
+    ended_early = state is not None and state.global_step < state.max_steps
+    result = Result(
+        task=task.name,
+        arch=task.arch,
+        loss=config.loss if task.has_classes else "mean_squared_error",
+        k=config.k,
+        M=config.M,
+        rescaling_source=task.rescaling.source if task.rescaling else None,
+        protocol=str(config.protocol),
+        ended_by=None if state is None else "early stopping" if ended_early else "maximum",
+        epochs=(state.epoch or 0.0) if state else 0.0,
+        best_epoch=best_epoch(state, config.stops_early) if state else None,
+        seed=config.seed,
+        mini=task.data.mini,
+        hyperparameters=settings,
+        data={**data, **facts, **task.fitted()},
+        parameters=parameters,
+        device=device_name(config.device),
+        wall_time_s=time.monotonic() - start,
+        resumed=progress is not None or bool(config.resume_from_checkpoint),
+        metrics={**metrics, **scored},
+        method=task.method,
+        selection=task.metrics[0],
+    )
+    if trainer.is_world_process_zero():
+        write_result(folder, result, outputs)
+        for line in lines:
+            print(line, flush=True)
+    return result
+
+
+def _trainer(task: Task, model: PreTrainedModel, datasets: Mapping[str, Dataset]) -> SquareLossTrainer:
+    """The Trainer, for options that it can take.
+
+    Raises:
+        UserError: it cannot take them.
+    """
+    try:
+        trainer = SquareLossTrainer(
+            model=model,
+            args=task.config,
+            train_dataset=datasets["train"],
+            eval_dataset=datasets["validation"],
+            processing_class=task.processor,
+            data_collator=task.collator(),
+            compute_metrics=task.compute_metrics,
+            callbacks=[DivergenceCallback()],
+            **task.trainer_options(),
+        )
+        head = trainer.compute_loss_func.head
+        if head is not None:
+            head.try_out(model, input_ids=torch.tensor(datasets["train"][:1]["input_ids"]))
+        if task.config.do_train and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
+            # Once before training, for options that the optimiser, the schedule or the loader of the data refuses.
+            with torch.random.fork_rng(devices=[]):
+                trainer.create_optimizer_and_scheduler(1000)
+                trainer.get_train_dataloader()
+            trainer.optimizer = trainer.lr_scheduler = None
+            trainer.accelerator.free_memory()
+    except (ImportError, OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"the Trainer refuses these options: {sentence(error)}") from error
+    return trainer
+
+
+def _train(trainer: Trainer, progress: Progress | None) -> TrainerState:
+    """Trains, from where an earlier process came to, and saves the model; returns the state at the end of training."""
+    if progress is not None and progress.is_finished:
+        print("Training was finished before; its model is used.", flush=True)
+        state = progress.state
+    else:
+        resume = str(progress.checkpoint) if progress else trainer.args.resume_from_checkpoint
+        if resume:
+            print(f"Going on from {resume}.", flush=True)
+        trainer.train(resume_from_checkpoint=resume)
+        state = trainer.state
+    trainer.save_model()
+    return state
+
+
+def _score(
+    task: Task, trainer: Trainer, datasets: Mapping[str, Dataset]
+) -> tuple[dict[str, Scores], dict[str, Any], list[str]]:
+    """Predicts every split that is asked for; returns metrics, outputs, and lines to print.
+
+    Raises:
+        RunError: outputs that are not finite.
+    """
+    metrics: dict[str, Scores] = {}
+    outputs: dict[str, Any] = {}
+    lines: list[str] = []
+    task.begin_scoring()
+    for split, rows in datasets.items():
+        if not (task.config.do_predict if split.startswith("test") else task.config.do_eval and split != "train"):
+            continue
+        predicted = trainer.predict(rows, metric_key_prefix=split)
+        if not np.isfinite(predicted.predictions).all():
+            raise RunError(
+                f"not all outputs on {split} are finite: the training diverged, or the model was broken before; a "
+                "smaller --learning_rate may help"
+            )
+        if task.keeps_outputs:
+            outputs[f"{split}_outputs"] = predicted.predictions
+        if predicted.label_ids is None:
+            if trainer.is_world_process_zero():
+                lines += task.unlabelled(split, predicted.predictions)
+            continue
+        if task.keeps_outputs:
+            outputs[f"{split}_targets"] = predicted.label_ids
+        metrics[split] = task.scores(predicted.predictions, predicted.label_ids)
+        of_outputs = metrics[split].pop(OF_OUTPUTS, {})
+        loss = float(predicted.metrics[f"{split}_loss"])
+        metrics[split] = {OF_OUTPUTS: {"loss": loss, **of_outputs}, **metrics[split]}
+    return metrics, outputs, lines
+
+
+def _print_lines(lines: Sequence[tuple[str, str]]) -> None:
+    """Prints names, or nothing where a line belongs to the one above, and what is to be said of them."""
+    for name, text in lines:
+        print(f"  {name.replace('_', ' '):10s} {text}", flush=True)
+
+
+def _by_split(values: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{value if isinstance(value, int) else f'{value:.5g}'} {split}" for split, value in values.items()
+    )
+
+
+def _print_banner(task: Task) -> None:
+    """Says what is about to run."""
+    data = task.data
+    _print_lines(
+        [
+            ("task", f"{task.name}{f'   *** {task.mini_warning} ***' if data.mini else ''}"),
+            ("data", f"{_by_split(data.sizes)} {data.unit} ({data.source})"),
+            *(("", note) for note in data.notes),
+            ("model", task.about_model()),
+            ("loss", task.about_loss()),
+            ("training", task.about_training()),
+            *(("", note) for note in task.notes()),
+            ("folder", str(task.folder)),
+        ]
+    )
+
+
+def _show(task: Task, result: Result) -> None:
+    """Prints a result."""
+    columns = dict.fromkeys(
+        (name, method)
+        for split, scores in result.metrics.items()
+        for method, values in scores.items()
+        for name in values
+        if split != "train"
+    )
+    rows = [
+        ["split", *(metric(n).heading + ("" if m == OF_OUTPUTS else f" ({m})") for n, m in columns)],
+    ]
+    for split, scores in result.metrics.items():
+        if split != "train":
+            values = [scores.get(m, {}).get(n) for n, m in columns]
+            cells = ["-" if v is None else metric(n).shown(v) for v, (n, _) in zip(values, columns, strict=True)]
+            rows.append([split, *cells])
+    mini = f" ({task.mini_warning})" if result.mini else ""
+    print(f"\n{result.task}{mini}, {result.loss}, seed {result.seed}:\n\n{markdown_table(rows)}\n")
+    for name, value in result.data.items():
+        if name not in ("source", "fingerprint", "sizes"):
+            print(f"{name.replace('_', ' ')}: {_by_split(value) if isinstance(value, dict) else f'{value:.4g}'}")
+    best = (
+        "" if result.best_epoch is None else f" (ended by {result.ended_by}; the model of epoch {result.best_epoch:g})"
+    )
+    print(f"Trained {result.epochs:g} epochs{best} in {result.wall_time_s:.0f} s on {result.device}.")
+    print(f"Everything is in {task.folder}.", flush=True)

@@ -1,0 +1,147 @@
+"""Fine-tunes a pre-trained model on a GLUE task with the square loss, cross-entropy or squentropy.
+
+    python run_glue_sq.py --task mrpc
+    python run_glue_sq.py --task mrpc --loss cross_entropy --learning_rate 5e-5 --seed 1
+    python run_glue_sq.py --task sst2 --data_dir GLUE/SST-2 --model_name_or_path bert-large-cased
+    python run_glue_sq.py settings.yaml
+
+Takes the options below and all of transformers.TrainingArguments. What is not given is the paper's (Table 10: batch
+size, length, learning rate, epochs, per loss), for tasks that the paper does not have its common fine-tuning values.
+--help shows the defaults of the --task, --loss and --protocol that are given beside it.
+A run that was killed goes on where it was when the same command is run again; a run that is finished is not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sqloss_plugins.data.glue import TASKS, load_from_dir, load_from_hub, write_submission
+from sqloss_plugins.data.mini_glue import load_mini
+from sqloss_plugins.data.task_data import TaskData
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.hf import experiment
+from sqloss_plugins.hf.options import refuse_given
+from sqloss_plugins.hf.tasks.sequence_classification import SequenceClassification, SequenceClassificationArguments
+from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.paper import HyperParameters, hyperparameters
+
+_COMMON = HyperParameters(
+    batch_size=32,
+    max_length=128,
+    learning_rate=2e-5,
+    epochs=3,
+    steps=None,
+    dropout=None,
+    backbone="bert-base-cased",
+    config=None,
+)
+"""For the GLUE tasks that the paper does not have: what Table 10 has for most of those it does."""
+
+
+@dataclass
+class GlueArguments(SequenceClassificationArguments):
+    """Which task, and where its data is."""
+
+    task: str | None = field(
+        default=None, metadata={"help": "The GLUE task.", "choices": list(TASKS), "aliases": ["--task_name"]}
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder with the task's TSV or parquet files, instead of the hub."}
+    )
+
+
+class Glue(SequenceClassification):
+    """One task of GLUE."""
+
+    program = "run_glue_sq.py"
+    description = __doc__
+    arguments = GlueArguments
+
+    def check(self) -> None:
+        """Refuses what cannot work, and takes the properties of the task."""
+        if self.args.task is None:
+            raise UserError(f"--task is missing: choose from {', '.join(TASKS)}")
+        task = self.task = TASKS[self.args.task]
+        self.name, self.texts, self.labels, self.metrics = task.name, task.texts, task.labels, task.metrics
+        self.default_model = _paper_values(self.args, self.config.loss).backbone or str(_COMMON.backbone)
+        super().check()
+        if task.is_regression:
+            options = ("k", "M", "rescaling", "paper_task", "label_smoothing_factor")
+            refuse_given(self.given, options, f"needs classes, and {task.name} is a regression")
+        if self.args.data_dir == "":
+            raise UserError("--data_dir is empty: give a folder, or leave it out")
+        if self.args.mini and self.args.data_dir:
+            raise UserError("--mini and --data_dir exclude each other: the mini data or your own")
+
+    @classmethod
+    def defaults(cls, args: Any, loss: str, protocol: str) -> dict[str, Any]:
+        """The paper's hyper-parameters for the task and the loss."""
+        values, task = _paper_values(args, loss), TASKS.get(args.task or "")
+        return {
+            "learning_rate": values.learning_rate,
+            "num_train_epochs": float(values.epochs or 3),
+            "per_device_train_batch_size": values.batch_size,
+            "max_seq_length": values.max_length or _COMMON.max_length,
+            "metric_for_best_model": task.metrics[0] if task and protocol == "early_stopping" else None,
+        }
+
+    def from_hub(self) -> list[str]:
+        """The data, too."""
+        has_data = self.args.mini or self.args.data_dir
+        return [*super().from_hub(), *([] if has_data else ["nyu-mll/glue"])]
+
+    def load(self) -> TaskData:
+        """The files of ``--data_dir``, the hub's, or the mini data."""
+        args, task = self.args, self.task
+        if args.data_dir:
+            data = load_from_dir(task, Path(args.data_dir), args.cache_dir)
+        elif args.mini:
+            data = load_mini(task)
+        else:
+            try:
+                data = load_from_hub(task, args.cache_dir, args.token)
+            except (OSError, ValueError) as error:  # what datasets raises where hub and cache have nothing
+                if self.is_hub_reachable:
+                    raise UserError(
+                        f"{task.name} cannot be read from the hub: {' '.join(str(error).split())}"
+                    ) from error
+                print(
+                    f"No {task.name} data at hand: using the embedded MINI data, which is not the real {task.name}. "
+                    "For the real one give --data_dir, or run where the hub can be reached.",
+                    flush=True,
+                )
+                data = load_mini(task)
+        limits = {
+            "train": args.max_train_samples,
+            "validation": args.max_eval_samples,
+            "test": args.max_predict_samples,
+        }
+        return data.limited(limits)
+
+    def unlabelled(self, split: str, outputs: Any) -> list[str]:
+        """Writes the predictions for GLUE's server."""
+        path = write_submission(self.task, split, self.decided(outputs), self.folder)
+        return [f"Labels are not public: predictions for GLUE's server are in {path}."]
+
+    def notes(self) -> list[str]:
+        """With a word on losses that the paper does not have."""
+        loss, column = self.config.loss, LOSSES[self.config.loss].paper_column
+        if loss == column or not self.has_classes:
+            return super().notes()
+        return [*super().notes(), f"the paper has no {loss}: its {column}'s hyper-parameters are the defaults"]
+
+
+def _paper_values(args: GlueArguments, loss: str) -> HyperParameters:
+    return hyperparameters(args.task or "", "bert", loss) or _COMMON
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line ``run_glue_sq.py`` and ``sqloss glue``; returns the exit status."""
+    return experiment.main(Glue, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
