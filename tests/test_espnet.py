@@ -31,7 +31,7 @@ from sqloss_plugins.espnet.calibration import calibrate, teacher_forced_outputs
 from sqloss_plugins.espnet.decoding import Speech2Text, log_probability_outputs, use_method
 from sqloss_plugins.espnet.jobs import Job, die_with_parent, run_jobs
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
-from sqloss_plugins.espnet.model_files import load_model
+from sqloss_plugins.espnet.model_files import check_sample_rate, load_model
 from sqloss_plugins.espnet.resume import make_saves_atomic, repair_checkpoint, trained
 from sqloss_plugins.probability import METHODS, TEMPERATURES, log_probabilities
 
@@ -541,6 +541,19 @@ def test_damaged_model_files(tiny, tmp_path):
             Speech2Text(str(config), str(model))
     with pytest.raises(UserError, match=r"torn\.pth cannot be read as a model file"):
         Speech2Text(str(tiny[0]), str(tiny[1]), lm_train_config=str(tiny[0]), lm_file=str(torn))
+
+
+def test_the_sample_rate_is_the_configurations():
+    for conf in ({}, {"fs": 16000}, {"fs": "16k"}, {"fs": "16 kHz"}, {"fs": "16000"}):
+        check_sample_rate(conf, 16000)
+    for fs, message in (
+        ("8k", "fs is 8k, and the audio has 16000 Hz"),
+        (44100, "fs is 44100, and the audio has 16000 Hz"),
+        ("fast", "fs must be a sample rate such as 16k, got 'fast'"),
+        (None, "fs must be a sample rate such as 16k, got None"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_sample_rate({"fs": fs}, 16000)
 
 
 def export(tiny, folder, *words):

@@ -1,5 +1,6 @@
 """Speech corpora: layouts, checks, and the mini corpus."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,22 +9,30 @@ import numpy as np
 import pytest
 import soundfile
 
-from sqloss_plugins.data.mini_speech import write_mini_librispeech
-from sqloss_plugins.data.speech import Utterance, check_audio, download, read_an4, read_librispeech, write_data_dir
+from sqloss_plugins.data.corpora import (
+    CORPORA,
+    Utterance,
+    check_audio,
+    check_subsets,
+    read_data_dir,
+    write_data_dir,
+)
+from sqloss_plugins.data.corpora.librispeech import write_mini
 from sqloss_plugins.errors import UserError
 
+AN4, LIBRISPEECH = CORPORA["an4"], CORPORA["librispeech"]
 SIZES = {"train-clean-100": (3, 7), "dev-clean": (2, 4), "test-clean": (2, 3)}
 
 
 @pytest.fixture(scope="module")
 def mini(tmp_path_factory):
     root = tmp_path_factory.mktemp("mini")
-    write_mini_librispeech(root, SIZES)
+    write_mini(root, subsets=SIZES)
     return root
 
 
 def test_the_mini_corpus_has_librispeechs_layout(mini):
-    subsets = {subset: read_librispeech(mini, subset) for subset in SIZES}
+    subsets = {subset: LIBRISPEECH.read(mini, subset) for subset in SIZES}
     assert {subset: (len({item.speaker for item in found}), len(found)) for subset, found in subsets.items()} == SIZES
     everything = [item for found in subsets.values() for item in found]
     assert len({item.text for item in everything}) == len(everything) == 14  # no sentence twice, in no two subsets
@@ -37,8 +46,8 @@ def test_the_mini_corpus_has_librispeechs_layout(mini):
 def test_the_mini_corpus_is_the_same_in_every_process(tmp_path):
     """A speaker of every kind of voice; eSpeak NG carries state from call to call, and some voices have own noise."""
     command = (
-        "import sys, pathlib; from sqloss_plugins.data.mini_speech import write_mini_librispeech as write; "
-        "write(pathlib.Path(sys.argv[1]), {'train-clean-100': (78, 78)})"
+        "import sys, pathlib; from sqloss_plugins.data.corpora.librispeech import write_mini; "
+        "write_mini(pathlib.Path(sys.argv[1]), subsets={'train-clean-100': (78, 78)})"
     )
     roots = [tmp_path / "one", tmp_path / "two"]
     for root in roots:
@@ -65,7 +74,7 @@ def chapter(tmp_path):
 
 def test_librispeech(chapter, tmp_path):
     for root in (tmp_path, tmp_path / "LibriSpeech"):
-        first, second = read_librispeech(root, "dev-clean")
+        first, second = LIBRISPEECH.read(root, "dev-clean")
         assert first == Utterance("11-7-0000", "11-7", root.absolute() / first.audio.relative_to(root), "ONE TWO")
         assert second.text == "THREE"
     write_data_dir(tmp_path / "data", [second, first])
@@ -74,57 +83,135 @@ def test_librispeech(chapter, tmp_path):
     assert (tmp_path / "data/wav.scp").read_text().split()[1] == str(first.audio)
 
 
-def damage(chapter, how):
-    if how == "no audio":
-        (chapter / "11-7-0001.flac").unlink()
-    elif how == "no transcript":
-        (chapter / "11-7.trans.txt").write_text("11-7-0000 ONE TWO\n")
-    elif how == "no transcripts":
-        write_wave(chapter.parent / "8/11-8-0000.flac")
-    elif how == "empty transcript":
-        (chapter / "11-7.trans.txt").write_text("11-7-0000 ONE TWO\n11-7-0001\n")
-    elif how == "cut short":
-        path = chapter / "11-7-0001.flac"
-        path.write_bytes(path.read_bytes()[:3000])
-    elif how == "not audio":
-        (chapter / "11-7-0001.flac").write_bytes(b"x" * 999)
-    elif how == "another rate":
-        write_wave(chapter / "11-7-0001.flac", rate=8000)
-    elif how == "stereo":
-        write_wave(chapter / "11-7-0001.flac", channels=2)
-    elif how == "other layout":
-        (chapter / "11-7.trans.txt").unlink()
-        for path in chapter.glob("*.flac"):
-            path.unlink()
+def test_transcripts_are_read_as_espnet_reads_them(chapter, tmp_path):
+    """A byte order mark, tabs, other ends of lines; what str.splitlines alone takes for an end of line is a space."""
+    text = "\ufeff11-7-0000\tONE\u2028TWO\x85THREE \r\n\r\n  11-7-0001  FOUR\x0cFIVE\u00a0SIX\r\n"
+    (chapter / "11-7.trans.txt").write_bytes(text.encode())
+    utterances = LIBRISPEECH.read(tmp_path, "dev-clean")
+    assert [item.text for item in utterances] == ["ONE TWO THREE", "FOUR FIVE SIX"]
+    write_data_dir(tmp_path / "data", utterances)
+    with (tmp_path / "data/text").open() as lines:
+        assert [line.split() for line in lines] == [[item.name, *item.text.split()] for item in utterances]
+    assert read_data_dir(tmp_path / "data") == utterances
+
+
+def nothing(chapter):
+    for path in chapter.iterdir():
+        path.unlink()
+
+
+def samples(value, subtype):
+    def write(chapter):
+        wave = np.zeros(1000)
+        wave[700] = value
+        soundfile.write(chapter / "11-7-0001.flac", wave, 16000, format="WAV", subtype=subtype)
+
+    return write
+
+
+def transcripts(content):
+    return lambda chapter: (chapter / "11-7.trans.txt").write_bytes(content)
+
+
+def cut(chapter):
+    path = chapter / "11-7-0001.flac"
+    path.write_bytes(path.read_bytes()[:3000])
 
 
 DAMAGES = {
-    "no audio": "has a transcript for 11-7-0001, and there is no 11-7-0001.flac beside it",
-    "no transcript": "11-7-0001.flac has no transcript in 11-7.trans.txt",
-    "no transcripts": "has audio, and no .*trans.txt",
-    "empty transcript": "11-7.trans.txt line 2: the transcript of 11-7-0001 is empty",
-    "cut short": "11-7-0001.flac (is cut short|cannot be read as audio)",
-    "not audio": "11-7-0001.flac cannot be read as audio",
-    "another rate": r"11-7-0001.flac has 8000 Hz and 1 channel\(s\): this recipe takes mono at 16000 Hz",
-    "stereo": "11-7-0001.flac has 16000 Hz and 2 channel",
-    "other layout": "this is not LibriSpeech's layout",
+    "no audio": (
+        lambda chapter: (chapter / "11-7-0001.flac").unlink(),
+        "has a transcript for 11-7-0001, and there is no 11-7-0001.flac beside it",
+    ),
+    "no transcript": (transcripts(b"11-7-0000 ONE"), "11-7-0001.flac has no transcript in 11-7.trans.txt"),
+    "no transcripts": (
+        lambda chapter: write_wave(chapter.parent / "8/11-8-0000.flac"),
+        "has audio, and no .*trans.txt",
+    ),
+    "empty transcript": (
+        transcripts(b"11-7-0000 ONE\n\n11-7-0001 \n"),
+        "11-7.trans.txt line 3: the transcript of 11-7-0001 is empty",
+    ),
+    "two transcripts": (
+        transcripts(b"11-7-0000 ONE\n11-7-0001 TWO\n11-7-0000 ONE\n"),
+        "11-7.trans.txt line 3: 11-7-0000 has a transcript already",
+    ),
+    "another encoding": (
+        transcripts("11-7-0000 ONE\n11-7-0001 ÜBER\n".encode("latin-1")),
+        "11-7.trans.txt line 2 is not UTF-8: convert the file",
+    ),
+    "a folder of transcripts": (
+        lambda chapter: (chapter / "11-7.trans.txt").rename(chapter / "x") and (chapter / "11-7.trans.txt").mkdir(),
+        "11-7.trans.txt cannot be read: Is a directory",
+    ),
+    "cut short": (cut, "11-7-0001.flac (is cut short|cannot be read as audio)"),
+    "not audio": (
+        lambda chapter: (chapter / "11-7-0001.flac").write_bytes(b"x" * 999),
+        "11-7-0001.flac cannot be read as audio",
+    ),
+    "no bytes": (
+        lambda chapter: (chapter / "11-7-0001.flac").write_bytes(b""),
+        "11-7-0001.flac cannot be read as audio",
+    ),
+    "no samples": (
+        lambda chapter: soundfile.write(chapter / "11-7-0001.flac", np.zeros(0), 16000, format="WAV"),
+        "11-7-0001.flac is empty: it has no samples",
+    ),
+    "nan": (samples(np.nan, "FLOAT"), r"11-7-0001.flac has samples that are not numbers \(NaN or infinite\)"),
+    "infinite": (samples(-np.inf, "DOUBLE"), "11-7-0001.flac has samples that are not numbers"),
+    "another rate": (
+        lambda chapter: write_wave(chapter / "11-7-0001.flac", rate=8000),
+        r"11-7-0001.flac has 8000 Hz and 1 channel\(s\): this recipe takes mono at 16000 Hz",
+    ),
+    "stereo": (
+        lambda chapter: write_wave(chapter / "11-7-0001.flac", channels=2),
+        "11-7-0001.flac has 16000 Hz and 2 channel",
+    ),
+    "other layout": (nothing, "this is not LibriSpeech's layout"),
 }
 
 
-@pytest.mark.parametrize("how", list(DAMAGES))
-def test_a_damaged_corpus(how, chapter, tmp_path):
-    damage(chapter, how)
-    with pytest.raises(UserError, match=DAMAGES[how]):
-        check_audio(read_librispeech(tmp_path, "dev-clean"), nj=2)
+@pytest.mark.parametrize("case", list(DAMAGES))
+def test_a_damaged_corpus(case, chapter, tmp_path):
+    damage, message = DAMAGES[case]
+    damage(chapter)
+    with pytest.raises(UserError, match=message):
+        check_audio(LIBRISPEECH.read(tmp_path, "dev-clean"), nj=2)
+
+
+def test_audio_of_another_rate_is_checked_against_the_corpuss(chapter, tmp_path):
+    utterances = LIBRISPEECH.read(tmp_path, "dev-clean")
+    with pytest.raises(UserError, match=r"has 16000 Hz and 1 channel.*: this recipe takes mono at 8000 Hz"):
+        check_audio(utterances, sample_rate=8000)
+    samples(0.5, "FLOAT")(chapter)  # floating-point samples that are numbers
+    assert check_audio(utterances) == pytest.approx(0.5 + 1000 / 16000)
+
+
+def test_an_utterance_in_two_subsets(chapter, tmp_path):
+    copy = tmp_path / "LibriSpeech/test-clean/11/7"
+    shutil.copytree(chapter, copy)
+    subsets = {subset: LIBRISPEECH.read(tmp_path, subset) for subset in ("dev-clean", "test-clean")}
+    message = r"the utterance 11-7-000. \(.*test-clean.*\) is in dev-clean and in test-clean: remove it from one"
+    with pytest.raises(UserError, match=message):
+        check_subsets(subsets)
+    check_subsets({subset: [item] for subset, item in zip("ab", subsets["dev-clean"], strict=True)})
+    other = copy.parent.parent / "12/7"  # under another name
+    shutil.rmtree(copy.parent)
+    other.mkdir(parents=True)
+    (other / "12-7-0000.flac").symlink_to(chapter / "11-7-0000.flac")
+    (other / "12-7.trans.txt").write_text("12-7-0000 ONE TWO\n")
+    with pytest.raises(UserError, match=r"the utterance 12-7-0000 .*is in dev-clean and in test-clean"):
+        check_subsets({**subsets, "test-clean": LIBRISPEECH.read(tmp_path, "test-clean")})
 
 
 def test_wrong_folders(tmp_path, chapter):
     with pytest.raises(UserError, match=r"has no subset test-clean \(it has dev-clean\)"):
-        read_librispeech(tmp_path, "test-clean")
+        LIBRISPEECH.read(tmp_path, "test-clean")
     with pytest.raises(UserError, match="there is no such folder"):
-        read_librispeech(tmp_path / "nowhere", "dev-clean")
-    with pytest.raises(UserError, match="has white space"):
-        write_data_dir(tmp_path / "data", [Utterance("a", "a", Path("/two words.flac"), "A")])
+        LIBRISPEECH.read(tmp_path / "nowhere", "dev-clean")
+    for path in ("/two words.flac", "/two\nlines.flac", "/not\udcffutf-8.flac"):
+        with pytest.raises(UserError, match="has white space or unprintable characters"):
+            write_data_dir(tmp_path / "data", [Utterance("a", "a", Path(path), "A")])
     with pytest.raises(UserError, match="two utterances are called a"):
         write_data_dir(tmp_path / "data", [Utterance("a", "a", Path("/x.flac"), "A")] * 2)
 
@@ -143,22 +230,42 @@ def an4(tmp_path):
 
 
 def test_an4(an4):
-    train, dev, test = (read_an4(an4, subset) for subset in ("train", "dev", "test"))
+    train, dev, test = (AN4.read(an4, subset) for subset in ("train", "dev", "test"))
     assert (len(train), len(dev), len(test)) == (18, 2, 1)
     assert {item.speaker for item in dev} == {"s00", "s10"}  # whole speakers are held out
     assert not {item.speaker for item in dev} & {item.speaker for item in train}
     assert (test[0].name, test[0].text) == ("s20-an1-s20-b", "NO")
     assert check_audio([*train, *dev, *test]) == pytest.approx(10.5)
-    next(an4.rglob("an1-s03-b.wav")).unlink()
-    with pytest.raises(UserError, match="line 4: no audio of an1-s03-b"):
-        read_an4(an4, "train")
-    (an4 / "etc/an4_test.transcription").write_text("(an1-s20-b)\n")
-    with pytest.raises(UserError, match="line 1 is not a transcript"):
-        read_an4(an4, "test")
+
+
+AN4_DAMAGES = {
+    "no audio": ("<s> YES </s> (an1-s99-b)", "line 2: no audio of an1-s99-b below .* \\(.flac, .wav, .sph\\)"),
+    "no words": ("(an1-s00-b)", "line 2 is not a transcript with the utterance's name in parentheses"),
+    "no name": ("<s> YES </s>", "line 2 is not a transcript with the utterance's name in parentheses"),
+    "no speaker": ("YES (an1)", "line 2: an1 is no name of AN4's, which are like an406-SPEAKER-b"),
+    "twice": ("YES (an1-s20-b)", "line 2: an1-s20-b has a transcript already"),
+    "another encoding": ("\udcff (an1-s00-b)", "an4_test.transcription line 2 is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize("case", list(AN4_DAMAGES))
+def test_a_damaged_an4(case, an4):
+    line, message = AN4_DAMAGES[case]
+    write_wave(an4 / "wav/an1.wav")
+    with (an4 / "etc/an4_test.transcription").open("a", errors="surrogateescape") as file:
+        file.write(f"{line}\n")
+    with pytest.raises(UserError, match=message):
+        AN4.read(an4, "test")
+
+
+def test_wrong_folders_of_an4(an4):
     with pytest.raises(UserError, match="AN4 has no subset dev-clean"):
-        read_an4(an4, "dev-clean")
+        AN4.read(an4, "dev-clean")
     with pytest.raises(UserError, match=r"has no etc/an4_train\.transcription"):
-        read_an4(an4 / "wav", "train")
+        AN4.read(an4 / "wav", "train")
+    (an4 / "etc/an4_test.transcription").write_text("\n")
+    with pytest.raises(UserError, match=r"an4_test\.transcription has no transcripts"):
+        AN4.read(an4, "test")
 
 
 def test_a_download_that_was_cut_short_is_unpacked_anew(tmp_path, monkeypatch):
@@ -173,11 +280,11 @@ def test_a_download_that_was_cut_short_is_unpacked_anew(tmp_path, monkeypatch):
     monkeypatch.setattr("torchaudio.datasets.LIBRISPEECH", fetch)
     cut = tmp_path / "LibriSpeech/dev-clean/1/2"
     cut.mkdir(parents=True)
-    download("librispeech", ["dev-clean", "test-clean"], tmp_path)
+    LIBRISPEECH.download(["dev-clean", "test-clean"], tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("whole")) == ["whole", "whole"]
     assert not cut.exists()
     (tmp_path / "LibriSpeech/dev-clean/whole").unlink()
-    download("librispeech", ["dev-clean"], tmp_path)
+    LIBRISPEECH.download(["dev-clean"], tmp_path)
     assert not (tmp_path / "LibriSpeech/dev-clean/whole").exists()  # it was complete: nothing is done
     with pytest.raises(UserError, match="LibriSpeech has no subset test-cleen: choose from train-clean-100, "):
-        download("librispeech", ["dev-clean", "test-cleen"], tmp_path)
+        LIBRISPEECH.download(["dev-clean", "test-cleen"], tmp_path)

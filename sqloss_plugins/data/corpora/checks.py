@@ -153,13 +153,17 @@ def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> None:
     """Writes ``wav.scp``, ``text`` and ``utt2spk``, sorted by utterance, as ESPnet and Kaldi have them.
 
     Raises:
-        UserError: a name that occurs twice, or a path with white space, which these files cannot hold.
+        UserError: a name that occurs twice, or a path with white space or unprintable characters, which these
+            files cannot hold.
     """
     ordered = sorted(utterances, key=lambda item: item.name)
     check_names(ordered)
     for item in ordered:
-        if len(str(item.audio.absolute()).split()) != 1:
-            raise UserError(f"the path {item.audio.absolute()} has white space, which ESPnet's wav.scp cannot hold")
+        path = str(item.audio.absolute())
+        if len(path.split()) != 1 or not path.isprintable():
+            raise UserError(
+                f"the path {path!r} has white space or unprintable characters, which ESPnet's wav.scp cannot hold"
+            )
     folder.mkdir(parents=True, exist_ok=True)
     columns: dict[str, Callable[[Utterance], str]] = {
         "wav.scp": lambda item: str(item.audio.absolute()),

@@ -46,7 +46,7 @@ def read(corpus: Path, subset: str) -> list[Utterance]:
         for name, text in transcripts.items():
             if name not in audio:
                 raise UserError(f"{path} has a transcript for {name}, and there is no {name}.flac beside it")
-            utterances.append(Utterance(name, name.rpartition("-")[0], audio[name], text))
+            utterances.append(Utterance(name, name.rpartition("-")[0] or name, audio[name], text))
         if audio.keys() - transcripts.keys():
             raise UserError(f"{audio[min(audio.keys() - transcripts.keys())]} has no transcript in {path.name}")
     silent = sorted({file.parent for file in folder.glob("*/*/*.flac")} - {item.audio.parent for item in utterances})
