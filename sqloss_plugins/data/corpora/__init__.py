@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from sqloss_plugins.data.corpora.an4 import AN4
-from sqloss_plugins.data.corpora.checks import check_audio, check_subsets, read_data_dir, write_data_dir
+from sqloss_plugins.data.corpora.checks import check_audio, check_subsets, write_data_dir
 from sqloss_plugins.data.corpora.corpus import Corpus, MiniCorpus, Utterance
 from sqloss_plugins.data.corpora.librispeech import LIBRISPEECH
 
 CORPORA: dict[str, Corpus] = {corpus.name: corpus for corpus in (LIBRISPEECH, AN4)}
 """Name of a corpus -> the corpus."""
 
-__all__ = [
-    "CORPORA",
-    "Corpus",
-    "MiniCorpus",
-    "Utterance",
-    "check_audio",
-    "check_subsets",
-    "read_data_dir",
-    "write_data_dir",
-]
+__all__ = ["CORPORA", "Corpus", "MiniCorpus", "Utterance", "check_audio", "check_subsets", "write_data_dir"]

@@ -139,16 +139,6 @@ def check_subsets(subsets: Mapping[str, Sequence[Utterance]]) -> None:
         seen.update(dict.fromkeys(keys, subset))
 
 
-def read_data_dir(folder: Path) -> list[Utterance]:
-    """The utterances of a folder that :func:`write_data_dir` wrote."""
-    columns = []
-    for name in ("utt2spk", "wav.scp", "text"):
-        lines = (folder / name).read_text(encoding="utf-8").split("\n")[:-1]
-        columns.append(dict(line.split(" ", 1) for line in lines))
-    speakers, audio, text = columns
-    return [Utterance(name, speakers[name], Path(audio[name]), text[name]) for name in speakers]
-
-
 def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> None:
     """Writes ``wav.scp``, ``text`` and ``utt2spk``, sorted by utterance, as ESPnet and Kaldi have them.
 
