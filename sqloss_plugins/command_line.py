@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -39,6 +40,20 @@ class OptionParser(OneLineErrors, argparse.ArgumentParser):
             allow_abbrev=False,
             add_help=add_help,
         )
+
+
+def check_name(option: str, name: str) -> None:
+    """For names that become part of a path: letters, digits, ``_``, ``-`` and dots, and no path.
+
+    Args:
+        option: what the name was given as, for the message.
+        name: the name.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UserError(f"{option} {name!r} is not a name: use letters, digits, _, - and dots, no path")
 
 
 def recipes_folder() -> Path:

@@ -11,4 +11,4 @@ here=$(cd "$(dirname "$0")" && pwd)
 
 export PYTHONWARNINGS=${PYTHONWARNINGS-ignore::FutureWarning} # what PyTorch says of ESPnet's calls
 
-exec "${PYTHON:-python}" -m sqloss_plugins.espnet.bin.recipe librispeech --workdir "$here" "$@"
+exec "${PYTHON:-python}" -m sqloss_plugins asr "$here" --workdir "$here" "$@"

@@ -1,0 +1,107 @@
+"""Error rates of words, characters and phones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqloss_plugins.errors import UserError
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Edits between references and hypotheses.
+
+    Attributes:
+        substitutions, deletions, insertions: how many of each.
+        length: words, characters or phones of the references.
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    length: int
+
+    @property
+    def rate(self) -> float:
+        """Edits for each word, character or phone of the references, a fraction."""
+        return (self.substitutions + self.deletions + self.insertions) / self.length
+
+
+def _words(references: Sequence[str], hypotheses: Sequence[str]) -> Any:
+    import jiwer
+
+    return jiwer.process_words(list(references), list(hypotheses))
+
+
+def _characters(references: Sequence[str], hypotheses: Sequence[str]) -> Any:
+    import jiwer
+
+    return jiwer.process_characters(list(references), list(hypotheses))
+
+
+ERROR_RATES: dict[str, Callable[[Sequence[str], Sequence[str]], Any]] = {
+    "wer": _words,
+    "cer": _characters,
+    "per": _words,  # phones are separated by spaces
+}
+"""Metric -> what counts its edits."""
+
+
+def read_text(path: Path) -> dict[str, str]:
+    """ESPnet's ``text``: utterance -> words, which may be none."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return {name: text.strip() for name, _, text in (line.partition(" ") for line in lines if line)}
+
+
+def read_folding(path: Path) -> dict[str, str]:
+    """A file with a token and what it counts as in each line, or with a token alone that is left out.
+
+    Raises:
+        UserError: it cannot be read, or has another form.
+    """
+    try:
+        lines = [line.split() for line in path.read_text(encoding="utf-8").split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"folding: {path} cannot be read: {error}") from error
+    for number, words in enumerate(lines, start=1):
+        if len(words) > 2:
+            raise UserError(f"folding: {path} line {number} has more than a token and what it counts as")
+    return {words[0]: words[1] if len(words) == 2 else "" for words in lines if words}
+
+
+def fold(text: str, folding: Mapping[str, str]) -> str:
+    """The text with its tokens folded."""
+    return " ".join(word for word in (folding.get(word, word) for word in text.split()) if word) if folding else text
+
+
+def count_errors(
+    references: Mapping[str, str],
+    hypotheses: Mapping[str, str],
+    metrics: Sequence[str],
+    folding: Mapping[str, str] | None = None,
+) -> dict[str, Errors]:
+    """Errors over all utterances together, by metric.
+
+    Args:
+        references, hypotheses: utterance -> text.
+        metrics: keys of :data:`ERROR_RATES`.
+        folding: which tokens count as which.
+
+    Raises:
+        UserError: the two do not have the same utterances.
+    """
+    missing = sorted(references.keys() ^ hypotheses.keys())
+    if missing:
+        raise UserError(f"{len(missing)} utterances have only one of reference and hypothesis, such as {missing[0]}")
+    names = sorted(references)
+    said, heard = ([fold(texts[name], folding or {}) for name in names] for texts in (references, hypotheses))
+    found = {metric: ERROR_RATES[metric](said, heard) for metric in metrics}
+    return {
+        metric: Errors(
+            edits.substitutions, edits.deletions, edits.insertions, edits.hits + edits.substitutions + edits.deletions
+        )
+        for metric, edits in found.items()
+    }

@@ -1,0 +1,465 @@
+"""The command line of a speech recipe, and the ``recipe.yaml`` that its defaults come from.
+
+Nothing here imports PyTorch or ESPnet before the options that need neither are checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import importlib.util
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqloss_plugins.command_line import OptionParser, check_name, is_reachable, read_mapping, recipes_folder
+from sqloss_plugins.data.corpora import CORPORA, Corpus
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.recipe import PROGRAM
+from sqloss_plugins.espnet.recipe.error_rates import ERROR_RATES, read_folding
+
+STAGE_NAMES = (
+    "download",
+    "data preparation",
+    "dictionary",
+    "statistics",
+    "language model",
+    "training",
+    "decoding",
+    "scoring",
+)
+TOKEN_TYPES = ("bpe", "char", "phn")
+NO_TEXT = "none"
+_RESERVED_OPTIONS = {
+    *("--config", "--model", "--output_dir", "--resume", "--dry_run", "--print_config", "--collect_stats"),
+    *("--token_list", "--token_type", "--bpemodel"),
+    *(f"--{split}_data_path_and_name_and_type" for split in ("train", "valid")),
+    *(f"--{split}_shape_file" for split in ("train", "valid")),
+}
+DESCRIPTION = f"""Speech recognition from audio to error rates, with ESPnet's wheel alone.
+
+Stages, each of which skips what it has done, and may be killed at any moment:
+
+    {"    ".join(f"{number} {name}" for number, name in enumerate(STAGE_NAMES[:4], start=1))}
+    {"    ".join(f"{number} {name}" for number, name in enumerate(STAGE_NAMES[4:], start=5))}
+
+Every argument that is not listed goes to ESPnet's training (--max_epoch 3, --optim_conf lr=0.002, ...)."""
+
+
+class Options(argparse.Namespace):
+    """The options by name; see ``--help``."""
+
+    recipe: str
+    loss: str
+    k: float | None
+    M: float | None
+    rescaling: str
+    method: str
+    arch: str
+    stage: int
+    stop_stage: int
+    corpus: Path | None
+    mini: bool
+    train_set: str
+    dev_set: str
+    test_sets: str
+    token_type: str
+    nbpe: int
+    use_lm: str
+    lm_text: str
+    ngpu: int
+    nj: int
+    seed: int
+    tag: str | None
+    workdir: Path
+    asr_exp: Path | None
+    lm_exp: Path | None
+    asr_config: Path | None
+    lm_config: Path | None
+    inference_config: Path | None
+
+    @property
+    def tests(self) -> list[str]:
+        """The test subsets."""
+        return self.test_sets.split()
+
+    @property
+    def subsets(self) -> list[str]:
+        """All subsets, the training one first, the development one second."""
+        return [self.train_set, self.dev_set, *self.tests]
+
+    @property
+    def has_lm(self) -> bool:
+        """Whether there is a language model."""
+        return self.use_lm == "true"
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What a ``recipe.yaml`` says.
+
+    Attributes:
+        path: the file.
+        corpus: the corpus.
+        task: the task's name in results; the paper's, where the paper has the task.
+        metrics: the error rates to report; the first decides.
+        folding: which tokens count as which when errors are counted, such as 48 phones as 39.
+        defaults: options of the command line and their values.
+    """
+
+    path: Path
+    corpus: Corpus
+    task: str
+    metrics: tuple[str, ...]
+    folding: dict[str, str]
+    defaults: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line that was read and checked.
+
+    Attributes:
+        options: this package's options.
+        free: what is for ESPnet's training.
+        definition: the recipe's.
+    """
+
+    options: Options
+    free: list[str]
+    definition: Definition
+
+    def config(self, which: str) -> Path:
+        """The configuration ``asr``, ``lm`` or ``inference``: the one given, or the recipe's."""
+        given: Path | None = getattr(self.options, f"{which}_config")
+        names = {
+            "asr": f"tuning/train_asr_{self.options.arch}.yaml",
+            "lm": "train_lm.yaml",
+            "inference": "decode_asr.yaml",
+        }
+        return given or self.definition.path.parent / names[which]
+
+    @property
+    def is_as_published(self) -> bool:
+        """Whether data, tokens and model are the recipe's own: only then its epochs and results in the paper apply."""
+        options, defaults = self.options, self.definition.defaults
+        names = ("train_set", "dev_set", "token_type", "nbpe")
+        return not (options.mini or options.asr_config) and all(
+            defaults.get(name, getattr(options, name)) == getattr(options, name) for name in names
+        )
+
+    @property
+    def lm_text(self) -> str | None:
+        """The further text of the language model, a file or a URL; None for none.
+
+        A URL that the recipe has as its default is for those who have the corpus downloaded as well.
+        """
+        options = self.options
+        if not options.has_lm or options.lm_text == NO_TEXT:
+            return None
+        is_default = options.lm_text == self.definition.defaults.get("lm_text")
+        return None if is_default and is_url(options.lm_text) and options.corpus else options.lm_text
+
+
+def make_parser(add_help: bool = True) -> OptionParser:
+    """The options of a recipe's command line."""
+    parser = OptionParser(PROGRAM, DESCRIPTION, add_help)
+    parser.add_argument("recipe", help="name or folder of the recipe, such as librispeech")
+    add = parser.add_argument_group("training").add_argument
+    add("--loss", default="square", help="of the attention decoder: square, cross_entropy, ... (default: %(default)s)")
+    add("--k", type=float, help="square loss: weight of the true class's term")
+    add("--M", type=float, help="square loss: target of the true class")
+    add(
+        "--rescaling",
+        default="auto",
+        help="rule for k and M: auto (the paper's where it names the task and its number of classes, else level), "
+        "paper, or level (k = 15, M = sqrt(C ln C / 15)) (default: %(default)s)",
+    )
+    add("--arch", default="transformer", help="one of conf/tuning/train_asr_ARCH.yaml (default: %(default)s)")
+    add("--ngpu", type=int, default=0, help="GPUs (default: %(default)s)")
+    add("--seed", type=int, default=0, help="random seed of the training (default: %(default)s)")
+    add("--asr_config", type=Path, help="training configuration, taken as it is, not conf/tuning/train_asr_ARCH.yaml")
+    # The defaults of the data are each recipe's, in its conf/recipe.yaml.
+    add = parser.add_argument_group("data").add_argument
+    add("--corpus", type=Path, help="folder of the corpus, where it is on this machine")
+    add("--mini", action="store_true", help="the embedded mini corpus: synthetic speech, not the real task")
+    add("--train_set", default="train", help="name of the training subset (default: %(default)s)")
+    add("--dev_set", default="dev", help="name of the development subset (default: %(default)s)")
+    add("--test_sets", default="test", help="names of the test subsets, separated by spaces (default: %(default)s)")
+    add(
+        "--token_type",
+        choices=TOKEN_TYPES,
+        default="bpe",
+        help="sentencepiece's unigrams, characters, or phones separated by spaces (default: %(default)s)",
+    )
+    add("--nbpe", type=int, default=1000, help="number of sentencepiece's unigrams (default: %(default)s)")
+    add = parser.add_argument_group("language model and decoding").add_argument
+    add(
+        "--method",
+        default="auto",
+        help="how decoding makes probabilities of the outputs: softmax, square, temperature (several separated by "
+        "spaces), or auto: all that the loss has on the development set, and the best on the test sets "
+        "(default: %(default)s)",
+    )
+    add(
+        "--use_lm",
+        choices=("true", "false"),
+        default="true",
+        help="train a language model, and decode with it (default: %(default)s)",
+    )
+    add(
+        "--lm_text",
+        default=NO_TEXT,
+        help="more text for the language model, one sentence a line: a file, a .gz file or a URL; or none "
+        "(default: %(default)s)",
+    )
+    add("--lm_config", type=Path, help="configuration of the language model, instead of conf/train_lm.yaml")
+    add("--inference_config", type=Path, help="configuration of decoding, instead of conf/decode_asr.yaml")
+    add = parser.add_argument_group("stages and folders").add_argument
+    add("--stage", type=int, default=1, help="first stage (default: %(default)s)")
+    add("--stop_stage", type=int, default=len(STAGE_NAMES), help="last stage (default: %(default)s)")
+    add("--nj", type=int, default=os.cpu_count() or 1, help="processes side by side (default: the CPUs)")
+    add("--workdir", type=Path, default=Path(), help="where downloads/, data/ and runs/ go (default: here)")
+    add("--tag", help="a word for the end of the run's folder name")
+    add("--asr_exp", type=Path, help="folder of the run, instead of one below runs/")
+    add("--lm_exp", type=Path, help="folder of the language model, instead of one beside the data")
+    return parser
+
+
+# ---------------------------------------------------------------- recipe.yaml
+
+
+def find_recipe(word: str) -> Path:
+    """The folder of a recipe, given by its name or its folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    places = [Path(word)] if os.sep in word or word == "." else [recipes_folder() / word, Path(word)]
+    for folder in places:
+        if (folder / "conf/recipe.yaml").is_file():
+            return folder
+    known = sorted(path.parent.parent.name for path in recipes_folder().glob("*/conf/recipe.yaml"))
+    raise UserError(
+        f"there is no speech recipe {word!r}: choose from {', '.join(known)}, or a folder with conf/recipe.yaml"
+    )
+
+
+def read_definition(folder: Path, mini: bool) -> Definition:
+    """A recipe's definition: ``conf/recipe.yaml``, or for the mini corpus ``conf/mini/recipe.yaml``.
+
+    Raises:
+        UserError: it cannot be read, or says something that cannot be.
+    """
+    path = folder / "conf" / ("mini" if mini else "") / "recipe.yaml"
+    if not path.is_file():
+        raise UserError(f"there is no {path}: this recipe has no mini corpus, give --corpus")
+    content = read_mapping(path)
+    for name, value in content.items():
+        if not isinstance(value, str | int | float):
+            raise UserError(f"{path}: {name} must be one word or number, got {value!r}")
+    own = {name: str(content.pop(name, "")) for name in ("corpus", "task", "metric", "folding")}
+    if own["corpus"] not in CORPORA:
+        raise UserError(f"{path}: unknown corpus {own['corpus']!r}: choose from {', '.join(CORPORA)}")
+    metrics = own["metric"].split()
+    unknown = [name for name in metrics if name not in ERROR_RATES]
+    if unknown or not metrics:
+        raise UserError(f"{path}: metric {own['metric']!r} must be one or more of {', '.join(ERROR_RATES)}")
+    try:
+        check_name("task", own["task"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    folding = read_folding(path.parent / own["folding"]) if own["folding"] else {}
+    return Definition(path, CORPORA[own["corpus"]], own["task"], tuple(metrics), folding, _defaults(path, content))
+
+
+def _defaults(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Read as words of a command line, so that they are checked like those."""
+    words = []
+    for name, value in content.items():
+        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+    parser = make_parser(add_help=False)
+    try:
+        found = vars(parser.parse_args(["x", *words]))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return {name: found[name] for name in content}
+
+
+# ---------------------------------------------------------------- reading and checking
+
+
+def parse(argv: Sequence[str]) -> CommandLine:
+    """The command line, checked as far as it can be without ESPnet, before anything is made.
+
+    Raises:
+        UserError: an option that is unknown, or cannot be fulfilled.
+    """
+    wants_help = not {"-h", "--help"}.isdisjoint(argv)
+    if wants_help and (not argv or argv[0].startswith("-")):
+        make_parser().parse_args(["--help"])
+    first, _ = make_parser(add_help=False).parse_known_args(argv, Options())
+    folder = find_recipe(first.recipe)
+    found = _read(argv, read_definition(folder, first.mini), first.mini)
+    _check(found)
+    if not (found.options.mini or found.options.corpus or _is_at_hand(found, folder)):
+        found = _read(argv, read_definition(folder, mini=True), mini=True)
+        _check(found)
+    return found
+
+
+def _read(argv: Sequence[str], definition: Definition, mini: bool) -> CommandLine:
+    parser = make_parser()
+    parser.set_defaults(**definition.defaults)
+    options, free = parser.parse_known_args(argv, Options())
+    options.mini = mini
+    options.workdir = options.workdir.absolute()  # ESPnet's files name each other by path
+    return CommandLine(options, free, definition)
+
+
+def _is_at_hand(found: CommandLine, folder: Path) -> bool:
+    """Whether the corpus was downloaded before, or can be; says so if not."""
+    corpus = found.definition.corpus
+    if (found.options.workdir / "downloads" / corpus.name).is_dir() or is_reachable(corpus.source):
+        return True
+    if corpus.mini is None or not (folder / "conf/mini/recipe.yaml").is_file():
+        raise UserError(f"there is no --corpus, {corpus.source} cannot be reached, and this recipe has no mini corpus")
+    print(
+        f"\n*** There is no --corpus, and {corpus.source} cannot be reached: using the embedded MINI corpus. ***\n"
+        f"*** It is synthetic speech of about a hundred words, and says nothing about {corpus.title}. ***\n",
+        flush=True,
+    )
+    return False
+
+
+def _check(found: CommandLine) -> None:
+    """Refuses what cannot be fulfilled, cheap checks first.
+
+    Raises:
+        UserError: for the first mistake.
+    """
+    options = found.options
+    if not 1 <= options.stage <= options.stop_stage <= len(STAGE_NAMES):
+        names = ", ".join(f"{number} {name}" for number, name in enumerate(STAGE_NAMES, start=1))
+        raise UserError(
+            f"--stage {options.stage} to --stop_stage {options.stop_stage} is no range of the stages {names}"
+        )
+    for name in ("nj", "nbpe"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    _check_data(found)
+    _check_language_model(found)
+    _check_configurations(found)
+    _check_free(found.free)
+    _check_loss(options)
+
+
+def _check_data(found: CommandLine) -> None:
+    options = found.options
+    if options.mini and options.corpus:
+        raise UserError("--mini and --corpus exclude each other: the mini corpus or your own")
+    if options.mini and found.definition.corpus.mini is None:
+        raise UserError(f"{found.definition.corpus.title} has no mini corpus: give --corpus")
+    if options.corpus and not options.corpus.is_dir():
+        raise UserError(f"--corpus {options.corpus} is no folder")
+    if not options.tests:
+        raise UserError("--test_sets is empty: name one test subset or more")
+    # They become parts of paths: none may lead out of the work folder.
+    for option in ("train_set", "dev_set", "arch", *(["tag"] if options.tag is not None else [])):
+        check_name(f"--{option}", getattr(options, option))
+    for name in options.tests:
+        check_name("--test_sets", name)
+    repeated = [name for name, times in Counter(options.subsets).items() if times > 1]
+    if repeated:
+        raise UserError(f"--train_set, --dev_set and --test_sets must differ, and name {repeated[0]} more than once")
+
+
+def _check_language_model(found: CommandLine) -> None:
+    options, defaults = found.options, found.definition.defaults
+    for name in ("lm_text", "lm_config", "lm_exp"):
+        is_given = getattr(options, name) not in (None, NO_TEXT, defaults.get(name))
+        if is_given and not options.has_lm:
+            raise UserError(f"--{name} is for the language model, and there is none: --use_lm true, or leave it out")
+    text = found.lm_text
+    if text and not is_url(text) and not any(read_lm_text(Path(text))):
+        raise UserError(f"--lm_text {text} has no text")
+
+
+def is_url(text: str) -> bool:
+    """Whether a text is to be downloaded."""
+    return re.match(r"(https?|ftp)://", text) is not None
+
+
+def read_lm_text(path: Path) -> Iterator[str]:
+    """The lines of a text for the language model, which may be compressed by gzip; words separated by single spaces.
+
+    Raises:
+        UserError: the file cannot be read as text.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for line in file:
+                yield " ".join(line.decode("utf-8").split())
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--lm_text {path} cannot be read as text: {reason}") from error
+
+
+def _check_configurations(found: CommandLine) -> None:
+    options = found.options
+    config = found.config("asr")
+    if not (options.asr_config or config.is_file()):
+        known = ", ".join(
+            sorted(path.stem.removeprefix("train_asr_") for path in config.parent.glob("train_asr_*.yaml"))
+        )
+        if not known:
+            raise UserError(f"{config.parent} has no configurations: give --asr_config")
+        raise UserError(f"unknown --arch {options.arch!r}: choose from {known}")
+    for which in ("asr", "inference", *(["lm"] if options.has_lm else [])):
+        read_mapping(found.config(which))
+
+
+def _check_free(free: Sequence[str]) -> None:
+    """Refuses what can be no option of ESPnet's training, without importing it: its source never has that word.
+
+    Raises:
+        UserError: for the first such word.
+    """
+    spec = importlib.util.find_spec("espnet2")
+    folders = (spec.submodule_search_locations if spec else None) or []  # a missing ESPnet is said at its import
+    sources = [Path(folder, "tasks", name) for folder in folders for name in ("abs_task.py", "asr.py")]
+    texts = [path.read_text(encoding="utf-8") for path in sources if path.is_file()]
+    for option in (word.partition("=")[0] for word in free if word.startswith("--")):
+        if option in _RESERVED_OPTIONS:
+            raise UserError(f"{option} is what this recipe sets itself: leave it out (see --help)")
+        name = re.sub(r"\d*(_conf)?$", "", option.removeprefix("--"))
+        if texts and not any(re.search(rf"\b{re.escape(name)}\b", text) for text in texts):
+            raise UserError(f"{option} is no option of this recipe, nor of ESPnet's training (see --help)")
+
+
+def _check_loss(options: Options) -> None:
+    from sqloss_plugins.losses import LOSSES, check_loss
+    from sqloss_plugins.paper import RULES
+
+    try:
+        spec = check_loss(options.loss, options.k, options.M)
+    except ValueError as error:
+        raise UserError(f"--loss {options.loss}: {error}") from error
+    if options.rescaling not in RULES:
+        raise UserError(f"unknown --rescaling {options.rescaling!r}: choose from {', '.join(RULES)}")
+    methods = spec.methods if options.method.strip() == "auto" else options.method.split()
+    for method in methods or [""]:
+        if method not in spec.methods:
+            names = ", ".join(LOSSES[options.loss].methods)
+            raise UserError(
+                f"--method {method!r} is not for the loss {options.loss}: choose from auto, or one or more of {names}"
+            )
+    import torch
+
+    if not 0 <= options.ngpu <= torch.cuda.device_count():
+        raise UserError(f"--ngpu {options.ngpu}: this machine has {torch.cuda.device_count()} GPUs")

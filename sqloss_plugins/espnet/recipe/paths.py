@@ -1,0 +1,167 @@
+"""Where everything is: the corpus, the prepared data, the statistics, the language model and the run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.recipe.options import CommandLine, is_url
+from sqloss_plugins.results import RESULT_NAME
+
+# The best models by these are averaged, into the files by which the recipe takes them.
+MODEL_CRITERION, MODEL_FILE = ("valid", "acc", "max"), "valid.acc.ave.pth"
+LM_CRITERION, LM_FILE = ("valid", "loss", "min"), "valid.loss.ave.pth"
+
+
+def digest(settings: object) -> str:
+    """A fingerprint of settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file that a stage wrote.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict):
+            return content
+    except (OSError, ValueError):
+        pass
+    raise UserError(f"{path} is damaged: remove it, and give the same command again from the stage that makes it")
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The prepared data: one folder a subset, and the tokens of the training text.
+
+    Attributes:
+        root: the folder.
+        token_type: ESPnet's: ``bpe``, ``char`` or ``phn``.
+    """
+
+    root: Path
+    token_type: str
+
+    def subset(self, name: str) -> Path:
+        """The folder of a subset, with ``wav.scp``, ``text`` and ``utt2spk``."""
+        return self.root / name
+
+    def about_file(self, subset: str) -> Path:
+        """What a subset is, written last."""
+        return self.subset(subset) / "subset.json"
+
+    def about(self, subset: str) -> dict[str, Any]:
+        """``utterances``, ``seconds`` and ``fingerprint`` of a subset."""
+        return read_json(self.about_file(subset))
+
+    def fingerprint(self, subsets: Iterable[str]) -> str:
+        """Of the contents of these subsets."""
+        return digest([self.about(subset)["fingerprint"] for subset in subsets])
+
+    @property
+    def token_list(self) -> Path:
+        """The tokens, one a line; written last of the dictionary's files."""
+        return self.root / "tokens.txt"
+
+    @property
+    def token_counts(self) -> Path:
+        """How often each token is in the training text, for unigram label smoothing."""
+        return self.root / "token_counts.txt"
+
+    @property
+    def bpe_model(self) -> Path | None:
+        """Sentencepiece's model; None for other tokens."""
+        return self.root / "bpe.model" if self.token_type == "bpe" else None
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The token list."""
+        return self.token_list.read_text(encoding="utf-8").split("\n")[:-1]
+
+    def token_arguments(self) -> list[str]:
+        """What ESPnet's programs are told of the tokens."""
+        arguments = ["--use_preprocessor", "true", "--token_type", self.token_type]
+        arguments += ["--token_list", str(self.token_list)]
+        return [*arguments, "--bpemodel", str(self.bpe_model)] if self.bpe_model else arguments
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, ESPnet's ``asr_exp``."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """ESPnet's configuration of the trained model."""
+        return self.root / "config.yaml"
+
+    @property
+    def model(self) -> Path:
+        """The averaged model."""
+        return self.root / MODEL_FILE
+
+    @property
+    def training(self) -> Path:
+        """What the training was, written last."""
+        return self.root / "training.json"
+
+    @property
+    def calibration(self) -> Path:
+        """How well each method's probabilities fit the development set."""
+        return self.root / "calibration.json"
+
+    @property
+    def decode(self) -> Path:
+        """The folder of all hypotheses."""
+        return self.root / "decode"
+
+    def decoded(self, subset: str, method: str) -> Path:
+        """The folder of the hypotheses of a subset by a method; ``text`` is written last."""
+        return self.decode / subset / method
+
+    @property
+    def table(self) -> Path:
+        """The results for people."""
+        return self.root / "RESULTS.md"
+
+    @property
+    def result(self) -> Path:
+        """The results for programs, written last."""
+        return self.root / RESULT_NAME
+
+
+class Paths:
+    """The places that follow from the command line alone.
+
+    Attributes:
+        workdir: the work folder.
+        downloads: what is downloaded or made in stage 1.
+        corpus: the folder of the corpus, given or in ``downloads``.
+        lm_text: the further text of the language model, None for none.
+        data: the prepared data.
+    """
+
+    def __init__(self, given: CommandLine) -> None:
+        options, definition = given.options, given.definition
+        self.workdir = options.workdir
+        self.downloads = self.workdir / "downloads"
+        mini = "-mini" if options.mini else ""
+        self.corpus = options.corpus or self.downloads / f"{definition.corpus.name}{mini}"
+        self.lm_text: Path | None = None
+        if given.lm_text:
+            is_file = not is_url(given.lm_text)
+            self.lm_text = Path(given.lm_text) if is_file else self.downloads / given.lm_text.rpartition("/")[2]
+        tokens = f"unigram{options.nbpe}" if options.token_type == "bpe" else options.token_type
+        self.data = DataFolder(
+            self.workdir / "data" / definition.task / f"{options.train_set}-{tokens}{mini}", options.token_type
+        )

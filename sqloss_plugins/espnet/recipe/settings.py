@@ -1,0 +1,298 @@
+"""What ESPnet is given, as ESPnet reads it, and what makes a run this run and no other."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import inspect
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from espnet2.bin import asr_inference
+from espnet2.tasks.abs_task import optim_classes
+from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.lm import LMTask
+
+from sqloss_plugins import paper
+from sqloss_plugins.command_line import read_mapping
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.model import MODEL_NAME
+from sqloss_plugins.espnet.recipe.options import CommandLine
+from sqloss_plugins.espnet.recipe.paths import LM_CRITERION, MODEL_CRITERION, Paths, RunFolder, digest
+from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.results import run_folder
+
+_OF_THE_LOSS = ("loss", "lsm_weight")
+# Arguments of ESPnet that do not decide what is trained.
+_NOT_DECISIVE = {
+    *("config", "output_dir", "model", "seed", "max_epoch", "ngpu", "num_workers", "multiprocessing_distributed"),
+    *("log_level", "log_interval", "use_tensorboard", "num_att_plot", "use_matplotlib"),
+}
+_AT_LEAST_ONE = ("max_epoch", "accum_grad", "batch_size", "batch_bins", "keep_nbest_models")
+_DECODING_NEEDS = ("--data_path_and_name_and_type", "x,speech,sound")  # ESPnet's parser insists
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
+
+
+def _as_espnet_reads(parser: argparse.ArgumentParser, program: str, arguments: Sequence[str]) -> argparse.Namespace:
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"ESPnet's {program} takes no such argument: {message}")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    try:
+        found = parser.parse_args([*arguments, "--output_dir", "x"])
+    except yaml.YAMLError as error:
+        raise UserError(f"ESPnet's {program} cannot read a value: {' '.join(str(error).split())}") from error
+    for name, value in vars(found).items():
+        if isinstance(parser.get_default(name), dict) and not isinstance(value, dict):
+            raise UserError(f"{name} of the {program} must be a mapping of names to values, got {value!r}")
+        if name in _AT_LEAST_ONE and isinstance(value, int) and value < 1:
+            raise UserError(f"--{name} of the {program} must be at least 1, got {value}")
+    return found
+
+
+def _numbers(conf: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """``name=number`` for every number such as 1e-3, which YAML reads as text."""
+    for name, value in conf.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, str) and _NUMBER.fullmatch(value):
+            number = repr(float(value))
+            # YAML wants a point before the exponent.
+            yield f"{prefix}{name}={number if '.' in number else number.replace('e', '.0e')}"
+
+
+def _read_with_numbers(
+    make_parser: Callable[[], argparse.ArgumentParser], program: str, arguments: Sequence[str]
+) -> tuple[list[str], argparse.Namespace]:
+    """The arguments, with 1e-3 as a number, and what ESPnet reads."""
+    found = _as_espnet_reads(make_parser(), program, arguments)
+    confs = {name: conf for name, conf in vars(found).items() if isinstance(conf, dict)}
+    further = [word for name, conf in confs.items() for number in _numbers(conf) for word in (f"--{name}", number)]
+    if not further:
+        return list(arguments), found
+    return [*arguments, *further], _as_espnet_reads(make_parser(), program, [*arguments, *further])
+
+
+def _need_criterion(espnet: argparse.Namespace, needed: tuple[str, str, str], program: str) -> None:
+    if needed not in (tuple(given) for given in espnet.best_model_criterion):
+        raise UserError(
+            f"best_model_criterion of the {program} must have [{', '.join(needed)}], by which models are taken"
+        )
+
+
+class Settings:
+    """The settings of one command line, checked by ESPnet's own parsers.
+
+    Attributes:
+        given: the command line.
+        paths: the places that follow from it.
+        training_arguments: what training gets beside data, tokens and folders; the later of two values counts.
+        espnet: these as ESPnet reads them.
+        lm_arguments: the same of the language model; empty for none.
+
+    Raises:
+        UserError: ESPnet does not know an option, or what comes of it could not be used here.
+    """
+
+    def __init__(self, given: CommandLine, paths: Paths) -> None:
+        self.given = given
+        self.paths = paths
+        self.training_arguments, self.espnet = _read_with_numbers(
+            ASRTask.get_parser, "training", self._first_arguments()
+        )
+        self._check_model()
+        _need_criterion(self.espnet, MODEL_CRITERION, "training")
+        self._check_decoding()
+        self.lm_arguments: list[str] = []
+        if given.options.has_lm:
+            arguments = [*self._without_figures(), "--config", str(given.config("lm"))]
+            self.lm_arguments, found = _read_with_numbers(LMTask.get_parser, "language model", arguments)
+            _need_criterion(found, LM_CRITERION, "language model")
+
+    # ---------------------------------------------------------------- training
+
+    def _first_arguments(self) -> list[str]:
+        options = self.given.options
+        own = ["--config", str(self.given.config("asr"))]
+        if self.given.is_as_published:
+            published = paper.hyperparameters(self.given.definition.task, options.arch, options.loss)
+            own += ["--max_epoch", str(published.epochs)] if published and published.epochs else []
+        own += ["--model", MODEL_NAME, "--model_conf", f"loss={options.loss}"]
+        if LOSSES[options.loss].is_rescaled and not options.asr_config:
+            # The paper smooths no labels with the square loss; the recipe's configurations have cross-entropy's.
+            own += ["--model_conf", "lsm_weight=0.0"]
+        own += ["--ngpu", str(options.ngpu), "--seed", str(options.seed)]
+        if options.ngpu > 1:
+            own += ["--multiprocessing_distributed", "true"]
+        return [*own, *self._without_figures(), *self.given.free]
+
+    def _without_figures(self) -> list[str]:
+        """ESPnet draws figures of losses and attention with Matplotlib, and ends where that is missing."""
+        return [] if importlib.util.find_spec("matplotlib") else ["--use_matplotlib", "false"]
+
+    def _check_model(self) -> None:
+        conf = self.espnet.model_conf
+        if conf["loss"] != self.given.options.loss or {"k", "M", "rescaling", "paper_task"} & conf.keys():
+            raise UserError("the loss, k, M and rescaling are options of this recipe: leave them out of model_conf")
+        if self.espnet.decoder in (None, "transducer") or conf.get("ctc_weight") == 1.0:
+            raise UserError("this recipe is for models with an attention decoder: choose another decoder or ctc_weight")
+        if self._without_figures() and self.espnet.use_matplotlib:
+            raise UserError(
+                "--use_matplotlib true needs the package matplotlib, which is not installed: pip install it"
+            )
+        if not isinstance(self.espnet.optim_conf.get("lr", 0.0), int | float):
+            raise UserError(f"--optim_conf lr must be a number, got {self.espnet.optim_conf['lr']!r}")
+
+    @property
+    def frontend(self) -> dict[str, Any]:
+        """How features are made of audio."""
+        names = ("frontend", "speech_volume_normalize")
+        return {**{name: getattr(self.espnet, name) for name in names}, **self.espnet.frontend_conf}
+
+    @property
+    def stats_dir(self) -> Path:
+        """The folder of the features' statistics; every front end has its own."""
+        return self.paths.data.root / f"stats-{digest(self.frontend)[:8]}"
+
+    def model_arguments(self) -> list[str]:
+        """The training arguments, with what follows from the tokens that stage 3 found."""
+        arguments = list(self.training_arguments)
+        rescaling = self.rescaling()
+        if rescaling:
+            arguments += ["--model_conf", f"k={rescaling.k}", "--model_conf", f"M={rescaling.M}"]
+        conf = self.espnet.model_conf
+        is_unigram = conf.get("lsm_type") == "unigram" and float(conf.get("lsm_weight", 0.0)) > 0
+        if is_unigram and not conf.get("lsm_unigram"):
+            arguments += ["--model_conf", f"lsm_unigram={self.paths.data.token_counts}"]
+        return arguments
+
+    def rescaling(self) -> paper.Rescaling | None:
+        """k and M for the tokens that stage 3 found; None for losses that have neither."""
+        options = self.given.options
+        if not LOSSES[options.loss].is_rescaled:
+            return None
+        return paper.choose_rescaling(
+            len(self.paths.data.tokens),
+            task=None if options.mini else self.given.definition.task,
+            beside_ctc=float(self.espnet.model_conf.get("ctc_weight", 0.5)) > 0,
+            rule=options.rescaling,
+            k=options.k,
+            M=options.M,
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the first optimiser."""
+        usual = inspect.signature(optim_classes[self.espnet.optim]).parameters["lr"].default
+        return float(self.espnet.optim_conf.get("lr", usual))
+
+    @property
+    def protocol(self) -> str:
+        """How the number of epochs comes about, one of :data:`sqloss_plugins.results.PROTOCOLS`."""
+        return "fixed_epochs" if self.espnet.patience is None else "early_stopping"
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Everything that decides the trained model: what is not ESPnet's default, under ESPnet's names."""
+        given, usual = vars(self.espnet), vars(ASRTask.get_parser().parse_args(["--output_dir", "x"]))
+        found = {name: value for name, value in given.items() if name not in _NOT_DECISIVE and value != usual[name]}
+        found["model_conf"] = {name: value for name, value in given["model_conf"].items() if name not in _OF_THE_LOSS}
+        found["lsm_weight"] = given["model_conf"].get("lsm_weight", 0.0)
+        found["optim_conf"] = {name: value for name, value in given["optim_conf"].items() if name != "lr"}
+        found |= {"learning_rate": self.learning_rate, "num_train_epochs": self.espnet.max_epoch}
+        found |= {"loss": self.given.options.loss, "seed": self.given.options.seed}
+        rescaling = self.rescaling()
+        if rescaling:
+            found |= {"k": rescaling.k, "M": rescaling.M}
+        plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
+        return plain
+
+    def of_run(self) -> dict[str, Any]:
+        """What makes a run this run: the hyper-parameters, the data and the vocabulary."""
+        options, data = self.given.options, self.paths.data
+        return {
+            **self.hyperparameters,
+            "data_fingerprint": data.fingerprint([options.train_set, options.dev_set]),
+            "tokens": hashlib.sha256("\n".join(data.tokens).encode()).hexdigest(),
+        }
+
+    def of_data(self) -> dict[str, Any]:
+        """What makes the prepared data this and no other."""
+        options, definition = self.given.options, self.given.definition
+        names = ("train_set", "dev_set", "token_type", "nbpe", "mini")
+        found = {name: getattr(options, name) for name in names}
+        return {**found, "corpus": definition.corpus.name, "folder": str(self.paths.corpus.resolve())}
+
+    def asr_exp(self) -> RunFolder:
+        """The folder of the run."""
+        options = self.given.options
+        if options.asr_exp:
+            return RunFolder(options.asr_exp.absolute())
+        rescaling = self.rescaling()
+        k, M = (rescaling.k, rescaling.M) if rescaling else (None, None)
+        task, arch, loss = self.given.definition.task, options.arch, options.loss
+        folder = run_folder(task, arch, loss, k, M, self.learning_rate, self.protocol, options.seed, options.mini)
+        tag = f"-{options.tag}" if options.tag else ""
+        return RunFolder(self.paths.workdir / folder.parent / f"{folder.name}{tag}")
+
+    # ---------------------------------------------------------------- language model
+
+    @cached_property
+    def language_model(self) -> dict[str, Any] | None:
+        """What makes the language model this one, beside the data's settings; None for none."""
+        if not self.given.options.has_lm:
+            return None
+        text = None
+        if self.paths.lm_text:
+            with self.paths.lm_text.open("rb") as file:
+                text = hashlib.file_digest(file, "sha256").hexdigest()
+        return {**read_mapping(self.given.config("lm")), "lm_text": text}
+
+    def lm_exp(self) -> Path:
+        """The folder of the language model; every configuration and text has its own."""
+        if self.given.options.lm_exp:
+            return self.given.options.lm_exp.absolute()
+        return self.paths.data.root / f"lm-{digest(self.language_model)[:8]}"
+
+    def lm_text_name(self) -> str | None:
+        """Which text the language model has; None for no language model."""
+        if not self.given.options.has_lm:
+            return None
+        train_set = self.given.options.train_set
+        return f"{train_set} and {self.given.lm_text}" if self.given.lm_text else train_set
+
+    # ---------------------------------------------------------------- decoding
+
+    def _check_decoding(self) -> None:
+        config = self.given.config("inference")
+        parser, words = asr_inference.get_parser(), ["--config", str(config), *_DECODING_NEEDS]
+        if _as_espnet_reads(parser, "decoding", words).batch_size > 1:
+            raise UserError(f"{config}: ESPnet decodes one utterance at a time: leave batch_size out")
+
+    def of_decoding(self) -> dict[str, Any]:
+        """What decides the hypotheses of a trained model, but for the method."""
+        lm = {"lm": self.language_model} if self.language_model else {}
+        return {**read_mapping(self.given.config("inference")), **lm, "use_lm": self.given.options.use_lm}
+
+    @property
+    def chooses_method(self) -> bool:
+        """Whether the method is to be chosen on the development set."""
+        return self.given.options.method.strip() == "auto"
+
+    def methods(self) -> tuple[str, ...]:
+        """The methods to decode the development set with: those given, or all that the loss has."""
+        options = self.given.options
+        return LOSSES[options.loss].methods if self.chooses_method else tuple(options.method.split())
+
+    def initial_loss(self, rescaling: paper.Rescaling) -> str:
+        """A token's loss at the start, beside cross-entropy's: the balance with CTC."""
+        num_classes = len(self.paths.data.tokens)
+        level, usual = rescaling.initial_loss(num_classes), math.log(num_classes)
+        return f"a token's loss at the start {level:.3g}, cross-entropy's {usual:.3g}"
