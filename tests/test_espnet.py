@@ -226,6 +226,9 @@ def test_nll_is_of_the_losss_own_method(batch):
         ({"M": [1]}, r"model_conf: M must be a number, got \[1\]"),
         ({"lsm_weight": "some"}, "model_conf: lsm_weight must be a number, got 'some'"),
         ({"ctc_weight": None}, "model_conf: ctc_weight must be a number, got None"),
+        ({"ctc_weight": 1.5}, "model_conf: ctc_weight must be between 0 and 1, got 1.5"),
+        ({"loss": ["square"]}, r"unknown loss \"\['square'\]\": choose from"),
+        ({"rescaling": None}, "unknown rescaling None: choose from"),
         ({"paper_task": "librispeach"}, "unknown paper_task 'librispeach': choose from .*librispeech"),
         ({"rescaling": "mine"}, "unknown rescaling 'mine': choose from auto, paper, level"),
         ({"lsm_type": "bigram"}, "unknown lsm_type 'bigram'"),
@@ -277,7 +280,7 @@ def test_wrong_methods(method, temperature, loss, message):
 
 
 def test_a_decoder_without_a_known_output_layer():
-    model = SimpleNamespace(decoder=torch.nn.Identity(), rescaling=None)
+    model = SimpleNamespace(decoder=torch.nn.Identity())
     with pytest.raises(UserError, match="methods other than softmax are not there for the decoder Identity"):
         use_method(model, "temperature", 2.0)
 

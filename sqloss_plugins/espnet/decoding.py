@@ -27,9 +27,13 @@ ESPNETS_LOSS = "cross_entropy"
 """What ESPnet's own models are trained with."""
 
 
-def methods_of(model: nn.Module) -> tuple[str, ...]:
+def _is_ours(model: nn.Module) -> bool:
+    return hasattr(model, "rescaling")
+
+
+def methods_of(model: Any) -> tuple[str, ...]:
     """The methods that fit the loss that the model was trained with, the usual one first."""
-    return LOSSES[getattr(model, "loss", ESPNETS_LOSS)].methods
+    return LOSSES[model.loss if _is_ours(model) else ESPNETS_LOSS].methods
 
 
 def _output_layer(model: nn.Module) -> nn.Module:
@@ -132,8 +136,8 @@ class Speech2Text(asr_inference.Speech2Text):
         config, model_file = given.get("asr_train_config"), given.get("asr_model_file")
         with told_of_files((config, model_file), (given.get("lm_train_config"), given.get("lm_file"))):
             super().__init__(*args, **kwargs)
-        is_ours = hasattr(self.asr_model, "loss")  # ESPnet renames some of other models' parameters
-        if is_ours and config and model_file and not given.get("quantize_asr_model"):
+        # ESPnet renames parameters of some other models.
+        if _is_ours(self.asr_model) and config and model_file and not given.get("quantize_asr_model"):
             check_fit(self.asr_model, read_state(Path(model_file)), Path(config), Path(model_file))
         self.method = method or methods_of(self.asr_model)[0]
         use_method(self.asr_model, self.method, temperature)

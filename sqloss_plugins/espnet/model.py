@@ -89,7 +89,7 @@ class AttentionLoss(nn.Module):
 
     def _unigram_share(self, path: str) -> Tensor:
         if self._unigram is None:  # not earlier: decoding has no need of the file
-            self._unigram = read_unigram(Path(path), self.num_classes)
+            self._unigram = read_unigram(Path(str(path)), self.num_classes)
         return self._unigram
 
 
@@ -126,7 +126,7 @@ def _choose(
     if task not in (None, *tasks()):
         raise UserError(f"model_conf: unknown paper_task {task!r}: choose from {', '.join(tasks())}")
     try:
-        spec = check_loss(loss, given_k, given_M)
+        spec = check_loss(str(loss), given_k, given_M)
         chosen = choose_rescaling(num_classes, task=task, beside_ctc=beside_ctc, rule=rule, k=given_k, M=given_M)
     except ValueError as error:
         raise UserError(f"model_conf: {error}") from error
@@ -197,8 +197,10 @@ class SquareLossASRModel(ESPnetASRModel):
                 kwargs[name] = _number(name, kwargs[name])
         smoothing = kwargs.get("lsm_weight", 0.0)
         _check_smoothing(smoothing, vocab_size, lsm_type, lsm_unigram)
-        beside_ctc = 0.0 < kwargs.get("ctc_weight", _CTC_WEIGHT) < 1.0
-        chosen = _choose(loss, vocab_size, paper_task, beside_ctc, rescaling, k, M)
+        ctc_weight = kwargs.get("ctc_weight", _CTC_WEIGHT)
+        if not 0.0 <= ctc_weight <= 1.0:
+            raise UserError(f"model_conf: ctc_weight must be between 0 and 1, got {ctc_weight:g}")
+        chosen = _choose(loss, vocab_size, paper_task, 0.0 < ctc_weight < 1.0, rescaling, k, M)
         super().__init__(vocab_size, token_list, *args, **kwargs)
         self.loss = loss
         self.rescaling = chosen
