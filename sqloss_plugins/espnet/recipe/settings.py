@@ -24,6 +24,7 @@ from sqloss_plugins import paper
 from sqloss_plugins.command_line import read_mapping
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.model import MODEL_NAME
+from sqloss_plugins.espnet.model_files import check_sample_rate
 from sqloss_plugins.espnet.recipe.options import CommandLine
 from sqloss_plugins.espnet.recipe.paths import LM_CRITERION, MODEL_CRITERION, Paths, RunFolder, digest
 from sqloss_plugins.losses import LOSSES
@@ -141,6 +142,10 @@ class Settings:
         conf = self.espnet.model_conf
         if conf["loss"] != self.given.options.loss or {"k", "M", "rescaling", "paper_task"} & conf.keys():
             raise UserError("the loss, k, M and rescaling are options of this recipe: leave them out of model_conf")
+        check_sample_rate(self.espnet.frontend_conf, self.given.definition.corpus.sample_rate)
+        for name in ("ctc_weight", "lsm_weight"):
+            if not isinstance(conf.get(name, 0.0), int | float):
+                raise UserError(f"--model_conf {name} must be a number, got {conf[name]!r}")
         if self.espnet.decoder in (None, "transducer") or conf.get("ctc_weight") == 1.0:
             raise UserError("this recipe is for models with an attention decoder: choose another decoder or ctc_weight")
         if self._without_figures() and self.espnet.use_matplotlib:
