@@ -17,3 +17,21 @@ settings.load_profile("suite")
 def _seeded():
     torch.manual_seed(0)
     torch._dynamo.reset()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """A BERT with one small layer and the embedded model's tokenizer: every task in a second."""
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    from sqloss_plugins.hf.hub import embedded_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

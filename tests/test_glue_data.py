@@ -6,13 +6,20 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset, DatasetDict
 
-from sqloss_plugins.data.glue import TASKS, GlueData, glue_metrics, load_from_dir, write_submission
+from sqloss_plugins.data import glue
+from sqloss_plugins.data.glue import TASKS, task_metrics, write_submission
 from sqloss_plugins.data.mini_glue import SIZES, load_mini
+from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 
 HEADER = "sentence1\tsentence2\tlabel\n"
 GOOD = HEADER + 'He said " no .\tHe refused .\t1\nA cat sat .\tIt rained .\t0\n'
+
+
+def load_from_dir(task, folder):
+    return glue.load_from_dir(task, folder, cache_dir=str(folder / "cache"))
 
 
 def write(folder, **files):
@@ -23,13 +30,14 @@ def write(folder, **files):
 
 
 @pytest.mark.parametrize("name", list(TASKS))
-def test_mini_data_is_glue_for_every_task(name, tmp_path):
+def test_mini_data_is_glue_for_every_task(name):
     task = TASKS[name]
-    data = load_mini(name, tmp_path)
+    data = load_mini(task)
     assert data.mini
     assert data.sizes["train"] == SIZES["train"]
     assert set(data.splits) == {"train", "validation", "test", *task.extra_splits}
     texts = {split: set(zip(*(columns[t] for t in task.texts), strict=True)) for split, columns in data.splits.items()}
+    assert data.sizes["validation"] == data.sizes["test"] == SIZES["dev"]
     for a in texts:
         for b in texts:
             assert a == b or not texts[a] & texts[b], "no text in two splits"
@@ -39,13 +47,13 @@ def test_mini_data_is_glue_for_every_task(name, tmp_path):
         assert max(labels) == 5.0
     else:
         assert np.bincount(labels, minlength=len(task.labels)).min() > SIZES["train"] / 4
-    assert load_mini(name, tmp_path / "again").fingerprint == data.fingerprint
+    assert load_mini(task).fingerprint == data.fingerprint
 
 
 def test_quotation_marks_are_text(tmp_path):
     data = load_from_dir(TASKS["mrpc"], write(tmp_path, train=GOOD, dev=GOOD))
     assert data.splits["train"]["sentence1"][0] == 'He said " no .'
-    assert data.splits["train"]["label"] == [1, 0]
+    assert data.splits["train"]["label"][:] == [1, 0]
     assert "test" not in data.splits
 
 
@@ -54,8 +62,8 @@ def test_glues_own_columns_and_folder_names(tmp_path):
     hidden = "index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t7\t8\tc\td\n"
     write(tmp_path / "MRPC", train=own, dev=own, test=hidden)
     data = load_from_dir(TASKS["mrpc"], tmp_path)
-    assert data.splits["train"] == {"sentence1": ["a"], "sentence2": ["b"], "label": [1]}
-    assert data.splits["test"] == {"sentence1": ["c"], "sentence2": ["d"]}
+    assert data.splits["train"][:] == {"sentence1": ["a"], "sentence2": ["b"], "label": [1]}
+    assert data.splits["test"][:] == {"sentence1": ["c"], "sentence2": ["d"]}
 
 
 def test_cola_has_no_header_and_its_test_set_has(tmp_path):
@@ -63,16 +71,16 @@ def test_cola_has_no_header_and_its_test_set_has(tmp_path):
         tmp_path, train="gj04\t1\t\tIt works .\n", dev="gj04\t0\t*\tWorks it .\n", test="index\tsentence\n0\tWell .\n"
     )
     data = load_from_dir(TASKS["cola"], tmp_path)
-    assert [data.splits[s]["sentence"] for s in data.splits] == [["It works ."], ["Works it ."], ["Well ."]]
-    assert data.splits["validation"]["label"] == [0]
+    assert [data.splits[s]["sentence"][:] for s in data.splits] == [["It works ."], ["Works it ."], ["Well ."]]
+    assert data.splits["validation"]["label"][:] == [0]
 
 
 def test_class_names_and_mnli_files(tmp_path):
     text = "sentence1\tsentence2\tgold_label\na\tb\tneutral\nc\td\tcontradiction\n"
     write(tmp_path, train=text, dev_matched=text, dev_mismatched=text)
     data = load_from_dir(TASKS["mnli"], tmp_path)
-    assert data.splits["validation_mismatched"]["label"] == [1, 2]
-    assert data.splits["train"]["premise"] == ["a", "c"]
+    assert data.splits["validation_mismatched"]["label"][:] == [1, 2]
+    assert data.splits["train"]["premise"][:] == ["a", "c"]
 
 
 def test_parquet_and_its_shards(tmp_path):
@@ -85,8 +93,30 @@ def test_parquet_and_its_shards(tmp_path):
     table = pyarrow.table({"sentence1": ["e"], "sentence2": ["f"], "label": [1], "idx": [2]})
     pq.write_table(table, tmp_path / "train-00001-of-00002.parquet")
     data = load_from_dir(TASKS["mrpc"], tmp_path)
-    assert data.splits["train"]["label"] == [1, 0, 1]
-    assert "label" not in data.splits["test"], "labels of -1 are not public"
+    assert data.splits["train"]["label"][:] == [1, 0, 1]
+    assert "label" not in data.splits["test"].column_names, "labels of -1 are not public"
+
+
+def test_lines_of_windows_and_characters_that_end_no_line(tmp_path):
+    """Only a newline ends a row; a carriage return before it belongs to neither row nor label; "NA" is a text."""
+    text = "\ufeff" + HEADER + "NA\tnull \r\x00 x\u2028y\t1\n\n a\t\t0"
+    write(tmp_path, train=text.replace("\n", "\r\n"), dev=GOOD)
+    data = load_from_dir(TASKS["mrpc"], tmp_path)
+    expected = {"sentence1": ["NA", " a"], "sentence2": ["null \r\x00 x\u2028y", ""], "label": [1, 0]}
+    assert data.splits["train"][:] == expected
+    write(tmp_path / "unix", train=text, dev=GOOD)
+    assert load_from_dir(TASKS["mrpc"], tmp_path / "unix").fingerprint == data.fingerprint
+
+
+def test_data_is_memory_mapped_and_limited(tmp_path):
+    """A file that changes is read anew, and the first rows are other data than all of them."""
+    data = load_from_dir(TASKS["mrpc"], write(tmp_path, train=GOOD, dev=GOOD))
+    assert data.splits["train"].cache_files
+    limited = data.limited({"train": 1, "validation": 5, "test": None})
+    assert limited.sizes == {"train": 1, "validation": 2}
+    assert limited.fingerprint != data.fingerprint
+    write(tmp_path, train=GOOD.replace("cat", "cow"))
+    assert load_from_dir(TASKS["mrpc"], tmp_path).splits["train"]["sentence1"][1] == "A cow sat ."
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path):
@@ -110,7 +140,7 @@ BAD_FILES = {
     "quoted": (HEADER + '"a"\t"b"\t1\n"c ""d"""\t"e"\t0\n', "is in quotation marks"),
     "label out of range": (
         HEADER + "a\tb\t2\n",
-        "label '2' of example 1 is none of 0 .not_equivalent., 1 .equivalent.",
+        "label '2' of example 1 is not one of 0 .not_equivalent., 1 .equivalent.",
     ),
     "label not a number": (HEADER + "a\tb\tyes\n", "label 'yes' of example 1"),
     "fractional label": (HEADER + "a\tb\t0.5\n", "label '0.5' of example 1"),
@@ -142,7 +172,7 @@ def test_other_bad_data(tmp_path):
     (tmp_path / "c").mkdir()
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / "c" / name).write_bytes(b"sentence1\tsentence2\tlabel\n\xff\xfe\tb\t1\n")
-    with pytest.raises(UserError, match="is not UTF-8"):
+    with pytest.raises(UserError, match="is not UTF-8 text .line 2."):
         load_from_dir(TASKS["mrpc"], tmp_path / "c")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train.parquet").write_bytes(b"not parquet")
@@ -166,22 +196,22 @@ def test_a_few_broken_lines_of_many_are_left_out_and_said(tmp_path):
 def test_single_precision_similarities_are_the_same_data():
     columns = {"sentence1": ["A cat ."], "sentence2": ["A dog ."]}
     one, other = (
-        GlueData(TASKS["stsb"], {"train": {**columns, "label": [label]}}, "here")
+        TaskData(DatasetDict({"train": Dataset.from_dict({**columns, "label": [label]})}), "here")
         for label in (3.8, float(np.float32(3.8)))
     )
     assert one.fingerprint == other.fingerprint
 
 
 def test_a_correlation_of_one_example_is_none():
-    assert glue_metrics(TASKS["stsb"], np.array([1.0]), np.array([2.0])) == {"pearson": 0.0, "spearmanr": 0.0}
+    assert task_metrics(TASKS["stsb"].metrics, np.array([1.0]), np.array([2.0])) == {"pearson": 0.0, "spearmanr": 0.0}
 
 
 def test_metrics_are_those_of_glue():
     labels, predictions = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 1, 1])
-    assert glue_metrics(TASKS["mrpc"], predictions, labels) == pytest.approx({"accuracy": 0.6, "f1": 2 / 3})
+    assert task_metrics(TASKS["mrpc"].metrics, predictions, labels) == pytest.approx({"accuracy": 0.6, "f1": 2 / 3})
     # (TP TN - FP FN) / sqrt(...) = (2*1 - 1*1) / sqrt(3*3*2*2)
-    assert glue_metrics(TASKS["cola"], predictions, labels)["matthews_correlation"] == pytest.approx(1 / 6)
-    similar = glue_metrics(TASKS["stsb"], np.array([0.0, 1.0, 4.0]), np.array([0.0, 2.0, 3.0]))
+    assert task_metrics(TASKS["cola"].metrics, predictions, labels)["matthews_correlation"] == pytest.approx(1 / 6)
+    similar = task_metrics(TASKS["stsb"].metrics, np.array([0.0, 1.0, 4.0]), np.array([0.0, 2.0, 3.0]))
     assert similar["spearmanr"] == pytest.approx(1.0)
     assert similar["pearson"] == pytest.approx(np.corrcoef([0, 1, 4], [0, 2, 3])[0, 1])
 

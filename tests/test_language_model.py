@@ -1,6 +1,5 @@
 """The language-model script, through the command line that a user types."""
 
-import json
 import math
 import os
 import shutil
@@ -23,12 +22,27 @@ from transformers import (
 )
 
 from sqloss_plugins.data.text import load_files, load_mini
-from sqloss_plugins.experiments.compare import main as compare
-from sqloss_plugins.hf.language_model import main, parse, train_tokenizer, unigram_perplexity
-from sqloss_plugins.losses import linear_square
-from sqloss_plugins.results import read_result
+from sqloss_plugins.hf import experiment
+from sqloss_plugins.hf.tasks.language_model import LanguageModel, main, train_tokenizer, unigram_perplexity
+from sqloss_plugins.losses import LOSSES, linear_square
+from sqloss_plugins.results import OF_OUTPUTS, read_result
 
 ROOT = Path(__file__).parent.parent
+
+
+def parse(options):
+    task = experiment.parse(LanguageModel, options)
+    return task.args, task.config
+
+
+def lines(data, split):
+    return list(data.splits[split]["text"])
+
+
+def text_of(data, split):
+    return "".join(lines(data, split))
+
+
 BLOCK, TOKENS = 16, 280
 TINY = ["--vocab_size", str(TOKENS), "--hidden_size", "16", "--num_layers", "1", "--num_heads", "2"]
 SHORT = ["--block_size", str(BLOCK), "--num_train_epochs", "6", "--use_cpu", "--disable_tqdm", "true"]
@@ -61,7 +75,7 @@ def finished(text, tmp_path_factory):
     for loss, options in (
         ("square", ["--rescaling", "level"]),
         ("cross_entropy", []),
-        ("squentropy", ["--protocol", "same_epochs"]),
+        ("squentropy", ["--protocol", "same_epochs", "--num_train_epochs", "6"]),
     ):
         folders[loss] = tmp_path_factory.mktemp("runs") / loss
         options = [*options, "--loss", loss, "--output_dir", str(folders[loss]), "--learning_rate", "1e-2"]
@@ -76,24 +90,24 @@ def test_training_without_logits_is_the_same_training(small, monkeypatch):
     for way in ("true", "false"):
         options = ["--rescaling", "level", "--without_logits", way, "--output_dir", way, "--num_train_epochs", "1"]
         assert main([*small, *options]) == 0
-        results[way] = read_result(Path(way)).metrics["test"]
-    assert results["true"]["nll"] == pytest.approx(results["false"]["nll"], rel=1e-3)
-    assert parse(small)[0].without_logits
-    assert not parse([*small, "--loss", "cross_entropy"])[0].without_logits
+        results[way] = read_result(Path(way)).value("test", "nll")
+    assert results["true"] == pytest.approx(results["false"], rel=1e-3)
+    assert parse(small)[1].without_logits
+    assert not parse([*small, "--loss", "cross_entropy"])[1].without_logits
 
 
 def test_without_logits_where_the_model_caps_them(text, tmp_path, capsys):
     capped_model(TOKENS).save_pretrained(tmp_path / "gemma")
-    train_tokenizer(load_files(str(text)).splits["train"], TOKENS).save_pretrained(tmp_path / "gemma")
+    train_tokenizer(text.read_text().splitlines(keepends=True), TOKENS, 10000).save_pretrained(tmp_path / "gemma")
     options = ["--model_name_or_path", str(tmp_path / "gemma"), "--output_dir", str(tmp_path / "out"), *SHORT]
     assert main(["--train_file", str(text), *options, "--without_logits", "true"]) == 2
     assert "Gemma2ForCausalLM does not return the outputs" in capsys.readouterr().err
     assert main(["--train_file", str(text), *options, "--without_logits", "true", "--loss", "cross_entropy"]) == 2
-    assert "the cross_entropy loss has no such form" in capsys.readouterr().err
+    assert "needs a loss that can be had without logits, and cross_entropy cannot" in capsys.readouterr().err
 
 
 def blocks(text, tokenizer, split):
-    ids = [i for line in load_files(str(text)).splits[split].splitlines(keepends=True) for i in tokenizer.encode(line)]
+    ids = [i for line in lines(load_files(str(text)), split) for i in tokenizer.encode(line)]
     return torch.tensor(ids[: len(ids) // BLOCK * BLOCK]).reshape(-1, BLOCK)
 
 
@@ -125,19 +139,23 @@ def test_the_figures_are_those_of_the_saved_model(loss, finished, text):
             expected_loss = entropy.mean() if loss == "cross_entropy" else (entropy + others / (TOKENS - 1)).mean()
             nll = entropy.mean()
         metrics = result.metrics[split]
-        assert metrics["accuracy"] == pytest.approx((f.argmax(1) == y).mean())
-        assert metrics["loss"] == pytest.approx(expected_loss, rel=1e-4)
-        assert metrics["nll"] == pytest.approx(nll, rel=1e-4)
-        assert metrics["perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
-        scale = result.metrics["validation"]["scale"]
-        logs = scale * f - np.log(np.exp(scale * f - scale * f.max(1, keepdims=True)).sum(1, keepdims=True))
-        logs -= scale * f.max(1, keepdims=True)
-        scaled = math.exp(-logs[np.arange(len(y)), y].mean())
-        assert metrics["perplexity scale"] == pytest.approx(scaled, rel=1e-4)
+        methods = LOSSES[loss].methods
+        assert list(metrics) == [OF_OUTPUTS, *methods]
+        assert result.method == methods[0]
+        assert metrics[OF_OUTPUTS]["accuracy"] == pytest.approx((f.argmax(1) == y).mean())
+        assert metrics[OF_OUTPUTS]["loss"] == pytest.approx(expected_loss, rel=1e-4)
+        assert result.value(split, "nll") == pytest.approx(nll, rel=1e-4)
+        assert result.value(split, "perplexity") == pytest.approx(math.exp(nll), rel=1e-4)
+        assert metrics["softmax"]["nll"] == pytest.approx(entropy.mean(), rel=1e-4)
+        scaled = f / result.data["temperature"]
+        logs = scaled - scaled.max(1, keepdims=True)
+        logs -= np.log(np.exp(logs).sum(1, keepdims=True))
+        expected = math.exp(-logs[np.arange(len(y)), y].mean())
+        assert metrics["temperature"]["perplexity"] == pytest.approx(expected, rel=1e-4)
         counts = np.bincount(blocks(text, tokenizer, "train").reshape(-1).numpy(), minlength=TOKENS) + 1
         unigram = math.exp(-np.log(counts / counts.sum())[y].mean())
         assert result.data["unigram_perplexity"][split] == pytest.approx(unigram)
-        assert metrics["perplexity"] < 0.7 * unigram
+        assert result.value(split, "perplexity") < 0.7 * unigram
 
 
 def test_what_a_result_says(finished, text):
@@ -145,26 +163,12 @@ def test_what_a_result_says(finished, text):
     assert not result.mini
     assert (result.task, result.arch, result.protocol) == ("language_model", "gpt2-1x16", "early_stopping")
     assert result.rescaling_source == "the level rule for 280 classes"
-    assert result.epochs == 6.0
+    assert (result.epochs, result.selection) == (6.0, "perplexity")
+    assert result.best_epoch <= 6.0
     assert result.data["fingerprint"] == load_files(str(text)).fingerprint
     assert "train_file" not in result.hyperparameters
     assert read_result(finished["squentropy"]).protocol == "same_epochs"
-
-
-def test_a_comparison_goes_by_perplexity(finished, capsys):
-    folders = [str(finished["square"]), str(finished["cross_entropy"])]
-    assert compare(folders) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("language_model") == 1, "one table for both"
-    entropy = read_result(finished["cross_entropy"]).metrics
-    row = next(line for line in printed.splitlines() if line.startswith("| cross_entropy"))
-    assert f"0.01: {entropy['validation']['perplexity']:.2f}" in row
-    assert f"{entropy['test']['perplexity']:.2f}" in row
-    assert f"{100 * entropy['test']['accuracy']:.2f}" in row
-    assert "validation accuracy %" in printed
-    assert "validation perplexity |" in " ".join(printed.split())
-    assert compare(["--overview", *folders]) == 0
-    assert "| perplexity |" in " ".join(capsys.readouterr().out.split())
+    assert read_result(finished["squentropy"]).best_epoch == 6.0
 
 
 def test_the_embedded_default(tmp_path):
@@ -180,10 +184,11 @@ def test_the_embedded_default(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "*** No --train_file: using the embedded MINI text" in done.stdout
     assert "*** MINI DATA: Python's own reference, and no benchmark ***" in done.stdout
-    assert "square, k = 1, M = 15 (the rule for 280 classes, after the paper's Table 9)" in done.stdout
-    assert "perplexity (link) | perplexity (scale) | perplexity (unigram)" in done.stdout
+    assert "square, k = 15, M = 10.26 (the level rule for 280 classes)" in done.stdout
+    assert "perplexity (square) | nll nats (square) | perplexity (softmax) |" in done.stdout
     (folder,) = (path.parent for path in (tmp_path / "runs").rglob("result.json"))
-    assert folder.relative_to(tmp_path) == Path("runs/language_model/gpt2-1x16/square-k1-M15-lr0.003-s42-mini")
+    name = "square-k15-M10.26-lr0.003-early_stopping-s42-mini"
+    assert folder.relative_to(tmp_path) == Path("runs/language_model/gpt2-1x16") / name
     result = read_result(folder)
     assert result.mini
     assert result.data["fingerprint"] == load_mini().fingerprint
@@ -193,29 +198,29 @@ def test_the_embedded_text():
     """English enough, and nothing of it is in two splits, though Python's topics quote one another."""
     data = load_mini()
     assert 250_000 < data.sizes["train"] < 500_000
-    assert data.splits["train"].count(" the ") > 1000
-    paragraphs = {split: set(text.strip("\n").split("\n\n")) for split, text in data.splits.items()}
+    assert text_of(data, "train").count(" the ") > 1000
+    paragraphs = {split: set(text_of(data, split).strip("\n").split("\n\n")) for split in data.splits}
     assert not paragraphs["train"] & paragraphs["validation"]
     assert not (paragraphs["train"] | paragraphs["validation"]) & paragraphs["test"]
 
 
 def test_held_out_text(tmp_path):
     """What is held out is the end of the text, cut at line ends; files that are given are taken as they are."""
-    lines = [f"line {i}\n" for i in range(1000)]
-    (tmp_path / "all.txt").write_text("".join(lines))
+    numbered = [f"line {i}\n" for i in range(1000)]
+    (tmp_path / "all.txt").write_text("".join(numbered))
     (tmp_path / "other.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n")
     data = load_files(str(tmp_path / "all.txt"))
-    assert "".join(data.splits.values()) == "".join(lines)
-    assert all(text.endswith("\n") for text in data.splits.values())
+    assert data.splits["train"].cache_files, "memory-mapped"
+    assert [line for split in data.splits for line in lines(data, split)] == numbered
     assert data.sizes["validation"] == pytest.approx(data.sizes["test"], abs=10)
     assert data.sizes["train"] == pytest.approx(8 * data.sizes["test"], rel=0.02)
     assert "a tenth each for validation and test" in data.notes[0]
     other = load_files(str(tmp_path / "all.txt"), validation=str(tmp_path / "other.txt"))
-    assert other.splits["validation"] == "one\ntwo\n"
-    assert other.splits["train"] + other.splits["test"] == "".join(lines)
-    assert other.splits["test"] == data.splits["test"]
+    assert lines(other, "validation") == ["one\n", "two\n"]
+    assert lines(other, "train") + lines(other, "test") == numbered
+    assert lines(other, "test") == lines(data, "test")
     given = load_files(*[str(tmp_path / "all.txt")] * 3)
-    assert given.notes == []
+    assert given.notes == ()
     assert len({data.fingerprint, other.fingerprint, given.fingerprint}) == 3
 
 
@@ -226,24 +231,23 @@ def test_held_out_text_of_long_lines(end, tmp_path):
     data = load_files(str(tmp_path / "long.txt"))
     assert data.sizes["train"] == pytest.approx(8 * data.sizes["test"], rel=0.02)
     assert data.sizes["validation"] == pytest.approx(data.sizes["test"], rel=0.02)
-    assert all(text.endswith(f"d{end}") for text in data.splits.values()) or not end
+    assert all(text_of(data, split).endswith(f"d{end}") for split in data.splits) or not end
 
 
 def test_the_tokenizer_loses_nothing(text):
-    tokenizer = train_tokenizer(text.read_text(), TOKENS)
+    tokenizer = train_tokenizer(text.read_text().splitlines(keepends=True), TOKENS, 10000)
     assert len(tokenizer) == TOKENS
     strange = "  one two\tthree Ünï — 漢字\x00\n\n"
     assert tokenizer.decode(tokenizer.encode(strange)) == strange
 
 
 def test_unigram_perplexity_of_a_fair_coin():
-    train, held_out = np.array([[0, 1, 0, 1]]), np.array([[0, 1, 0, 0]])
-    assert unigram_perplexity(train, held_out, 2) == pytest.approx(2.0)
+    assert unigram_perplexity(np.array([3, 3]), [np.array([[0, 1]]), np.array([[0, 0]])]) == pytest.approx(2.0)
 
 
 def test_defaults():
     args, training = parse(["--mini"])
-    assert (args.loss, args.vocab_size, args.hidden_size, training.num_train_epochs) == ("square", 1024, 128, 10)
+    assert (training.loss, args.vocab_size, args.hidden_size, training.num_train_epochs) == ("square", 1024, 128, 10)
     assert (training.load_best_model_at_end, training.greater_is_better) == (True, False)
     args, training = parse(["--train_file", "x", "--model_name_or_path", "gpt2", "--protocol", "same_epochs"])
     assert (args.vocab_size, training.learning_rate, training.load_best_model_at_end) == (None, 5e-5, False)
@@ -265,7 +269,7 @@ def test_a_finished_run_is_not_repeated(finished, text, capsys):
 def test_a_killed_run_goes_on_to_the_same_result(small, capsys):
     """SIGKILL after an epoch, and a run whose result alone is missing; to the last bit."""
     assert main([*small, "--output_dir", "whole"]) == 0
-    command = [sys.executable, "-m", "sqloss_plugins.hf.language_model", *small, "--output_dir", "killed"]
+    command = [sys.executable, "-m", "sqloss_plugins.hf.tasks.language_model", *small, "--output_dir", "killed"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     kill_when(command, environment, Path("killed"), "checkpoint-*/trainer_state.json")
     assert main([*small, "--output_dir", "killed"]) == 0
@@ -276,7 +280,7 @@ def test_a_killed_run_goes_on_to_the_same_result(small, capsys):
     assert main([*small, "--output_dir", "killed"]) == 0
     assert "Training was finished before; its model is used." in capsys.readouterr().out
     scored = read_result(Path("killed"))
-    assert (scored.epochs, scored.metrics) == (6.0, {split: whole.metrics[split] for split in ("validation", "test")})
+    assert (scored.epochs, scored.best_epoch, scored.metrics) == (6.0, whole.best_epoch, whole.metrics)
 
 
 def test_fine_tuning(text, tmp_path, monkeypatch, finished):
@@ -290,8 +294,8 @@ def test_fine_tuning(text, tmp_path, monkeypatch, finished):
     options = ["--train_file", str(text), "--model_name_or_path", "llama", *SHORT, "--max_steps", "3"]
     assert main([*options, "--output_dir", "out"]) == 0
     result = read_result(Path("out"))
-    assert (result.arch, result.k, result.M) == ("llama", 1.0, 15.0)
-    assert result.rescaling_source == "the rule for 310 classes, after the paper's Table 9"
+    assert (result.arch, result.k, result.M) == ("llama", 15.0, math.sqrt(310 * math.log(310) / 15))
+    assert result.rescaling_source == "the level rule for 310 classes"
     assert Path("llama/model.safetensors").read_bytes() == before
     assert main([*options, "--output_dir", "llama"]) == 2
 
@@ -305,7 +309,7 @@ def test_models_that_cannot_be_fine_tuned(text, tmp_path, monkeypatch, finished,
     for path, others, message in (
         ("bert", [], "is no causal language model: its outputs depend on the tokens that follow"),
         ("bert", ["--block_size", "65"], "--block_size 65 is more than the 64 tokens that the model takes"),
-        ("no/such", [], "--model_name_or_path no/such is neither a language model's folder nor a model on the hub"),
+        ("no/such", [], "--model_name_or_path no/such is neither a model's folder nor a model on the hub"),
     ):
         assert main([*options, path, *others]) == 2
         assert message in capsys.readouterr().err
@@ -318,22 +322,22 @@ def test_models_that_cannot_be_fine_tuned(text, tmp_path, monkeypatch, finished,
 
 def test_a_run_that_diverges_is_said(small, capsys):
     options = [*small, "--learning_rate", "1e30", "--loss", "cross_entropy", "--max_steps", "3"]
-    assert main([*options, "--output_dir", "out"]) == 0
-    assert "WARNING: not all outputs on validation are finite: training diverged" in capsys.readouterr().out
-    json.loads(Path("out/result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert np.isnan(read_result(Path("out")).metrics["test"]["perplexity"])
+    assert main([*options, "--output_dir", "out"]) == 1
+    assert "error: the training diverged: " in capsys.readouterr().err
+    assert not Path("out/result.json").exists()
 
 
 def test_scoring_without_training(small, finished):
-    """A fine-tuned model as it is; without validation no scale can be fitted."""
+    """A fine-tuned model as it is; without validation no temperature can be fitted."""
     model = str(finished["cross_entropy"])
     options = [*small[:2], *SHORT, "--loss", "cross_entropy", "--model_name_or_path", model, "--do_predict"]
     assert main([*options, "--output_dir", "out"]) == 0
     result = read_result(Path("out"))
     assert set(result.metrics) == {"test"}
-    assert "perplexity scale" not in result.metrics["test"]
-    theirs = read_result(finished["cross_entropy"]).metrics["test"]["perplexity"]
-    assert result.metrics["test"]["perplexity"] == pytest.approx(theirs)
+    assert set(result.metrics["test"]) == {OF_OUTPUTS, "softmax"}
+    assert "temperature" not in result.data
+    theirs = read_result(finished["cross_entropy"]).value("test", "perplexity")
+    assert result.value("test", "perplexity") == pytest.approx(theirs)
 
 
 BAD_OPTIONS = {
@@ -351,11 +355,12 @@ BAD_OPTIONS = {
     "no file": (["--train_file", "nowhere.txt"], "--train_file nowhere.txt cannot be read: No such file or directory"),
     "a folder": (["--train_file", "."], "--train_file . cannot be read: Is a directory"),
     "empty": (["--train_file", "/dev/null"], "--train_file /dev/null has no text in it"),
-    "binary": (["--train_file", sys.executable], "is not UTF-8 text (byte "),
+    "binary": (["--train_file", sys.executable], "is not UTF-8 text (line "),
     "validation alone": (["--validation_file", "x"], "--validation_file needs --train_file beside it"),
     "mini and real": (["--mini", "--train_file", "x"], "--mini and --train_file exclude each other"),
     "block of one": (["--block_size", "1"], "--block_size must be at least 2, got 1"),
     "few tokens": (["--vocab_size", "255"], "--vocab_size must be at least 256, got 255"),
+    "a billion tokens": (["--vocab_size", "1000000000"], "--vocab_size must be at most 10000000, got 1000000000"),
     "no layers": (["--num_layers", "0"], "--num_layers must be at least 1, got 0"),
     "heads": (["--num_heads", "3"], "--hidden_size must be a multiple of --num_heads, got 128 and 3"),
     "size of another's model": (

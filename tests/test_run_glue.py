@@ -16,26 +16,16 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from sqloss_plugins.data.glue import TASKS
 from sqloss_plugins.data.mini_glue import write_mini_task
-from sqloss_plugins.experiments.compare import main as compare
-from sqloss_plugins.hf.glue import main, parse
-from sqloss_plugins.hf.hub import embedded_model
-from sqloss_plugins.results import Result, read_result, write_result
+from sqloss_plugins.hf import experiment
+from sqloss_plugins.hf.tasks.glue import Glue, main
+from sqloss_plugins.results import OF_OUTPUTS, read_result
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory):
-    """A BERT with one small layer and the embedded model's tokenizer: every task in a second."""
-    folder = tmp_path_factory.mktemp("models") / "tiny-bert"
-    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64
-    )
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+def parse(options):
+    task = experiment.parse(Glue, options)
+    return task.args, task.config
 
 
 @pytest.fixture
@@ -64,18 +54,19 @@ def test_the_script_on_its_embedded_default(tmp_path):
     assert "The Hugging Face hub cannot be reached" in done.stdout
     assert "*** MINI DATA: not the real task ***" in done.stdout
     assert "square, k = 1, M = 1 (the paper's Table 9 for mrpc)" in done.stdout
-    folder = tmp_path / "runs/mrpc/minilm-l6/square-k1-M1-lr0.0001-s42-mini"
+    folder = tmp_path / "runs/mrpc/minilm-l6/square-k1-M1-lr0.0001-early_stopping-s42-mini"
     result = read_result(folder)
     assert result.mini
     assert (result.loss, result.k, result.M, result.epochs) == ("square", 1.0, 1.0, 4.0)
-    assert result.metrics["test"]["accuracy"] > 0.65
+    assert (result.ended_by, result.method, result.selection) == ("maximum", "square", "accuracy")
+    assert result.value("test", "accuracy") > 0.65
     assert result.data["sizes"] == {"train": 480, "validation": 128, "test": 128}
     assert {"torch", "transformers", "python", "sqloss_plugins", "git"} <= set(result.versions)
     with np.load(folder / "outputs.npz") as outputs:
         decided = outputs["test_outputs"].argmax(1) == outputs["test_targets"]
-        assert decided.mean() == pytest.approx(result.metrics["test"]["accuracy"])
+        assert decided.mean() == pytest.approx(result.value("test", "accuracy"))
         difference = outputs["test_outputs"] - np.eye(2)[outputs["test_targets"]]
-        assert (difference**2).mean() == pytest.approx(result.metrics["test"]["loss"], rel=1e-4)
+        assert (difference**2).mean() == pytest.approx(result.value("test", "loss"), rel=1e-4)
     AutoModelForSequenceClassification.from_pretrained(folder)
 
 
@@ -87,7 +78,8 @@ def test_every_task(task, small, capsys):
     assert result.mini
     assert path.parent.name.endswith("-s3-mini")
     for split in ("validation", "test", *TASKS[task].extra_splits):
-        assert set(result.metrics[split]) == {"loss", *TASKS[task].metrics}
+        assert set(result.metrics[split]) == {OF_OUTPUTS}
+        assert list(result.metrics[split][OF_OUTPUTS]) == ["loss", *TASKS[task].metrics]
     if task == "stsb":
         assert result.loss == "mean_squared_error"
         assert "stsb is a regression" in capsys.readouterr().out
@@ -109,7 +101,7 @@ def test_defaults_are_the_papers():
     glue, entropy = parse(["--task_name", "mrpc", "--loss", "cross_entropy"])
     assert (entropy.learning_rate, entropy.num_train_epochs, glue.max_seq_length) == (2e-5, 3, 128)
     _, same = parse(["--task", "mrpc", "--protocol", "same_epochs"])
-    assert (same.learning_rate, same.num_train_epochs, same.load_best_model_at_end) == (5e-5, 3, False)
+    assert (same.learning_rate, same.load_best_model_at_end, same.metric_for_best_model) == (5e-5, False, None)
     _, given = parse(["--task", "mrpc", "--learning_rate", "1e-3", "--warmup_steps", "7", "--num_train_epochs", "9"])
     assert (given.learning_rate, given.warmup_steps, given.num_train_epochs) == (1e-3, 7, 9)
 
@@ -130,7 +122,7 @@ def test_rescaling_reaches_the_loss(small):
     with np.load(folder / "outputs.npz") as outputs:
         f, q = outputs["test_outputs"], 0.9 * np.eye(2)[outputs["test_targets"]] + 0.05
     expected = (q * 4 * (f - 3) ** 2 + (1 - q) * f**2).mean()
-    assert result.metrics["test"]["loss"] == pytest.approx(expected, rel=1e-4)
+    assert result.value("test", "loss") == pytest.approx(expected, rel=1e-4)
 
 
 def test_early_stopping_keeps_the_best_epoch(small):
@@ -138,14 +130,32 @@ def test_early_stopping_keeps_the_best_epoch(small):
     options = [*small, "--num_train_epochs", "9", "--patience", "2", "--learning_rate", "1e-12"]
     assert main(["--task", "mrpc", *options]) == 0
     (path,) = Path("runs").rglob("result.json")
-    assert read_result(path).epochs == 3.0
-
-
-def test_same_epochs_takes_the_last_model(small):
-    assert main(["--task", "mrpc", *small, "--protocol", "same_epochs"]) == 0
-    (path,) = Path("runs").rglob("result.json")
     result = read_result(path)
-    assert (result.protocol, result.epochs) == ("same_epochs", 2.0)
+    assert (result.epochs, result.best_epoch, result.ended_by) == (3.0, 1.0, "early stopping")
+
+
+def test_same_epochs_are_those_of_cross_entropys_best_model(small, capsys):
+    """Of the same seed: read from its run, of several learning rates the best one's, or given; never guessed."""
+    same = ["--task", "mrpc", *small[:3], "--use_cpu", "--protocol", "same_epochs", "--max_train_samples", "64"]
+    assert main(same) == 2
+    assert "takes the number of epochs of the cross-entropy run with the same seed" in capsys.readouterr().err
+    assert main([*same, "--cross_entropy_run", "nowhere"]) == 2
+    assert "the number of epochs cannot be read" in capsys.readouterr().err
+    baseline = ["--task", "mrpc", *small, "--loss", "cross_entropy", "--patience", "1", "--max_train_samples", "64"]
+    for rate in ("1e-12", "1e-3"):
+        assert main([*baseline, "--learning_rate", rate]) == 0
+    names = (f"cross_entropy-lr{rate}-early_stopping-s42-mini" for rate in ("1e-12", "0.001"))
+    folders = [Path("runs/mrpc/tiny-bert", name) for name in names]
+    chosen = max(folders, key=lambda folder: read_result(folder).value("validation", "accuracy"))
+    assert main(same) == 0
+    result = read_result(Path("runs/mrpc/tiny-bert/square-k1-M1-lr5e-05-same_epochs-s42-mini"))
+    assert result.protocol == "same_epochs"
+    assert result.epochs == result.best_epoch == read_result(chosen).best_epoch
+    assert main([*same, "--seed", "7"]) == 2
+    assert main([*same, "--seed", "7", "--cross_entropy_run", str(chosen)]) == 2
+    assert "has seed 42, and its epochs are wanted for a run with 7" in capsys.readouterr().err
+    assert main([*same, "--seed", "7", "--num_train_epochs", "1"]) == 0
+    assert read_result(Path("runs/mrpc/tiny-bert/square-k1-M1-lr5e-05-same_epochs-s7-mini")).epochs == 1.0
 
 
 def test_hidden_test_labels_become_a_submission(small, tmp_path, capsys):
@@ -191,7 +201,7 @@ def test_evaluation_alone(small, tiny_model):
     assert main(["--task", "mrpc", *small, "--do_eval", "--output_dir", "out"]) == 0
     result = read_result(Path("out"))
     assert set(result.metrics) == {"validation"}
-    assert result.epochs == 0
+    assert (result.epochs, result.best_epoch, result.ended_by) == (0, None, None)
     assert not list(Path("out").glob("*.safetensors"))
 
 
@@ -208,7 +218,8 @@ def test_a_finished_run_is_not_repeated(small, capsys):
 def results_and_outputs(folder):
     result = read_result(folder)
     with np.load(folder / "outputs.npz") as outputs:
-        return result.metrics["test"], result.epochs, {name: outputs[name] for name in outputs.files}
+        arrays = {name: outputs[name] for name in outputs.files}
+    return result.metrics, (result.epochs, result.best_epoch, result.ended_by), arrays
 
 
 @pytest.mark.parametrize("kill_in", ["training", "a checkpoint", "the writing of files", "the end"])
@@ -260,13 +271,50 @@ BAD_OPTIONS = {
         "--label_smoothing_factor must be between 0 and 1",
     ),
     "smoothed regression": (["--task", "stsb", "--label_smoothing_factor", "0.1"], "needs classes"),
+    "rule for regression": (["--task", "stsb", "--rescaling", "level"], "--rescaling needs classes, and stsb is a reg"),
+    "rule for another loss": (
+        ["--task", "mrpc", "--loss", "cross_entropy", "--rescaling", "level"],
+        "--rescaling is of the square loss, and --loss is cross_entropy: leave it out",
+    ),
+    "unknown paper's task": (["--task", "mrpc", "--paper_task", "imagenot"], "--paper_task must be one of"),
+    "patience of no use": (
+        ["--task", "mrpc", "--protocol", "same_epochs", "--patience", "3"],
+        "--patience is of --protocol early_stopping: leave it out",
+    ),
+    "run of no use": (["--task", "mrpc", "--cross_entropy_run", "x"], "--cross_entropy_run is of --protocol same_epo"),
+    "epochs twice": (
+        ["--task", "mrpc", "--protocol", "same_epochs", "--num_train_epochs", "3", "--cross_entropy_run", "x"],
+        "--cross_entropy_run says how many epochs, and so does --num_train_epochs: leave it out",
+    ),
+    "no patience": (["--task", "mrpc", "--patience", "0"], "--patience must be at least 1, got 0"),
+    "without logits": (
+        ["--task", "mrpc", "--loss", "cross_entropy", "--without_logits", "true"],
+        "--without_logits needs a loss that can be had without logits",
+    ),
+    "no model": (["--task", "mrpc", "--model_name_or_path", ""], "--model_name_or_path is empty"),
+    "negative workers": (
+        ["--task", "mrpc", "--dataloader_num_workers", "-1"],
+        "--dataloader_num_workers must be",
+    ),
+    "no workers": (["--task", "mrpc", "--dataloader_persistent_workers"], "--dataloader_persistent_workers needs"),
+    "noise": (["--task", "mrpc", "--neftune_noise_alpha", "-1"], "--neftune_noise_alpha must be a finite number great"),
+    "no such file": (["--task", "mrpc", "--accelerator_config", "x.json"], "No such file or directory: 'x.json'"),
+    "foreign keys": (["--task", "mrpc", "--accelerator_config", '{"no_such": 1}'], "no_such"),
+    "no mapping": (
+        ["--task", "mrpc", "--gradient_checkpointing_kwargs", "x"],
+        "--gradient_checkpointing_kwargs must be a mapping in JSON, got 'x'",
+    ),
     "protocol": (["--task", "mrpc", "--protocol", "forever"], "argument --protocol: invalid choice"),
     "no epochs": (["--task", "mrpc", "--num_train_epochs", "0"], "--num_train_epochs must be a finite number greater"),
     "endless": (["--task", "mrpc", "--num_train_epochs", "inf"], "--num_train_epochs must be a finite number greater"),
     "eval batch": (["--task", "mrpc", "--per_device_eval_batch_size", "0"], "--per_device_eval_batch_size must be"),
+    "no phase": (
+        ["--task", "mrpc", "--do_train", "false", "--do_eval", "false", "--do_predict", "false"],
+        "--do_train, --do_eval and --do_predict are all false",
+    ),
     "no steps": (["--task", "mrpc", "--max_steps", "0"], "--max_steps must be at least 1"),
     "negative seed": (["--task", "mrpc", "--seed", "-1"], "--seed must be from 0 to 4294967295, got -1"),
-    "late start": (["--task", "mrpc", "--eval_delay", "2"], "early_stopping validates after every epoch"),
+    "late start": (["--task", "mrpc", "--eval_delay", "2"], "early_stopping validates and saves after every epoch"),
     "the worst": (["--task", "mrpc", "--greater_is_better", "false"], "the greater accuracy, the better"),
     "no examples": (["--task", "mrpc", "--max_train_samples", "0"], "--max_train_samples must be at least 1"),
     "no evaluation": (["--task", "mrpc", "--eval_strategy", "no"], "early_stopping validates and saves after"),
@@ -408,11 +456,20 @@ def test_a_model_and_a_tokenizer_that_do_not_belong_together(small, tiny_model, 
     assert "cannot be loaded as a classifier" in capsys.readouterr().err
 
 
-def test_a_run_that_diverges_is_said(small, capsys):
-    assert main(["--task", "mrpc", *small, "--learning_rate", "1e30", "--output_dir", "out"]) == 0
-    assert "WARNING: not all outputs on validation are finite: training diverged" in capsys.readouterr().out
-    json.loads(Path("out/result.json").read_text(), parse_constant=lambda name: pytest.fail(name))
-    assert np.isnan(read_result(Path("out")).metrics["test"]["loss"])
+def test_a_run_that_diverges_is_said(small, tiny_model, capsys):
+    """One sentence, exit status 1, and no result; whether the loss overflows, or the model was broken before."""
+    for name, options in (("rate", ["--learning_rate", "1e30"]), ("k", ["--k", "1e308"])):
+        assert main(["--task", "mrpc", *small, *options, "--output_dir", name]) == 1
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert "error: the training diverged: loss is" in error
+        assert not Path(name, "result.json").exists()
+    broken = BertModel.from_pretrained(tiny_model)
+    broken.embeddings.word_embeddings.weight.data.fill_(float("nan"))
+    shutil.copytree(tiny_model, "broken")
+    broken.save_pretrained("broken")
+    options = ["--task", "mrpc", "--mini", "--use_cpu", "--model_name_or_path", "broken", "--output_dir", "out"]
+    assert main([*options, "--do_eval"]) == 1
+    assert "not all outputs on validation are finite" in capsys.readouterr().err
 
 
 def test_the_pretrained_model_is_not_overwritten(small, tiny_model, capsys):
@@ -426,144 +483,36 @@ def test_a_full_disk_is_said_before_training(small, monkeypatch, capsys):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 2
-    assert "0.0 GB free, and the checkpoints of this run take up to" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "out has 1 kB free, and the checkpoints of this run take up to" in error
+    assert " MB more: make room, or choose another --output_dir" in error
     assert not list(Path("out").glob("checkpoint-*"))
+
+
+def test_a_killed_run_has_room_where_its_checkpoints_are(small, monkeypatch, capsys):
+    """What they take already is not wanted again."""
+    options = ["--task", "mrpc", *small, "--max_train_samples", "64", "--output_dir", "out"]
+    assert main(options) == 0
+    Path("out/result.json").unlink()
+    state = next(Path("out").glob("checkpoint-*/trainer_state.json"))
+    state.write_text(state.read_text().replace('"should_training_stop": true', '"should_training_stop": false'))
+    state.write_text(state.read_text().replace('"max_steps": 4', '"max_steps": 6'))
+    with next(Path("out").glob("checkpoint-*/optimizer.pt")).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=int(3.5 * size)))
+    assert main(["--task", "mrpc", *small, "--max_train_samples", "64", "--output_dir", "other"]) == 2
+    capsys.readouterr()
+    assert main(options) == 0
 
 
 def test_a_disk_that_fills_up_is_said(small, monkeypatch, capsys):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sqloss_plugins.hf.glue.write_result", full)
+    monkeypatch.setattr("sqloss_plugins.hf.experiment.write_result", full)
     assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 1
     assert "the disk is full" in capsys.readouterr().err
-    monkeypatch.undo()
-    monkeypatch.chdir(Path.cwd())
-
-
-def fake_result(folder, loss, rate, seed, accuracy, **changes):
-    template = {
-        "task": "mrpc", "arch": "bert", "loss": loss, "k": None, "M": None, "rescaling_source": None,
-        "protocol": "early_stopping", "epochs": 3.0, "seed": seed, "mini": False, "resumed": False,
-        "hyperparameters": {"learning_rate": rate}, "data": {"fingerprint": "f" * 64}, "parameters": 1,
-        "device": "cpu", "wall_time_s": 1.0, "versions": {},
-        "metrics": {s: {"loss": 9.0, "accuracy": accuracy - d} for s, d in (("validation", 0.0), ("test", 0.1))},
-    }  # fmt: skip
-    target = folder / f"{loss}-{rate}-{seed}"
-    target.mkdir(parents=True)
-    write_result(target, Result(**{**template, **changes}), {})
-
-
-def test_comparison(tmp_path, capsys):
-    """The rate is chosen on validation with the seed that all rates have, then paired by seed."""
-    for loss, rate, seed, accuracy in [
-        ("square", 1e-5, 1, 0.70), ("square", 1e-4, 1, 0.80), ("square", 1e-4, 2, 0.82), ("square", 1e-4, 3, 0.87),
-        ("cross_entropy", 1e-5, 1, 0.75), ("cross_entropy", 1e-4, 1, 0.60), ("cross_entropy", 1e-5, 2, 0.79),
-        ("cross_entropy", 1e-5, 3, 0.80),
-    ]:  # fmt: skip
-        fake_result(tmp_path, loss, rate, seed, accuracy)
-    assert compare([str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
-    printed = capsys.readouterr().out
-    assert "83.00 +- 3.61" in printed
-    assert "+5.00 +- 2.00" in printed
-    assert "+5.00 +3.00 +7.00" in printed
-    assert "3 of 3" in printed
-    (content,) = json.loads((tmp_path / "out.json").read_text())
-    assert {s["loss"]: s["learning_rate"] for s in content["summaries"]} == {"square": 1e-4, "cross_entropy": 1e-5}
-    assert content["differences"][0]["p_value"] == pytest.approx(0.0494, abs=1e-3)
-    assert compare([str(tmp_path), "--best_lr", "cross_entropy"]) == 0
-    assert capsys.readouterr().out == "1e-05\n"
-
-
-def test_a_comparison_goes_by_the_tasks_first_metric(tmp_path, capsys):
-    """Of CoLA Matthews's correlation, which another name comes before in the alphabet."""
-    for rate, accuracy, correlation in ((2e-5, 0.80, 0.60), (5e-5, 0.82, 0.50)):
-        metrics = {"loss": 1.0, "matthews_correlation": correlation, "accuracy": accuracy}
-        fake_result(tmp_path, "square", rate, 1, 0.0, metrics={"validation": metrics, "test": metrics}, task="cola")
-    assert compare([str(tmp_path), "--best_lr", "square"]) == 0
-    assert capsys.readouterr().out == "2e-05\n"
-    assert compare([str(tmp_path), "--overview"]) == 0
-    assert "| matthews_correlation %" in capsys.readouterr().out
-
-
-def test_a_rate_with_which_training_diverged_is_not_chosen(tmp_path, capsys):
-    for rate, perplexity in ((1e-3, float("nan")), (3e-3, 50.0), (1e-2, float("nan"))):
-        metrics = {"validation": {"perplexity": perplexity}, "test": {"perplexity": perplexity}}
-        fake_result(tmp_path, "square", rate, 1, 0.0, metrics=metrics)
-    assert compare([str(tmp_path), "--json", str(tmp_path / "out.json")]) == 0
-    capsys.readouterr()
-    (content,) = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)
-    assert content["summaries"][0]["learning_rate"] == 3e-3
-
-
-def test_comparison_of_different_scores(tmp_path, capsys):
-    """Losses, and seeds of one loss, whose test sets were decoded with the score that was best on dev."""
-    for loss, seed, score in (("square", 1, "link"), ("square", 2, "scale"), ("cross_entropy", 1, "softmax")):
-        metrics = {"validation": {"wer": 0.2, "wer softmax": 0.2}, "test": {"wer": 0.1 * seed, f"wer {score}": 0.3}}
-        fake_result(tmp_path, loss, 1e-3, seed, 0.0, metrics=metrics, task="an4")
-    for option in ("--overview", "--by_score"):
-        assert compare([str(tmp_path), option]) == 0
-        assert "15.00 +- 7.07" in capsys.readouterr().out
-    assert compare([str(tmp_path), "--by_score"]) == 0
-    header, _, entropy, square = capsys.readouterr().out.splitlines()[3:7]
-    by_loss = {}
-    for line in (entropy, square):
-        cells = dict(zip(*([cell.strip() for cell in row.split("|")] for row in (header, line)), strict=True))
-        by_loss[cells["loss"]] = cells
-    assert by_loss["cross_entropy"]["test wer softmax %"] == "30.00"
-    assert by_loss["square"]["test wer softmax %"] == "-"
-    assert "test wer link %" not in by_loss["square"]  # of one seed only
-
-
-def test_comparison_of_error_rates(tmp_path, capsys):
-    """Less is better: for the learning rate, and for the seeds."""
-    for loss, rate, seed, wer in (
-        ("square", 1e-3, 1, 0.3), ("square", 1e-2, 1, 0.2), ("square", 1e-2, 2, 0.2),
-        ("cross_entropy", 1e-2, 1, 0.25), ("cross_entropy", 1e-2, 2, 0.1),
-    ):  # fmt: skip
-        metrics = {split: {"accuracy": 0.5, "wer": wer, "wer link": wer} for split in ("validation", "test")}
-        fake_result(tmp_path, loss, rate, seed, 0.0, metrics=metrics, task="an4")
-    assert compare([str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
-    assert "| square        | 0.01 | 0.001: 30.00, 0.01: 20.00 |" in printed
-    line = next(line for line in printed.splitlines() if line.startswith("| square") and "test wer" in line)
-    assert "-5.00 +10.00" in line
-    assert "1 of 2" in line
-    assert "wer link" not in printed
-    assert compare([str(tmp_path), "--by_score"]) == 0
-    assert "test wer link" in capsys.readouterr().out
-    fake_result(tmp_path / "b", "square", 1e-4, 1, 0.8, mini=True)
-    assert compare([str(tmp_path), "--overview"]) == 0
-    printed = capsys.readouterr().out
-    rows = [" ".join(line.split()) for line in printed.splitlines()]
-    assert "| an4 | bert | square | 0.01 | 2 | wer % | 20.00 +- 0.00 | 20.00 +- 0.00 |" in rows
-    assert "| mrpc (MINI) | bert | square | 0.0001 | 1 | accuracy % | 80.00 | 70.00 |" in rows
-    assert "MINI: embedded data" in printed
-
-
-def test_only_runs_with_equal_settings_are_paired(tmp_path, capsys):
-    for loss, batch in (("square", 16), ("square", 32), ("cross_entropy", 32)):
-        settings = {"learning_rate": 1e-4, "per_device_train_batch_size": batch}
-        fake_result(tmp_path / str(batch), loss, 1e-4, 1, 0.8, hyperparameters=settings)
-    assert compare([str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
-    assert "(data ffffffffffff, per_device_train_batch_size 16)" in printed
-    assert printed.count("minus cross_entropy") == 1
-    fake_result(tmp_path, "square", 1e-4, 2, 0.8, hyperparameters={**settings, "num_train_epochs": 9})
-    assert compare([str(tmp_path)]) == 2
-    assert "with different num_train_epochs" in capsys.readouterr().err
-
-
-def test_comparison_of_wrong_folders(tmp_path, capsys):
-    assert compare([str(tmp_path)]) == 2
-    assert "no run is finished there" in capsys.readouterr().err
-    assert compare([str(tmp_path / "nowhere")]) == 2
-    fake_result(tmp_path, "square", 1e-4, 1, 0.8, schema_version=99)
-    assert compare([str(tmp_path)]) == 2
-    assert "has schema version 99; this package reads version 1" in capsys.readouterr().err
-    fake_result(tmp_path / "test only", "square", 1e-4, 1, 0.8, metrics={"test": {"loss": 1.0, "accuracy": 0.5}})
-    assert compare([str(tmp_path / "test only")]) == 2
-    assert "has no validation metrics to compare by" in capsys.readouterr().err
 
 
 def test_the_recipe(tmp_path, tiny_model):

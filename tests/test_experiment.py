@@ -1,0 +1,101 @@
+"""The one flow of the Trainer's tasks: a task of one's own, and wrong values for every option."""
+
+import math
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import toy_task
+from transformers import TrainingArguments
+
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.hf import experiment
+from sqloss_plugins.hf.tasks.glue import Glue
+from sqloss_plugins.hf.tasks.language_model import LanguageModel
+from sqloss_plugins.results import OF_OUTPUTS, read_result
+
+TASKS = {"glue": (Glue, ["--task", "mrpc"]), "language_model": (LanguageModel, ["--mini"])}
+NOT_THE_VALUES = ("-1", "0", "nan", "inf", "1e308", "word", "", "{}", "99999999999999999999")
+
+
+def refusal(task_type, options):
+    """What is said of the options; None where they are taken."""
+    try:
+        experiment.parse(task_type, options)
+    except UserError as error:
+        return str(error)
+
+
+def test_a_task_of_ones_own(tmp_path, monkeypatch, tiny_model, capsys):
+    """One file, of at most 60 lines, has all that there is of a run: folder, result, resumption."""
+    assert len(Path(toy_task.__file__).read_text().splitlines()) <= 60
+    monkeypatch.chdir(tmp_path)
+    rows = [("I am happy", "glad"), ("I am miserable", "sad"), ("what joy", "glad"), ("what grief", "sad")] * 8
+    for split in ("train", "validation"):
+        Path(f"{split}.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
+    options = ["--model_name_or_path", str(tiny_model), "--use_cpu", "--num_train_epochs", "2", "--cache_dir", "cache"]
+    assert toy_task.main(options) == 0
+    result = read_result(Path("runs/mood/tiny-bert/square-k1-M1-lr5e-05-early_stopping-s42"))
+    assert list(result.metrics["validation"][OF_OUTPUTS]) == ["loss", "accuracy", "f1"]
+    assert result.data["sizes"] == {"train": 32, "validation": 32}
+    assert "WARNING" not in capsys.readouterr().out
+    assert toy_task.main(options) == 0
+    assert "This run is finished already" in capsys.readouterr().out
+    assert toy_task.main([*options, "--folder", "nowhere"]) == 2
+    Path("train.csv").write_text("text,label\nI am happy,glad\n")
+    assert toy_task.main([*options, "--do_eval", "--output_dir", "out"]) == 0
+    assert "WARNING: no example of sad in the train data: nothing can be learnt" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+def test_any_value_of_any_option_is_taken_or_refused_in_a_sentence(task, monkeypatch, tmp_path):
+    """All fields of TrainingArguments, and those of the task: no exception but UserError."""
+    monkeypatch.chdir(tmp_path)
+    task_type, needed = TASKS[task]
+    names = [entry.name for kind in (TrainingArguments, task_type.arguments) for entry in fields(kind) if entry.init]
+    refused = 0
+    for name in names:
+        for value in NOT_THE_VALUES:
+            message = refusal(task_type, [*needed, f"--{name}={value}"])
+            refused += message is not None
+            assert message is None or (message and "\n" not in message)
+    assert refused > 3 * len(names)
+
+
+NUMBERS = [
+    entry.name
+    for entry in fields(TrainingArguments)
+    if entry.init and not isinstance(entry.default, bool) and isinstance(entry.default, int | float)
+]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_are_none(name):
+    """Not a number, endless, below every scale: never taken."""
+    for value in ("nan", "-inf", "inf", "-2"):
+        if name == "local_rank":
+            continue
+        with pytest.raises(UserError):
+            experiment.parse(Glue, ["--task", "mrpc", f"--{name}={value}"])
+
+
+def test_help_has_the_defaults_of_what_is_given(capsys):
+    with pytest.raises(SystemExit) as ended:
+        experiment.parse(Glue, ["--task", "mrpc", "--loss", "cross_entropy", "--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "The initial learning rate" in text or "learning_rate" in text
+    assert "2e-05" in text
+    assert "(default: early_stopping)" in text
+
+
+def test_the_best_epoch_is_that_of_the_best_step():
+    from transformers import TrainerState
+
+    from sqloss_plugins.hf.run_folder import best_epoch
+
+    history = [{"epoch": 1.0, "step": 5}, {"epoch": 2.0, "step": 10}, {"epoch": 2.0, "step": 10}]
+    state = TrainerState(epoch=2.0, log_history=history, best_global_step=5)
+    assert best_epoch(state, stops_early=True) == 1.0
+    assert best_epoch(state, stops_early=False) == 2.0
+    assert math.isclose(state.epoch, 2.0)
