@@ -26,7 +26,9 @@ from torch.nn.functional import nll_loss
 from sqloss_plugins.errors import RunError, UserError
 from sqloss_plugins.espnet.bin.asr_calibrate import main as asr_calibrate
 from sqloss_plugins.espnet.bin.asr_export import main as asr_export
+from sqloss_plugins.espnet.bin.asr_inference import main as asr_inference
 from sqloss_plugins.espnet.bin.asr_train import main as asr_train
+from sqloss_plugins.espnet.bin.lm_train import main as lm_train
 from sqloss_plugins.espnet.calibration import calibrate, teacher_forced_outputs
 from sqloss_plugins.espnet.decoding import Speech2Text, log_probability_outputs, use_method
 from sqloss_plugins.espnet.jobs import Job, die_with_parent, run_jobs
@@ -420,6 +422,20 @@ use_tensorboard: false
 best_model_criterion: [[valid, acc, max]]
 """
 
+TINY_LM = """
+lm: seq_rnn
+lm_conf: {unit: 8, nlayers: 1, dropout_rate: 0.0}
+token_type: char
+batch_type: unsorted
+batch_size: 2
+optim: sgd
+max_epoch: 3
+num_workers: 0
+use_matplotlib: false
+use_tensorboard: false
+best_model_criterion: [[valid, loss, min]]
+"""
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -473,6 +489,18 @@ def test_a_training_that_diverged_is_told(options, reason, data, tmp_path, capsy
         error = capsys.readouterr().err.splitlines()[-1]
         assert error.startswith("asr_train: error: the training diverged: ")
         assert reason in error
+
+
+@pytest.mark.parametrize(("rate", "status"), [("0.01", 0), ("1e5", 1)])
+def test_the_training_of_a_language_model(rate, status, data, tmp_path, capsys):
+    (tmp_path / "lm.yaml").write_text(TINY_LM)
+    command = ["--config", str(tmp_path / "lm.yaml"), "--token_list", str(data / "tokens.txt")]
+    for split in ("train", "valid"):
+        command += [f"--{split}_data_path_and_name_and_type", f"{data / 'text'},text,text"]
+        command += [f"--{split}_shape_file", str(data / "text")]
+    command += ["--output_dir", str(tmp_path / "out"), "--optim_conf", f"lr={float(rate)}"]
+    assert lm_train(command) == status
+    assert ("lm_train: error: the training diverged: in epoch 3 the loss is" in capsys.readouterr().err) == bool(status)
 
 
 def test_a_training_with_wrong_options(data, tmp_path, capsys):
@@ -701,6 +729,44 @@ def test_calibration_of_a_model_that_diverged(tiny, data, tmp_path):
 def test_the_default_method_is_the_losss(tiny):
     assert Speech2Text(*map(str, tiny)).method == "square"
     assert Speech2Text(*map(str, tiny), method="temperature", temperature=2.0).method == "temperature"
+
+
+def infer(tiny, data, folder, *words):
+    files = ["--asr_train_config", str(tiny[0]), "--asr_model_file", str(tiny[1])]
+    speech = ["--data_path_and_name_and_type", f"{data / 'wav.scp'},speech,sound", "--num_workers", "0"]
+    return asr_inference([*files, *speech, "--output_dir", str(folder), "--beam_size", "2", *words])
+
+
+def test_decoding(tiny, data, tmp_path):
+    """The method decides the scores, and the default is that of the loss."""
+    scores = {}
+    for words in ((), ("--method", "square"), ("--method", "temperature", "--temperature", "0.1")):
+        folder = tmp_path / f"out{len(words)}"
+        assert infer(tiny, data, folder, "--ctc_weight", "0", "--maxlenratio", "-3", *words) == 0
+        text = (folder / "1best_recog/score").read_text()
+        scores[words] = [float(number) for number in re.findall(r"tensor\((.*?)\)", text)]
+    default, square, temperature = scores.values()
+    assert default == square
+    assert len(square) == 4
+    assert square != temperature
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--method", "probit"], "argument --method: invalid choice: 'probit'"),
+        (["--method", "temperature"], "the method temperature and a number for it go together"),
+        (["--temperature", "2"], "the method temperature and a number for it go together"),
+        (["--method", "temperature", "--temperature", "0"], "the temperature must be a positive finite number, got 0"),
+        (["--asr_model_file", __file__], "test_espnet.py cannot be read as a model file"),
+        (["--asr_train_config", __file__], "test_espnet.py cannot be read as settings"),
+    ],
+)
+def test_wrong_decodings(words, message, tiny, data, tmp_path, capsys):
+    assert infer(tiny, data, tmp_path / "out", *words) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("asr_inference: error: ")
+    assert message in error
 
 
 @pytest.mark.parametrize("program", ["asr_export", "asr_calibrate"])

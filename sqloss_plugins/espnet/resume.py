@@ -19,7 +19,8 @@ from sqloss_plugins.errors import RunError, run_command
 from sqloss_plugins.espnet.jobs import die_with_parent
 from sqloss_plugins.espnet.model_files import read_config
 
-_FAR = 1e5  # an utterance has up to a thousand tokens: a hundred times the loss that outputs of 0 have
+_FAR = 100.0  # times the loss of outputs that are 0
+_LONGEST = 1000  # tokens of an utterance, over which the loss of speech recognition is a sum
 _NOT_READABLE = (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
@@ -111,8 +112,9 @@ def check_not_diverged(folder: Path) -> None:
     if reason is None and losses:
         from sqloss_plugins.espnet.model import initial_loss
 
-        start, last = initial_loss(read_config(folder / "config.yaml")), list(losses.values())[-1]
-        if last > _FAR * start:
+        config, last = read_config(folder / "config.yaml"), list(losses.values())[-1]
+        start = initial_loss(config)
+        if last > _FAR * start * (1 if "lm" in config else _LONGEST):
             reason = f"the loss is {last:.3g}, where outputs of 0 would have about {start:.3g} a token"
     if reason:
         raise RunError(
