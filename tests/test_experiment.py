@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import toy_task
-from transformers import TrainingArguments
+from transformers import AutoTokenizer, TrainingArguments
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.tasks.glue import Glue
 from sqloss_plugins.hf.tasks.language_model import LanguageModel
+from sqloss_plugins.hf.tasks.sequence_classification import _cut, _tokenize
 from sqloss_plugins.results import OF_OUTPUTS, read_result
 
 TASKS = {"glue": (Glue, ["--task", "mrpc"]), "language_model": (LanguageModel, ["--mini"])}
@@ -45,6 +46,20 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, tiny_model, capsys):
     Path("train.csv").write_text("text,label\nI am happy,glad\n")
     assert toy_task.main([*options, "--do_eval", "--output_dir", "out"]) == 0
     assert "WARNING: no example of sad in the train data: nothing can be learnt" in capsys.readouterr().out
+
+
+def test_very_long_texts_are_cut_before_they_are_tokenised(tiny_model):
+    """What the tokenizer cuts off it keeps, of a pair in every combination; what the model gets is the same."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    words = " ".join(f"word{i} unbelievably" for i in range(3000))
+    texts = [words, " " * 50000 + words, words.replace(" ", "  \n"), "short", "\u200b" * 9000 + words, "x" * 9000]
+    for one in texts:
+        for other in texts:
+            columns = {"one": [one], "other": [other]}
+            options = {"truncation": True, "max_length": 32}
+            encoded = _tokenize(columns, tokenizer, ("one", "other"), options)
+            assert encoded["input_ids"] == tokenizer([one], [other], **options)["input_ids"]
+    assert len(_cut(tokenizer, words, 32)) < 500
 
 
 @pytest.mark.parametrize("task", list(TASKS))

@@ -172,7 +172,7 @@ def test_other_bad_data(tmp_path):
     (tmp_path / "c").mkdir()
     for name in ("train.tsv", "dev.tsv"):
         (tmp_path / "c" / name).write_bytes(b"sentence1\tsentence2\tlabel\n\xff\xfe\tb\t1\n")
-    with pytest.raises(UserError, match="is not UTF-8 text .line 2."):
+    with pytest.raises(UserError, match=r"train\.tsv is not UTF-8 text \(line 2\)"):
         load_from_dir(TASKS["mrpc"], tmp_path / "c")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train.parquet").write_bytes(b"not parquet")

@@ -47,7 +47,9 @@ train() {  # loss, learning rate, seed
 read -r first others <<< "$seeds"
 for loss in $losses; do
     for rate in $learning_rates; do
-        train "$loss" "$rate" "$first"
+        status=0
+        train "$loss" "$rate" "$first" || status=$?
+        [ "$status" -le 1 ] || exit "$status"   # 1: the training diverged, and with another rate it may not
     done
 done
 for loss in $losses; do

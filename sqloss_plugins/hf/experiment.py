@@ -208,27 +208,9 @@ class Task(ABC):
         """The method whose metrics count."""
         return LOSSES[self.config.loss].methods[0] if self.has_classes else OF_OUTPUTS
 
-    def about_model(self) -> str:
-        """The model in the banner."""
-        return self.arch
-
-    def about_loss(self) -> str:
-        """The loss in the banner."""
-        if not self.has_classes:
-            return f"mean squared error ({self.name} is a regression; --loss {self.config.loss} makes no difference)"
-        return f"{self.config.loss}, {self.rescaling}" if self.rescaling else self.config.loss
-
-    def about_training(self) -> str:
-        """How it trains, in the banner."""
-        config = self.config
-        steps = config.gradient_accumulation_steps
-        return (
-            f"{config.protocol}, {config.num_train_epochs:g} epochs, lr {config.learning_rate:g}, "
-            f"batch {config.train_batch_size}"
-            + (f" x {steps} accumulated" if steps > 1 else "")
-            + (f", at most {config.max_steps} steps" if config.max_steps > 0 else "")
-            + f", seed {config.seed}"
-        )
+    def about(self) -> dict[str, str]:
+        """What is added to lines of the banner: ``model`` or ``training`` -> text."""
+        return {}
 
     def notes(self) -> list[str]:
         """Lines for the end of the banner."""
@@ -463,7 +445,9 @@ def _trainer(task: Task, model: PreTrainedModel, datasets: Mapping[str, Dataset]
         )
         head = trainer.compute_loss_func.head
         if head is not None:
-            head.try_out(model, input_ids=torch.tensor(datasets["train"][:1]["input_ids"]))
+            inputs = dict(trainer.data_collator([datasets["train"][0]]))
+            inputs.pop("labels", None)
+            head.try_out(model, **inputs)
         if task.config.do_train and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):
             # Once before training, for options that the optimiser, the schedule or the loader of the data refuses.
             with torch.random.fork_rng(devices=[]):
@@ -541,15 +525,26 @@ def _by_split(values: Mapping[str, float]) -> str:
 
 def _print_banner(task: Task) -> None:
     """Says what is about to run."""
-    data = task.data
+    config, data, about = task.config, task.data, task.about()
+    loss = f"{config.loss}, {task.rescaling}" if task.rescaling else config.loss
+    if not task.has_classes:
+        loss = f"mean squared error ({task.name} is a regression; --loss {config.loss} makes no difference)"
+    steps = config.gradient_accumulation_steps
+    training = (
+        f"{config.protocol}, {config.num_train_epochs:g} epochs, lr {config.learning_rate:g}, "
+        f"batch {config.train_batch_size}"
+        + (f" x {steps} accumulated" if steps > 1 else "")
+        + (f", at most {config.max_steps} steps" if config.max_steps > 0 else "")
+        + f", seed {config.seed}"
+    )
     _print_lines(
         [
             ("task", f"{task.name}{f'   *** {task.mini_warning} ***' if data.mini else ''}"),
             ("data", f"{_by_split(data.sizes)} {data.unit} ({data.source})"),
             *(("", note) for note in data.notes),
-            ("model", task.about_model()),
-            ("loss", task.about_loss()),
-            ("training", task.about_training()),
+            ("model", task.arch + about.get("model", "")),
+            ("loss", loss),
+            ("training", training + about.get("training", "")),
             *(("", note) for note in task.notes()),
             ("folder", str(task.folder)),
         ]

@@ -236,14 +236,13 @@ class LanguageModel(Task):
         """The temperature."""
         return {} if self.temperature is None else {"temperature": TEMPERATURES[self.temperature]}
 
-    def about_model(self) -> str:
-        """With its size."""
+    def about(self) -> dict[str, str]:
+        """Size and length."""
         origin = "fine-tuned" if self.model_path else f"new, {self.args.num_heads} heads"
-        return f"{self.arch} ({origin}, {self.vocabulary} tokens)"
-
-    def about_training(self) -> str:
-        """With the length."""
-        return f"{super().about_training()}, blocks of {self.args.block_size} tokens"
+        return {
+            "model": f" ({origin}, {self.vocabulary} tokens)",
+            "training": f", blocks of {self.args.block_size} tokens",
+        }
 
 
 def train_tokenizer(

@@ -173,9 +173,9 @@ class SequenceClassification(Task):
         """The task's metrics, which no method decides."""
         return {OF_OUTPUTS: task_metrics(self.metrics, self.decided(outputs), targets)}
 
-    def about_training(self) -> str:
-        """With the length."""
-        return f"{super().about_training()}, {self.args.max_seq_length} tokens"
+    def about(self) -> dict[str, str]:
+        """The length."""
+        return {"training": f", {self.args.max_seq_length} tokens"}
 
     def notes(self) -> list[str]:
         """What looks wrong with the data, and how a model is scored that is not trained."""
