@@ -21,6 +21,13 @@ class RowLoss(Protocol):
         """``scale`` (which has a class dimension of size 1) times the gradient of ``value``, of the shape of ``f``."""
 
 
+def take_true_class(rows: Tensor, t: IndexTargets) -> Tensor:
+    """What ``rows``, of the input's shape, has at the true classes, with a class dimension of size 1."""
+    # Of a DTensor whose classes are divided among ranks, gather gives a pending sum that can be read only once.
+    # Subtracting 0 makes it an ordinary tensor, and changes no value.
+    return rows.gather(class_dim(rows), t.true_class) - 0.0
+
+
 def put_true_class(rows: Tensor, t: IndexTargets, value: float | Tensor) -> Tensor:
     """Sets what ``rows``, a fresh tensor of the input's shape, has at the true classes; in place where that can be."""
     dim = class_dim(rows)

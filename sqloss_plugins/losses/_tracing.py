@@ -1,4 +1,4 @@
-"""Where the losses may not take a shorter way of their own."""
+"""Where the losses may not use a backward pass or a fast path of their own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from torch.autograd.forward_ad import unpack_dual
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 
-def needs_plain_operations(*tensors: Tensor | None) -> bool:
-    """Whether a loss must consist of PyTorch's own operations, none of them in place and no value deciding which.
+def is_traced(*tensors: Tensor | None) -> bool:
+    """Whether more is at work than these very tensors, so that no value may decide what is computed.
 
     True under a compiler or a tracer (``torch.compile``, ``torch.export``, ``torch.jit.trace``, ``make_fx``,
-    ``aot_function``), which records what one input needs and replays it for others; under a ``torch.func`` transform,
-    batched gradients or forward-mode differentiation, which an ``autograd.Function`` with a backward pass alone does
-    not serve; and for subclasses of Tensor such as DTensor.
+    ``aot_function``), which records what one input needs and replays it for others; under a ``torch.func`` transform;
+    and for subclasses of Tensor, such as DTensor.
 
     Args:
         *tensors: the inputs of the loss; None is passed over.
@@ -23,15 +22,31 @@ def needs_plain_operations(*tensors: Tensor | None) -> bool:
         torch.compiler.is_compiling()  # first: a compiler need not look at the rest
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         or get_proxy_mode() is not None
-        # PyTorch 2.14 has no public function that says this. Batched gradients are seen by it as well.
-        or torch._C._are_functorch_transforms_active()
+        or torch._C._are_functorch_transforms_active()  # PyTorch 2.14 has no public function for it
     ):
+        return True
+    return any(type(tensor) not in _PLAIN_TYPES for tensor in tensors)
+
+
+_PLAIN_TYPES = (Tensor, nn.Parameter, type(None))
+
+
+def needs_plain_operations(*tensors: Tensor | None) -> bool:
+    """Whether a loss must consist of PyTorch's own differentiable operations, none of them in place.
+
+    True where :func:`is_traced` is, and with forward-mode differentiation and batched gradients as well, which an
+    ``autograd.Function`` with a backward pass alone does not serve.
+
+    Args:
+        *tensors: the inputs of the loss, or of its backward pass; None is passed over.
+    """
+    if is_traced(*tensors):
         return True
     for tensor in tensors:
         if tensor is None:
             continue
-        if type(tensor) not in (Tensor, nn.Parameter):
-            return True
         if unpack_dual(tensor).tangent is not None:  # type: ignore[no-untyped-call]
+            return True
+        if torch._C._functorch.is_legacy_batchedtensor(tensor):  # is_grads_batched; again nothing public
             return True
     return False

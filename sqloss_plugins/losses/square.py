@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sqloss_plugins.losses._module import ClassificationLoss
-from sqloss_plugins.losses._reduction import put_true_class, reduce_rows
+from sqloss_plugins.losses._reduction import put_true_class, reduce_rows, take_true_class
 from sqloss_plugins.losses._targets import (
     IndexTargets,
     are_probabilities,
@@ -33,7 +33,7 @@ from sqloss_plugins.losses._targets import (
     probability_targets,
     result_dtype,
 )
-from sqloss_plugins.losses._tracing import needs_plain_operations
+from sqloss_plugins.losses._tracing import is_traced
 
 
 def square_loss(
@@ -136,7 +136,7 @@ def _small_mean_squared_error(
     Fine-tuning a classifier calls the loss on outputs of shape (32, 2) or so.
     """
     if (
-        needs_plain_operations(input, target)  # first, so that no condition on the shapes enters a graph
+        is_traced(input, target)  # first, so that no condition on the shapes enters a graph
         or not (input.is_cpu and target.is_cpu)
         or input.dtype not in (torch.float32, torch.float64)
         or input.dim() != 2
@@ -194,7 +194,7 @@ class _Quadratic(NamedTuple):
 
     def value(self, f: Tensor, t: IndexTargets) -> Tensor:
         k, M, dim = self.k, self.M, class_dim(f)
-        f_true = f.gather(dim, t.true_class)
+        f_true = take_true_class(f, t)
         if isinstance(t.off, float) and t.off == 0.0:
             terms = f.square()
             true_term = (f_true - M).square() * k
@@ -206,9 +206,9 @@ class _Quadratic(NamedTuple):
         return put_true_class(terms, t, true_term).sum(dim) / f.shape[dim]
 
     def gradient(self, f: Tensor, t: IndexTargets, scale: Tensor) -> Tensor:
-        k, M, dim = self.k, self.M, class_dim(f)
-        scale = scale * (2.0 / f.shape[dim])
-        f_true = f.gather(dim, t.true_class)
+        k, M = self.k, self.M
+        scale = scale * (2.0 / f.shape[class_dim(f)])
+        f_true = take_true_class(f, t)
         if isinstance(t.off, float) and t.off == 0.0:
             terms = f * scale
             true_term = (f_true - M) * (scale * k)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sqloss_plugins.losses._module import ClassificationLoss
-from sqloss_plugins.losses._reduction import put_true_class, reduce_rows
+from sqloss_plugins.losses._reduction import put_true_class, reduce_rows, take_true_class
 from sqloss_plugins.losses._targets import (
     IndexTargets,
     are_probabilities,
@@ -85,7 +85,7 @@ class _Squentropy:
     def value(f: Tensor, t: IndexTargets) -> Tensor:
         dim = class_dim(f)
         log_probs = torch.log_softmax(f, dim)
-        entropy = log_probs.gather(dim, t.true_class).squeeze(dim).neg()
+        entropy = take_true_class(log_probs, t).squeeze(dim).neg()
         # The log-probabilities have been read: where no graph needs them, their memory takes the squares.
         keep = torch.is_grad_enabled() or needs_plain_operations(f)
         squares = f.square() if keep else torch.square(f, out=log_probs)
@@ -95,9 +95,9 @@ class _Squentropy:
     def gradient(f: Tensor, t: IndexTargets, scale: Tensor) -> Tensor:
         dim = class_dim(f)
         probs = torch.softmax(f, dim)
-        true_grad = probs.gather(dim, t.true_class) - 1.0
+        true_grad = take_true_class(probs, t) - 1.0
         factor = 2.0 / max(f.shape[dim] - 1, 1)
         # A second derivative needs the probabilities, and a batch of scales does not fit into them.
-        if torch.is_grad_enabled() or needs_plain_operations(f):
+        if torch.is_grad_enabled() or needs_plain_operations(f, scale):
             return put_true_class(torch.add(probs, f, alpha=factor), t, true_grad) * scale
         return put_true_class(probs.add_(f, alpha=factor), t, true_grad).mul_(scale)
