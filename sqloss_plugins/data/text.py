@@ -9,6 +9,7 @@ from functools import cached_property
 
 from datasets import Dataset, DatasetDict, Features, Value
 
+from sqloss_plugins import __version__
 from sqloss_plugins.data.task_data import TaskData, decoded_lines
 from sqloss_plugins.errors import UserError
 
@@ -113,7 +114,8 @@ def _measure(path: str | None, split: str) -> tuple[str, int]:
     Raises:
         UserError: it has nothing but white space in it; and what :func:`decoded_lines` raises.
     """
-    digest, characters, has_text = hashlib.sha256(), 0, False
+    # The version, too, which says how the text is read: datasets keeps what was read.
+    digest, characters, has_text = hashlib.sha256(__version__.encode()), 0, False
     for line in _lines(path, split):
         digest.update(line.encode())
         characters += len(line)

@@ -1,7 +1,8 @@
 """One experiment with the Trainer, from a command line to a result: the only flow, for every task.
 
-A task is a subclass of :class:`Task`, which says what is peculiar to it; :func:`main` does the rest. A run that was
-killed goes on where it was when the same command is run again; a run that is finished is not repeated.
+A task is a subclass of :class:`sqloss_plugins.hf.task.Task`, which says what is peculiar to it; :func:`main` does the
+rest. A run that was killed goes on where it was when the same command is run again; a run that is finished is not
+repeated.
 """
 
 from __future__ import annotations
@@ -11,27 +12,25 @@ import logging
 import os
 import sys
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from datasets import Dataset
 from datasets.utils.logging import disable_progress_bar
-from transformers import PreTrainedModel, Trainer, TrainerState, default_data_collator, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 
 from sqloss_plugins import paper
-from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import RunError, UserError, run_command
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.hub import reach_hub
-from sqloss_plugins.hf.options import Options, TaskArguments, check_options, parse_options, sentence
+from sqloss_plugins.hf.options import check_options, parse_options, sentence
 from sqloss_plugins.hf.run_folder import (
     Progress,
     best_epoch,
@@ -40,8 +39,8 @@ from sqloss_plugins.hf.run_folder import (
     earlier_progress,
     epochs_of,
 )
+from sqloss_plugins.hf.task import Scores, Task
 from sqloss_plugins.hf.trainer import DivergenceCallback, SquareLossTrainer
-from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.metrics import metric
 from sqloss_plugins.results import (
     OF_OUTPUTS,
@@ -55,197 +54,15 @@ from sqloss_plugins.results import (
     write_result,
 )
 
-Scores = dict[str, dict[str, float]]
-"""Method -> metric -> value; :data:`sqloss_plugins.results.OF_OUTPUTS` for what no method decides."""
-
 # Options that do not decide the result: where things are, what is shown, what is kept, and what other settings say.
-_NOT_DECISIVE = {
-    "output_dir",
-    "resume_from_checkpoint",
-    "report_to",
-    "run_name",
-    "project",
-    "disable_tqdm",
-    "log_level",
-}
-_NOT_DECISIVE |= {"logging_steps", "logging_strategy", "logging_first_step", "save_total_limit", "local_rank"}
-_NOT_DECISIVE |= {"log_level_replica", "log_on_each_node", "per_device_eval_batch_size", "eval_accumulation_steps"}
-_NOT_DECISIVE |= {
-    "rescaling",
-    "paper_task",
-    "model_name_or_path",
-    "cross_entropy_run",
-    "token",
-    "cache_dir",
-    "data_dir",
-}
+_NOT_DECISIVE = {"output_dir", "resume_from_checkpoint", "report_to", "run_name", "project", "disable_tqdm"}
+_NOT_DECISIVE |= {"log_level", "log_level_replica", "log_on_each_node", "logging_steps", "logging_strategy"}
+_NOT_DECISIVE |= {"logging_first_step", "logging_nan_inf_filter", "save_total_limit", "local_rank"}
+_NOT_DECISIVE |= {"per_device_eval_batch_size", "eval_accumulation_steps", "rescaling", "paper_task", "token"}
+_NOT_DECISIVE |= {"model_name_or_path", "cross_entropy_run", "cache_dir"}
 _NOT_DECISIVE_PREFIXES = ("hub_", "push_to_hub", "trackio_", "dataloader_")
 _SAME_WHEN_RESUMED = ("task", "loss", "k", "M", "model", "data_fingerprint")
 _BASELINE = "cross_entropy"
-
-
-class Task(ABC):
-    """A task, and one run of it.
-
-    Attributes:
-        program: the name that its messages begin with.
-        description: what ``--help`` begins with.
-        arguments: its own options.
-        same_when_resumed: of its settings those that a checkpoint given by hand must agree in.
-        not_decisive: of its own options those that do not decide the result.
-        mini_warning: what is said of mini data.
-        keeps_outputs: whether what the Trainer predicts goes into ``outputs.npz``.
-        name: its short name, for folders and results.
-        metrics: by which early stopping may go, the usual one first.
-        args, config, given: the command line, see :class:`sqloss_plugins.hf.options.Options`.
-        is_hub_reachable: whether the hub is there, where it may be needed.
-        data: once it is loaded.
-        model_path: a folder or a name on the hub; None for a new model.
-        arch: the model's short name.
-        rescaling: k and M, and where they come from; None where the loss has none.
-        processor: tokenizer or image processor, once the model is loaded.
-    """
-
-    program: ClassVar[str]
-    description: ClassVar[str | None] = None
-    arguments: ClassVar[type[TaskArguments]] = TaskArguments
-    same_when_resumed: ClassVar[tuple[str, ...]] = ()
-    not_decisive: ClassVar[tuple[str, ...]] = ()
-    mini_warning: ClassVar[str] = "MINI DATA: not the real task"
-    keeps_outputs: ClassVar[bool] = True
-    name: str
-    metrics: tuple[str, ...]
-    data: TaskData
-    model_path: str | None
-    arch: str
-    rescaling: paper.Rescaling | None
-    processor: Any
-
-    def __init__(self, options: Options[Any]) -> None:
-        self.args: Any = options.args
-        self.config: SquareLossConfig = options.config
-        self.given = options.given
-        self.is_hub_reachable = True
-
-    # What a task says.
-
-    @classmethod
-    def defaults(cls, args: Any, loss: str, protocol: str) -> dict[str, Any]:
-        """Defaults for options, its own and those of SquareLossConfig."""
-        return {}
-
-    def check(self) -> None:  # noqa: B027
-        """Refuses, by a UserError, what cannot work, before anything is loaded."""
-
-    def from_hub(self) -> list[str]:
-        """What the run needs that is a folder here or else a name on the hub."""
-        names = (self.args.model_name_or_path,)
-        return [name for name in names if name is not None]
-
-    @abstractmethod
-    def load(self) -> TaskData:
-        """Reads and checks the data."""
-
-    @property
-    @abstractmethod
-    def num_outputs(self) -> int:
-        """Outputs of the model: classes, or 1 for a regression; once the data is loaded."""
-
-    @abstractmethod
-    def find_model(self) -> tuple[str | None, str]:
-        """The model's path and its short name."""
-
-    @abstractmethod
-    def load_model(self, path: str | None) -> tuple[PreTrainedModel, Any]:
-        """The model, with the weights of ``path``, and its tokenizer or image processor."""
-
-    def encode(self, rows: Dataset) -> Dataset:
-        """A split as the model takes it, with ``labels`` where they are public; ``processor`` is there."""
-        return rows
-
-    def collator(self) -> Callable[..., Any]:
-        """Puts examples together to a batch."""
-        return default_data_collator  # type: ignore[no-any-return]
-
-    def trainer_options(self) -> dict[str, Any]:
-        """More keyword arguments for the SquareLossTrainer."""
-        # Some models return more than their logits.
-        return {
-            "preprocess_logits_for_metrics": lambda outputs, _: outputs[0] if isinstance(outputs, tuple) else outputs
-        }
-
-    @abstractmethod
-    def scores(self, outputs: Any, targets: Any) -> Scores:
-        """The metrics of a labelled split, by method.
-
-        Args:
-            outputs: what the Trainer predicted, NumPy.
-            targets: the labels, NumPy.
-        """
-
-    def begin_scoring(self) -> None:  # noqa: B027
-        """Called when training has ended, before the splits are scored: validation first."""
-
-    def unlabelled(self, split: str, outputs: Any) -> list[str]:
-        """Called with the outputs on a split without labels; returns lines to print."""
-        return []
-
-    def facts(self, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
-        """About the encoded data, for people and for ``Result.data``: name -> split -> value."""
-        return {}
-
-    def fitted(self) -> dict[str, float]:
-        """What was fitted on the validation data after training, for ``Result.data``."""
-        return {}
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether the outputs are those of classes."""
-        return self.num_outputs > 1
-
-    @property
-    def method(self) -> str:
-        """The method whose metrics count."""
-        return LOSSES[self.config.loss].methods[0] if self.has_classes else OF_OUTPUTS
-
-    def about(self) -> dict[str, str]:
-        """What is added to lines of the banner: ``model`` or ``training`` -> text."""
-        return {}
-
-    def notes(self) -> list[str]:
-        """Lines for the end of the banner."""
-        return [] if self.config.do_train else ["NO TRAINING: the model is scored as it is"]
-
-    # What follows from it.
-
-    @property
-    def folder(self) -> Path:
-        """Where everything goes."""
-        return Path(self.config.output_dir)
-
-    def compute_metrics(self, prediction: Any) -> dict[str, float]:
-        """For the Trainer: the metrics that count."""
-        scores = self.scores(prediction.predictions, prediction.label_ids)
-        return {**scores.get(OF_OUTPUTS, {}), **scores.get(self.method, {})}
-
-    def settings(self) -> dict[str, Any]:
-        """Everything that decides the result, as JSON has it: two runs with equal settings are the same run."""
-        config = self.config
-        merged = {**config.to_dict(), **asdict(self.args)}
-        left_out = {*_NOT_DECISIVE, *self.not_decisive}
-        merged = {
-            name: value
-            for name, value in merged.items()
-            if name not in left_out and not name.startswith(_NOT_DECISIVE_PREFIXES)
-        }
-        merged |= {"task": self.name, "model": self.args.model_name_or_path or self.arch}
-        merged |= {"mini": self.data.mini, "data_fingerprint": self.data.fingerprint}
-        # The batch of a process alone does not say it: that of a step is of all GPUs.
-        merged["total_train_batch_size"] = (
-            config.train_batch_size * config.world_size * config.gradient_accumulation_steps
-        )
-        settings: dict[str, Any] = json.loads(json.dumps(merged, default=str, sort_keys=True))
-        return settings
 
 
 def main(task: type[Task], argv: Sequence[str] | None = None) -> int:
@@ -275,18 +92,18 @@ def parse(task_type: type[Task], argv: Sequence[str]) -> Task:
     """
 
     def defaults(args: Any, loss: str, protocol: str) -> dict[str, Any]:
-        values = task_type.defaults(args, loss, protocol)
-        if protocol == "early_stopping" and (wanted := values.get("metric_for_best_model")):
-            values.setdefault("greater_is_better", metric(wanted).higher_is_better)
+        values = task_type.defaults(args, loss)
+        chosen_by = values.pop("metric_for_best_model")
+        if protocol == "early_stopping":
+            values |= {"metric_for_best_model": chosen_by, "greater_is_better": metric(chosen_by).higher_is_better}
         return values
 
-    usage = f"{task_type.program} [options]"
     options = parse_options(
         argv,
         task_type.arguments,
         defaults,
         prog=task_type.program,
-        usage=usage,
+        usage=f"{task_type.program} [options]",
         description=task_type.description or task_type.__doc__,
     )
     task = task_type(options)
@@ -348,9 +165,27 @@ def _prepare(task: Task) -> None:
         )
 
 
+def _settings(task: Task) -> dict[str, Any]:
+    """Everything that decides the result, as JSON has it: two runs with equal settings are the same run."""
+    config = task.config
+    left_out = {*_NOT_DECISIVE, *task.not_decisive}
+    merged = {
+        name: value
+        for name, value in {**config.to_dict(), **asdict(task.args)}.items()
+        if name not in left_out and not name.startswith(_NOT_DECISIVE_PREFIXES)
+    }
+    merged |= {"task": task.name, "model": task.args.model_name_or_path or task.arch}
+    merged |= {"mini": task.data.mini, "data_fingerprint": task.data.fingerprint}
+    # The batch of a process alone does not say it: that of a step is of all GPUs.
+    rows = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
+    merged["total_train_batch_size"] = rows
+    settings: dict[str, Any] = json.loads(json.dumps(merged, default=str, sort_keys=True))
+    return settings
+
+
 def _run_once(task: Task) -> None:
     """Does a run's work in its folder, unless the folder has the result already, and shows the result."""
-    config, folder, settings = task.config, task.folder, task.settings()
+    config, folder, settings = task.config, task.folder, _settings(task)
     versions()  # of the code that begins, whatever becomes of the checkout in the meantime
     if config.resume_from_checkpoint:
         names = (*_SAME_WHEN_RESUMED, *task.same_when_resumed)

@@ -59,6 +59,7 @@ class Glue(SequenceClassification):
     program = "run_glue_sq.py"
     description = __doc__
     arguments = GlueArguments
+    not_decisive = ("data_dir",)
 
     def check(self) -> None:
         """Refuses what cannot work, and takes the properties of the task."""
@@ -77,7 +78,7 @@ class Glue(SequenceClassification):
             raise UserError("--mini and --data_dir exclude each other: the mini data or your own")
 
     @classmethod
-    def defaults(cls, args: Any, loss: str, protocol: str) -> dict[str, Any]:
+    def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
         """The paper's hyper-parameters for the task and the loss."""
         values, task = _paper_values(args, loss), TASKS.get(args.task or "")
         return {
@@ -85,7 +86,7 @@ class Glue(SequenceClassification):
             "num_train_epochs": float(values.epochs or 3),
             "per_device_train_batch_size": values.batch_size,
             "max_seq_length": values.max_length or _COMMON.max_length,
-            "metric_for_best_model": task.metrics[0] if task and protocol == "early_stopping" else None,
+            "metric_for_best_model": task.metrics[0] if task else "accuracy",
         }
 
     def from_hub(self) -> list[str]:

@@ -37,9 +37,9 @@ from transformers import (
 from sqloss_plugins.data.text import TextData, load_files, load_mini
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
-from sqloss_plugins.hf.experiment import Scores, Task
 from sqloss_plugins.hf.hub import check_tokenizer, find_config
 from sqloss_plugins.hf.options import TaskArguments, check_at_least, refuse_given, sentence
+from sqloss_plugins.hf.task import Scores, Task
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.probability import TEMPERATURES, log_probabilities
 from sqloss_plugins.results import OF_OUTPUTS
@@ -83,16 +83,16 @@ class LanguageModel(Task):
     data: TextData
 
     @classmethod
-    def defaults(cls, args: Any, loss: str, protocol: str) -> dict[str, Any]:
+    def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
         """Of a new model, or for fine-tuning."""
         is_new = args.model_name_or_path is None
         return {
+            **super().defaults(args, loss),
             "learning_rate": 3e-3 if is_new else 5e-5,
             "num_train_epochs": 10.0 if is_new else 3.0,
             "per_device_train_batch_size": 8,
             "per_device_eval_batch_size": 32,
             "warmup_steps": 0.1 if is_new else 0,
-            "metric_for_best_model": "perplexity" if protocol == "early_stopping" else None,
             "without_logits": LOSSES[loss].of_linear_layer is not None and is_new,
             **(_NEW_MODEL if is_new else {}),
         }

@@ -25,9 +25,9 @@ from transformers import (
 
 from sqloss_plugins.data.glue import task_metrics
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.hf.experiment import Scores, Task
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, find_config
 from sqloss_plugins.hf.options import TaskArguments, check_at_least, sentence
+from sqloss_plugins.hf.task import Scores, Task
 from sqloss_plugins.results import OF_OUTPUTS
 
 _VERY_LONG = 50
@@ -66,11 +66,6 @@ class SequenceClassification(Task):
     labels: Sequence[str]
     metrics: tuple[str, ...] = ("accuracy",)
     default_model = EMBEDDED_MODEL
-
-    @classmethod
-    def defaults(cls, args: Any, loss: str, protocol: str) -> dict[str, Any]:
-        """By what models are chosen."""
-        return {"metric_for_best_model": cls.metrics[0] if protocol == "early_stopping" else None}
 
     def check(self) -> None:
         """Refuses numbers of tokens and examples that are too small."""

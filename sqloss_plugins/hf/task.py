@@ -1,0 +1,166 @@
+"""What an experiment has to know of a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from datasets import Dataset
+from transformers import PreTrainedModel, default_data_collator
+
+from sqloss_plugins.data.task_data import TaskData
+from sqloss_plugins.hf.config import SquareLossConfig
+from sqloss_plugins.hf.options import Options, TaskArguments
+from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.paper import Rescaling
+from sqloss_plugins.results import OF_OUTPUTS
+
+Scores = dict[str, dict[str, float]]
+"""Method -> metric -> value; :data:`sqloss_plugins.results.OF_OUTPUTS` for what no method decides."""
+
+
+class Task(ABC):
+    """A task, and one run of it.
+
+    Attributes:
+        program: the name that its messages begin with.
+        description: what ``--help`` begins with.
+        arguments: its own options.
+        same_when_resumed: of its settings those that a checkpoint given by hand must agree in.
+        not_decisive: of its own options those that do not decide the result.
+        mini_warning: what is said of mini data.
+        keeps_outputs: whether what the Trainer predicts goes into ``outputs.npz``.
+        name: its short name, for folders and results.
+        metrics: by which early stopping may go, the usual one first.
+        args, config, given: the command line, see :class:`sqloss_plugins.hf.options.Options`.
+        is_hub_reachable: whether the hub is there, where it may be needed.
+        data: once it is loaded.
+        model_path: a folder or a name on the hub; None for a new model.
+        arch: the model's short name.
+        rescaling: k and M, and where they come from; None where the loss has none.
+        processor: tokenizer or image processor, once the model is loaded.
+    """
+
+    program: ClassVar[str]
+    description: ClassVar[str | None] = None
+    arguments: ClassVar[type[TaskArguments]] = TaskArguments
+    same_when_resumed: ClassVar[tuple[str, ...]] = ()
+    not_decisive: ClassVar[tuple[str, ...]] = ()
+    mini_warning: ClassVar[str] = "MINI DATA: not the real task"
+    keeps_outputs: ClassVar[bool] = True
+    name: str
+    metrics: tuple[str, ...]
+    data: TaskData
+    model_path: str | None
+    arch: str
+    rescaling: Rescaling | None
+    processor: Any
+
+    def __init__(self, options: Options[Any]) -> None:
+        self.args: Any = options.args
+        self.config: SquareLossConfig = options.config
+        self.given = options.given
+        self.is_hub_reachable = True
+
+    # What a task says.
+
+    @classmethod
+    def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
+        """Defaults for options, its own and those of SquareLossConfig; without early stopping no metric chooses."""
+        return {"metric_for_best_model": cls.metrics[0]}
+
+    def check(self) -> None:  # noqa: B027
+        """Refuses, by a UserError, what cannot work, before anything is loaded."""
+
+    def from_hub(self) -> list[str]:
+        """What the run needs that is a folder here or else a name on the hub."""
+        names = (self.args.model_name_or_path,)
+        return [name for name in names if name is not None]
+
+    @abstractmethod
+    def load(self) -> TaskData:
+        """Reads and checks the data."""
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Outputs of the model: classes, or 1 for a regression; once the data is loaded."""
+
+    @abstractmethod
+    def find_model(self) -> tuple[str | None, str]:
+        """The model's path and its short name."""
+
+    @abstractmethod
+    def load_model(self, path: str | None) -> tuple[PreTrainedModel, Any]:
+        """The model, with the weights of ``path``, and its tokenizer or image processor."""
+
+    def encode(self, rows: Dataset) -> Dataset:
+        """A split as the model takes it, with ``labels`` where they are public; ``processor`` is there."""
+        return rows
+
+    def collator(self) -> Callable[..., Any]:
+        """Puts examples together to a batch."""
+        return default_data_collator  # type: ignore[no-any-return]
+
+    def trainer_options(self) -> dict[str, Any]:
+        """More keyword arguments for the SquareLossTrainer."""
+        # Some models return more than their logits.
+        return {
+            "preprocess_logits_for_metrics": lambda outputs, _: outputs[0] if isinstance(outputs, tuple) else outputs
+        }
+
+    @abstractmethod
+    def scores(self, outputs: Any, targets: Any) -> Scores:
+        """The metrics of a labelled split, by method.
+
+        Args:
+            outputs: what the Trainer predicted, NumPy.
+            targets: the labels, NumPy.
+        """
+
+    def begin_scoring(self) -> None:  # noqa: B027
+        """Called when training has ended, before the splits are scored: validation first."""
+
+    def unlabelled(self, split: str, outputs: Any) -> list[str]:
+        """Called with the outputs on a split without labels; returns lines to print."""
+        return []
+
+    def facts(self, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
+        """About the encoded data, for people and for ``Result.data``: name -> split -> value."""
+        return {}
+
+    def fitted(self) -> dict[str, float]:
+        """What was fitted on the validation data after training, for ``Result.data``."""
+        return {}
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the outputs are those of classes."""
+        return self.num_outputs > 1
+
+    @property
+    def method(self) -> str:
+        """The method whose metrics count."""
+        return LOSSES[self.config.loss].methods[0] if self.has_classes else OF_OUTPUTS
+
+    def about(self) -> dict[str, str]:
+        """What is added to lines of the banner: ``model`` or ``training`` -> text."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """Lines for the end of the banner."""
+        return [] if self.config.do_train else ["NO TRAINING: the model is scored as it is"]
+
+    # What follows from it.
+
+    @property
+    def folder(self) -> Path:
+        """Where everything goes."""
+        return Path(self.config.output_dir)
+
+    def compute_metrics(self, prediction: Any) -> dict[str, float]:
+        """For the Trainer: the metrics that count."""
+        scores = self.scores(prediction.predictions, prediction.label_ids)
+        return {**scores.get(OF_OUTPUTS, {}), **scores.get(self.method, {})}
