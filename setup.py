@@ -17,7 +17,7 @@ CORE = [
 MEASURING = [
     "evaluate>=0.4.6",
     "jiwer>=4",
-    "scikit-learn>=1.5",
+    "scikit-learn>=1.7",
     "scipy>=1.13",
     "torchmetrics>=1.6",
 ]

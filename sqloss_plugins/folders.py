@@ -1,4 +1,4 @@
-"""Whose folder is it: settings beside what they made, and one process at a time."""
+"""The folder of a run: which run it belongs to, and which process may work in it."""
 
 from __future__ import annotations
 
@@ -12,43 +12,44 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.results import write_json
+from sqloss_plugins.results import remove_partial_files, write_json
 
 SETTINGS_NAME = "settings.json"
 
 
 def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str], option: str = "--output_dir") -> None:
-    """Makes the folder this run's, or refuses it; nothing in it is changed but the settings file.
+    """Makes a folder the folder of one run, or refuses it; to be called under the folder's lock.
 
-    Settings alone, with nothing made beside them, are what a start that failed leaves: they bind nobody.
+    Writes the settings file, and removes partial files of a process that was killed. A folder that has a settings file
+    but none of the ``kept`` files is free: the run that wrote them failed before it made anything.
 
     Args:
         folder: made if it is not there.
         settings: everything that decides the result, as JSON has it.
-        kept: patterns of the files that make a folder somebody's.
-        option: the one that names another folder, for the messages.
+        kept: patterns of the files that show that a run has begun.
+        option: the option that names another folder, for the messages.
 
     Raises:
         UserError: the folder cannot be written, or has another run in it.
     """
     path = folder / SETTINGS_NAME
     _make_writable(folder)
-    is_used = any(any(folder.glob(name)) for name in kept)
-    if not is_used:
+    remove_partial_files(folder)
+    if not any(any(folder.glob(pattern)) for pattern in kept):
         write_json(path, settings)
-    elif path.is_file():
-        theirs = read_settings(path)
-        changed = sorted(key for key in settings.keys() | theirs.keys() if settings.get(key) != theirs.get(key))
-        if changed:
-            pairs = [(key, _brief(theirs.get(key)), _brief(settings.get(key))) for key in changed[:3]]
-            differences = ", ".join(f"{key} {their} -> {our}" for key, their, our in pairs)
-            raise UserError(
-                f"the output folder {folder} holds another run ({differences}{', ...' if len(changed) > 3 else ''}): "
-                f"choose another {option}, or remove that one"
-            )
-    else:
+        return
+    if not path.is_file():
         raise UserError(
             f"the output folder {folder} holds checkpoints or results of something else: choose another {option}"
+        )
+    earlier = read_settings(path)
+    changed = sorted(key for key in settings.keys() | earlier.keys() if settings.get(key) != earlier.get(key))
+    if changed:
+        pairs = [(key, _brief(earlier.get(key)), _brief(settings.get(key))) for key in changed[:3]]
+        differences = ", ".join(f"{key} {before} -> {now}" for key, before, now in pairs)
+        raise UserError(
+            f"the output folder {folder} holds another run ({differences}{', ...' if len(changed) > 3 else ''}): "
+            f"choose another {option}, or remove that one"
         )
 
 
@@ -68,32 +69,32 @@ def _brief(setting: object) -> str:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """What a folder was claimed with.
+    """The settings that a folder was claimed with.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file cannot be read, or holds something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(content, dict):
             return content
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass
-    raise UserError(f"{path} is damaged, so that nobody can tell whose run is there: choose another folder")
+    raise UserError(f"{path} is damaged, so that it cannot be told which run is in its folder: choose another folder")
 
 
 @contextmanager
 def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Keeps other processes out of the folder for the length of the block, or until this one ends, however it ends.
+    """Keeps other processes out of a folder while the block runs; the lock also ends with its process, however it ends.
 
-    What a folder is claimed with is written within the block: else a process that is then refused has written it, too.
+    Call :func:`claim_folder` within the block, so that a process without the lock changes nothing.
 
     Args:
         folder: made if it is not there.
-        wait: wait for another process to release it, rather than give up.
+        wait: wait until another process has released it, rather than refuse.
 
     Raises:
-        UserError: another process is at work there, or the folder cannot be written.
+        UserError: another process works there, or the folder cannot be written.
     """
     _make_writable(folder)
     lock = FileLock(folder / ".lock")

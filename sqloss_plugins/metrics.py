@@ -1,10 +1,33 @@
-"""What is measured: every metric says its own direction and unit, here and nowhere else."""
+"""The metrics: each one's direction and unit, and how it is computed, here and nowhere else.
+
+Values are computed by scikit-learn, SciPy, jiwer and torchmetrics, which are imported when they are needed. As modules
+of Hugging Face's ``evaluate`` the same metrics are in :mod:`sqloss_plugins.evaluate_metrics`.
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.generic]
+
+_SUM_TOLERANCE = 1e-3
+"""By how much the probabilities of an example may sum to something else than one; rounding to bfloat16 stays below."""
+
+INPUTS = {
+    "labels": "class numbers, shape (N,)",
+    "numbers": "numbers, shape (N,)",
+    "texts": "N strings",
+    "probabilities": "class probabilities, shape (N, C), and for the references class numbers, shape (N,)",
+}
+"""What predictions and references are, by :attr:`Metric.inputs`."""
 
 
 @dataclass(frozen=True)
@@ -16,17 +39,26 @@ class Metric:
         higher_is_better: its direction.
         unit: ``%`` for a fraction that is shown in per cent; ``bits``, ``nats`` or nothing for a plain number.
         is_comparable: whether it means the same for every loss; the training loss does not.
+        inputs: a key of :data:`INPUTS`; empty for a metric that :func:`compute` does not have.
+        function: predictions and references, as NumPy arrays or lists of strings, to the value.
     """
 
     name: str
     higher_is_better: bool
     unit: str = "%"
     is_comparable: bool = True
+    inputs: str = ""
+    function: Callable[..., float] | None = field(default=None, repr=False, compare=False)
 
     @property
     def heading(self) -> str:
         """The name with its unit, for a table."""
         return f"{self.name} {self.unit}".rstrip()
+
+    @property
+    def direction(self) -> dict[str, Any]:
+        """What a result file says of the metric; ``Metric(name, **direction)`` is made from it."""
+        return {"higher_is_better": self.higher_is_better, "unit": self.unit, "is_comparable": self.is_comparable}
 
     def shown(self, value: float, sign: str = "") -> str:
         """A value as a table shows it, without the unit; ``sign`` is ``+`` for differences."""
@@ -48,26 +80,154 @@ class Metric:
         return best
 
 
+# ---------------------------------------------------------------- classes and numbers
+
+
+def _accuracy(predictions: Array, references: Array) -> float:
+    from sklearn.metrics import accuracy_score
+
+    return float(accuracy_score(references, predictions))
+
+
+def _f1(predictions: Array, references: Array, *, average: str = "binary") -> float:
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(references, predictions, average=average, zero_division=0.0))
+
+
+def _matthews_correlation(predictions: Array, references: Array) -> float:
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(references, predictions))
+
+
+def _correlation(name: str) -> Callable[[Array, Array], float]:
+    def compute(predictions: Array, references: Array) -> float:
+        import numpy as np
+        import scipy.stats
+
+        if not (np.isfinite(predictions).all() and np.isfinite(references).all()):
+            return math.nan
+        if np.ptp(predictions) == 0 or np.ptp(references) == 0:
+            return 0.0  # not defined
+        return float(getattr(scipy.stats, name)(references, predictions).statistic)
+
+    return compute
+
+
+# ---------------------------------------------------------------- texts
+
+
+@dataclass(frozen=True)
+class Edits:
+    """Edits between references and predictions.
+
+    Attributes:
+        substitutions, deletions, insertions: how many of each.
+        length: words, characters or phones of the references.
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    length: int
+
+    @property
+    def rate(self) -> float:
+        """Edits for each word, character or phone of the references, a fraction.
+
+        Of references that are all empty: the number of insertions, as jiwer has it.
+        """
+        return (self.substitutions + self.deletions + self.insertions) / max(self.length, 1)
+
+
+def count_edits(name: str, predictions: Sequence[str], references: Sequence[str]) -> Edits:
+    """The edits of an error rate over all texts together, counted by jiwer.
+
+    Args:
+        name: ``wer``, ``cer``, or ``per``, of phones that are separated by spaces.
+        predictions, references: as many texts.
+
+    Raises:
+        ValueError: another name, no texts, or two different numbers of them.
+    """
+    import jiwer
+
+    if metric(name).inputs != "texts":
+        raise ValueError(f"{name} is no error rate of texts: choose from wer, cer and per")
+    _check_length(name, predictions, references)
+    process = jiwer.process_characters if name == "cer" else jiwer.process_words
+    found = process(list(references), list(predictions))
+    length = found.hits + found.substitutions + found.deletions
+    return Edits(found.substitutions, found.deletions, found.insertions, length)
+
+
+def _error_rate(name: str) -> Callable[[Sequence[str], Sequence[str]], float]:
+    return lambda predictions, references: count_edits(name, predictions, references).rate
+
+
+# ---------------------------------------------------------------- probabilities
+
+
+def perplexity(nll: float) -> float:
+    """Perplexity from the mean negative log-likelihood in nats: exp(nll); infinite where that is too large."""
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf
+
+
+def _nll(probabilities: Array, references: Array) -> float:
+    from sklearn.metrics import log_loss
+
+    return float(log_loss(references, probabilities, labels=range(probabilities.shape[1])))
+
+
+def _perplexity(probabilities: Array, references: Array) -> float:
+    return perplexity(_nll(probabilities, references))
+
+
+def _bpc(probabilities: Array, references: Array, *, characters: int | None = None) -> float:
+    if characters is not None and characters < 1:
+        raise ValueError(f"characters must be at least 1, got {characters}")
+    tokens_per_character = 1.0 if characters is None else len(references) / characters
+    return _nll(probabilities, references) / math.log(2) * tokens_per_character
+
+
+def _brier(probabilities: Array, references: Array) -> float:
+    from sklearn.metrics import brier_score_loss
+
+    labels = range(probabilities.shape[1])
+    return float(brier_score_loss(references, probabilities, labels=labels, scale_by_half=False))
+
+
+def _ece(probabilities: Array, references: Array, *, bins: int = 15) -> float:
+    import torch
+    from torchmetrics.functional.classification import multiclass_calibration_error
+
+    if bins < 1:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+    p, y = torch.from_numpy(probabilities), torch.from_numpy(references)
+    return float(multiclass_calibration_error(p, y, num_classes=p.shape[1], n_bins=bins, norm="l1"))
+
+
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", higher_is_better=True),
+        Metric("accuracy", higher_is_better=True, inputs="labels", function=_accuracy),
         Metric("top5", higher_is_better=True),
-        Metric("f1", higher_is_better=True),
-        Metric("matthews_correlation", higher_is_better=True, unit=""),
-        Metric("pearson", higher_is_better=True, unit=""),
-        Metric("spearmanr", higher_is_better=True, unit=""),
-        Metric("wer", higher_is_better=False),
-        Metric("per", higher_is_better=False),
-        Metric("cer", higher_is_better=False),
-        Metric("ter", higher_is_better=False),
-        Metric("ser", higher_is_better=False),
-        Metric("perplexity", higher_is_better=False, unit=""),
-        Metric("bpc", higher_is_better=False, unit="bits"),
-        Metric("nll", higher_is_better=False, unit="nats"),
-        Metric("brier", higher_is_better=False, unit=""),
-        Metric("ece", higher_is_better=False),
-        Metric("mse", higher_is_better=False, unit=""),
+        Metric("f1", higher_is_better=True, inputs="labels", function=_f1),
+        Metric("matthews_correlation", higher_is_better=True, unit="", inputs="labels", function=_matthews_correlation),
+        Metric("pearson", higher_is_better=True, unit="", inputs="numbers", function=_correlation("pearsonr")),
+        Metric("spearmanr", higher_is_better=True, unit="", inputs="numbers", function=_correlation("spearmanr")),
+        Metric("wer", higher_is_better=False, inputs="texts", function=_error_rate("wer")),
+        Metric("cer", higher_is_better=False, inputs="texts", function=_error_rate("cer")),
+        Metric("per", higher_is_better=False, inputs="texts", function=_error_rate("per")),
+        Metric("perplexity", higher_is_better=False, unit="", inputs="probabilities", function=_perplexity),
+        Metric("bpc", higher_is_better=False, unit="bits", inputs="probabilities", function=_bpc),
+        Metric("nll", higher_is_better=False, unit="nats", inputs="probabilities", function=_nll),
+        Metric("brier", higher_is_better=False, unit="", inputs="probabilities", function=_brier),
+        Metric("ece", higher_is_better=False, inputs="probabilities", function=_ece),
         Metric("loss", higher_is_better=False, unit="", is_comparable=False),
     )
 }
@@ -84,3 +244,99 @@ def metric(name: str) -> Metric:
         return METRICS[name]
     except KeyError:
         raise ValueError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}") from None
+
+
+def compute(name: str, predictions: Any, references: Any, **options: Any) -> float:
+    """A metric's value.
+
+    * ``accuracy``, ``f1`` (of class 1; ``average`` as scikit-learn's, for more classes), ``matthews_correlation``.
+    * ``pearson``, ``spearmanr``: 0 where one side is constant, which leaves them undefined; nan where a number is.
+    * ``wer``, ``cer``, ``per``: edits over all texts together, divided by the length of all references.
+    * ``nll``: mean negative log-likelihood in nats. A probability of 0 counts as 2.2e-16, as in scikit-learn.
+    * ``perplexity``: exp(nll). ``bpc``: nll in bits, by token; by character where ``characters``, how many the text
+      has, is given.
+    * ``brier``: the mean of sum_i (p_i - [i = y])^2, from 0 to 2 (Brier, 1950).
+    * ``ece``: expected calibration error of the largest probability, in ``bins`` (15) of equal width (Guo et al.,
+      2017).
+
+    Args:
+        name: a key of :data:`METRICS`.
+        predictions, references: of the kind that :attr:`Metric.inputs` says; sequences, arrays or CPU tensors.
+        **options: of the metric, as above.
+
+    Raises:
+        ValueError: an unknown metric or option; no examples; shapes or values that the metric cannot have, such as
+            probabilities that are not numbers or do not sum to one.
+    """
+    wanted = metric(name)
+    if wanted.function is None:
+        raise ValueError(f"{name} is not computed from predictions and references")
+    _check_length(name, predictions, references)
+    unknown = sorted(options.keys() - inspect.signature(wanted.function).parameters.keys())
+    if unknown:
+        raise ValueError(f"{name} has no option {', '.join(unknown)}")
+    return wanted.function(*_CHECKS[wanted.inputs](name, predictions, references), **options)
+
+
+def _check_length(name: str, predictions: Any, references: Any) -> None:
+    if len(predictions) != len(references):
+        raise ValueError(f"{name}: {len(predictions)} predictions and {len(references)} references do not pair up")
+    if not len(references):
+        raise ValueError(f"{name}: there are no examples")
+
+
+def _class_numbers(name: str, what: str, values: Any) -> Array:
+    import numpy as np
+
+    array = np.asarray(values)
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.number) or not np.equal(array, np.round(array)).all():
+        raise ValueError(f"{name}: the {what} must be class numbers, of shape (N,)")
+    return array.astype(np.int64)
+
+
+def _check_labels(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:
+    return _class_numbers(name, "predictions", predictions), _class_numbers(name, "references", references)
+
+
+def _check_numbers(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:
+    import numpy as np
+
+    p, y = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
+    if p.ndim != 1 or y.ndim != 1:
+        raise ValueError(f"{name}: predictions and references must be numbers, of shape (N,)")
+    return p, y
+
+
+def _check_texts(name: str, predictions: Any, references: Any) -> tuple[list[str], list[str]]:
+    texts = list(predictions), list(references)
+    if not all(isinstance(text, str) for side in texts for text in side):
+        raise ValueError(f"{name}: predictions and references must be strings")
+    return texts
+
+
+def _check_probabilities(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:
+    import numpy as np
+
+    p, y = np.asarray(predictions, dtype=np.float64), _class_numbers(name, "references", references)
+    if p.ndim != 2 or p.shape[1] < 2:
+        raise ValueError(f"{name}: the predictions must be class probabilities, of shape (N, C) with C >= 2")
+    if not np.isfinite(p).all():
+        raise ValueError(f"{name}: not all probabilities are numbers")
+    sums = p.sum(axis=1)
+    if p.min() < 0 or np.abs(sums - 1).max() > _SUM_TOLERANCE:
+        worst = sums[np.abs(sums - 1).argmax()]
+        raise ValueError(
+            f"{name}: the predictions must be probabilities that sum to one, not outputs or logits; the smallest is "
+            f"{p.min():.4g}, and one sum is {worst:.4g}"
+        )
+    if y.min() < 0 or y.max() >= p.shape[1]:
+        raise ValueError(f"{name}: the references must be class numbers from 0 to {p.shape[1] - 1}")
+    return p / sums[:, None], y
+
+
+_CHECKS: dict[str, Callable[[str, Any, Any], tuple[Any, Any]]] = {
+    "labels": _check_labels,
+    "numbers": _check_numbers,
+    "texts": _check_texts,
+    "probabilities": _check_probabilities,
+}

@@ -13,12 +13,13 @@ import os
 import platform
 import subprocess
 import tempfile
+import types
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Union, get_args, get_origin, get_type_hints
 
-from sqloss_plugins.metrics import metric
+from sqloss_plugins.metrics import Metric, metric
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 RESULT_NAME = "result.json"
 OUTPUTS_NAME = "outputs.npz"
+_PARTIAL = ".partial"
+"""What the names of files end with until they are whole; a process that was killed leaves them."""
 
 PROTOCOLS = ("early_stopping", "same_epochs", "fixed_epochs")
 """``early_stopping``: until the validation metric has not improved for some epochs, or the maximum; the best epoch's
@@ -56,19 +59,28 @@ class Result:
         seed: the random seed.
         mini: True for the embedded mini data, which is never the real task.
         hyperparameters: every setting of the host.
-        data: where the data came from, its fingerprint, and examples by split.
+        data: about the data. Every host writes these entries, and may write more:
+
+            * ``source``: where the data came from, for people.
+            * ``fingerprint``: of what decided the model, the training and the validation data, and of nothing else.
+              Runs with equal fingerprints are compared, whichever test sets each of them has.
+            * ``test_fingerprints``: split -> fingerprint, for every split beside those two, under its name in
+              ``metrics``. Values on a test set are compared only where these are equal.
+            * ``sizes``: split -> examples or utterances.
         parameters: how many the model has.
         device: what trained it.
         wall_time_s: seconds. Of the Trainer: from the start of training to the last prediction, in the process that
             finished. Of ESPnet: training and validation of all epochs, in whichever processes, without decoding.
         resumed: True where an earlier process had begun the training.
-        metrics: split -> method -> metric -> value. The method is one of
+        metrics: split -> method -> metric -> value. Splits are ``train``, ``validation`` and ``test``; a further one
+            begins with one of these, as ``test test-other``. The method is one of
             :data:`sqloss_plugins.probability.METHODS` for metrics of probabilities or of decoding, else
             :data:`OF_OUTPUTS`. Fractions are fractions. ``train`` has the mean loss of what was logged last, by default
             of the last epoch. What is not finite is null in the file, nan here.
         method: the method whose metrics count, chosen on validation data or by the loss.
         selection: the metric of the validation data by which epochs and learning rates are chosen.
-        directions: metric -> its direction and unit, for every metric that occurs.
+        directions: metric -> :attr:`sqloss_plugins.metrics.Metric.direction`, for every metric that occurs. Those that
+            the package has need not be given.
         versions: of this package, of Python and of the libraries.
         schema_version: of this format.
     """
@@ -99,9 +111,16 @@ class Result:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        for name in {name for split in self.metrics.values() for values in split.values() for name in values}:
-            if name not in self.directions:
-                self.directions[name] = asdict(metric(name))
+        given = {name: self.directions.get(name) or metric(name).direction for name in self.metric_names()}
+        object.__setattr__(self, "directions", given)
+
+    def metric_names(self) -> list[str]:
+        """Every metric that occurs, in the order of the first split that has it."""
+        return _metric_names(self.metrics)
+
+    def metric(self, name: str) -> Metric:
+        """A metric with the direction and the unit that the result says."""
+        return Metric(name, **self.directions[name])
 
     def value(self, split: str, name: str, method: str | None = None) -> float | None:
         """A metric of a split, by the method that counts unless another is named; None where it was not measured."""
@@ -134,18 +153,24 @@ def write_json(path: Path, content: Any) -> None:
 
     Numbers that are not finite, which JSON does not have, become null.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             json.dump(_finite(content), file, indent=2, allow_nan=False)
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        Path(partial).unlink(missing_ok=True)
         raise
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Removes what a process that was killed while it wrote has left; for whoever has the folder's lock."""
+    for path in folder.glob(f".*{_PARTIAL}"):
+        path.unlink(missing_ok=True)
 
 
 def _finite(content: Any) -> Any:
@@ -163,10 +188,14 @@ def write_result(folder: Path, result: Result, outputs: Mapping[str, Any]) -> Pa
     if outputs:
         import numpy as np
 
-        partial = folder / f".{OUTPUTS_NAME}"
-        with partial.open("wb") as file:
-            np.savez_compressed(file, **outputs)
-        os.replace(partial, folder / OUTPUTS_NAME)
+        partial = folder / f".{OUTPUTS_NAME}{_PARTIAL}"
+        try:
+            with partial.open("wb") as file:
+                np.savez_compressed(file, **outputs)
+            os.replace(partial, folder / OUTPUTS_NAME)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
     path = folder / RESULT_NAME
     write_json(path, asdict(result))
     return path
@@ -176,24 +205,106 @@ def read_result(path: Path) -> Result:
     """Reads a ``result.json``, given itself or its folder.
 
     Raises:
-        ValueError: not a result, or of another schema version.
+        ValueError: it cannot be read, is no result, or is of another schema version; one sentence that names the file.
     """
-    path = path / RESULT_NAME if path.is_dir() else path
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        version = content["schema_version"]
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a result file") from error
+    path = path if path.name == RESULT_NAME else path / RESULT_NAME
+    content = _read_object(path)
+    version = content.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema version {version}; this package reads version {SCHEMA_VERSION}")
+        raise ValueError(f"{path} has schema version {_brief(version)}; this package reads version {SCHEMA_VERSION}")
+    for values in _metric_values(content.get("metrics")):
+        values.update({name: math.nan for name, value in values.items() if value is None})
     try:
-        result = Result(**content)
-        for by_method in result.metrics.values():
-            for values in by_method.values():
-                values.update({name: math.nan for name, value in values.items() if value is None})
-        return result
-    except (TypeError, AttributeError) as error:
+        _check_fields(content)
+        return Result(**content)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a whole result: {error}") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON file with an object.
+
+    Raises:
+        ValueError: something else is there.
+    """
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a result file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a result file: it holds no JSON object")
+    return content
+
+
+def _metric_values(metrics: Any) -> list[dict[str, Any]]:
+    """The innermost dictionaries of ``Result.metrics``, as far as it has that form."""
+    splits = metrics.values() if isinstance(metrics, dict) else ()
+    methods = [values for split in splits if isinstance(split, dict) for values in split.values()]
+    return [values for values in methods if isinstance(values, dict)]
+
+
+def _metric_names(metrics: Any) -> list[str]:
+    return list(dict.fromkeys(name for values in _metric_values(metrics) for name in values))
+
+
+def _check_fields(content: Mapping[str, Any]) -> None:
+    """Refuses what is not a result's fields, by their type hints.
+
+    Raises:
+        ValueError: with the first field that is wrong.
+    """
+    hints = get_type_hints(Result)
+    required = {item.name for item in fields(Result) if item.default is MISSING and item.default_factory is MISSING}
+    for problem, names in (("lacks", required - content.keys()), ("has unknown", content.keys() - hints.keys())):
+        if names:
+            raise ValueError(f"it {problem} {', '.join(sorted(names))}")
+    for name, value in content.items():
+        if not _has_type(value, hints[name]):
+            raise ValueError(f"{name} is {_brief(value)}")
+    if content["protocol"] not in PROTOCOLS:
+        raise ValueError(f"protocol is {_brief(content['protocol'])}, not one of {', '.join(PROTOCOLS)}")
+    data = content["data"]
+    for name, hint in (("fingerprint", str), ("test_fingerprints", dict[str, str])):
+        if name in data and not _has_type(data[name], hint):
+            raise ValueError(f"data has the {name} {_brief(data[name])}")
+    hints = get_type_hints(Metric)
+    for name in _metric_names(content["metrics"]):
+        direction = content.get("directions", {}).get(name)
+        if direction is None:
+            raise ValueError(f"it does not say in which direction the metric {name} is better")
+        if direction.keys() != metric("loss").direction.keys() or not all(
+            _has_type(value, hints[key]) for key, value in direction.items()
+        ):
+            raise ValueError(f"the direction of {name} is {_brief(direction)}")
+
+
+def _has_type(value: Any, hint: Any) -> bool:
+    """Whether a value from JSON has a type: a plain one, an optional one, or a dictionary."""
+    if hint is Any:
+        return True
+    if get_origin(hint) in (types.UnionType, Union):
+        return any(_has_type(value, option) for option in get_args(hint))
+    if get_origin(hint) is dict:
+        _, of_values = get_args(hint)
+        return isinstance(value, dict) and all(_has_type(item, of_values) for item in value.values())
+    if hint is float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and not (math.isinf(value) if isinstance(value, float) else abs(value) >= 2**63)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
+    return isinstance(value, hint)
+
+
+def _brief(value: Any) -> str:
+    """For a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]} ..."
 
 
 def versions() -> dict[str, str | None]:
