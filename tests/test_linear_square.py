@@ -80,7 +80,7 @@ def test_equals_the_reference(impl, problem):
 @settings(max_examples=80)
 @given(problem=problems(kinds=("index",)))
 def test_gradients(problem):
-    """Of input, weight and bias, against finite differences."""
+    """First and second derivatives by input, weight and bias, against finite differences."""
     input, W, target, options = problem
     if not has_gram(target, options):
         options["label_smoothing"] = 0.0
@@ -94,6 +94,93 @@ def test_gradients(problem):
         return linear_square_loss(input, W, target, linear_bias=b, **options, impl="gram")
 
     assert torch.autograd.gradcheck(loss, leaves)
+    assert torch.autograd.gradgradcheck(loss, leaves)
+
+
+@pytest.mark.parametrize("impl", ["auto", "gram"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gradient_penalty(impl, dtype):
+    """Where ``auto`` takes the Gram form; the penalty's gradients are those of the direct form."""
+    input, W, b, y = layer(N=300, d=8, C=400, dtype=dtype)
+    y[::7] = -100
+    assert cost_model.prefers_gram(input, W, 15.0)
+    found = {}
+    for form in (impl, "direct"):
+        loss = linear_square_loss(input, W, y, linear_bias=b, label_smoothing=0.1, k=15, M=2, impl=form)
+        dH, dW = torch.autograd.grad(loss, (input, W), create_graph=True)
+        assert dH.requires_grad
+        penalty = dH.float().square().sum() * 100 + dW.float().square().sum()
+        found[form] = gradients(loss.float() + penalty, (input, W, b))
+    for mine, other in zip(found[impl], found["direct"], strict=True):
+        assert mine.dtype == dtype
+        assert (mine - other).norm() <= (1e-5 if dtype == torch.float32 else 0.02) * other.norm()
+
+
+def test_second_derivatives_of_what_the_layer_and_its_input_share():
+    """No gradient is counted twice where the weight is made of the input."""
+    results = []
+    for impl in ("gram", "direct"):
+        input, _, _, y = layer(N=6, d=6, C=6, bias=False)
+        loss = linear_square_loss(input, input.square(), y.clamp_max(5), k=3, M=2, impl=impl)
+        (gradient,) = torch.autograd.grad(loss, input, create_graph=True)
+        results.append(gradients(gradient.square().sum(), (input,))[0])
+    torch.testing.assert_close(*results)
+
+
+def test_second_derivatives_with_an_accumulation_are_refused():
+    input, W, b, y = layer()
+    loss = linear_square_loss(input, W, y, linear_bias=b, impl="gram", accumulation=GradientAccumulation(W, b))
+    with pytest.raises(RuntimeError, match="second derivatives and batched gradients"):
+        torch.autograd.grad(loss, input, create_graph=True)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("more", [(2,), (3, 2)])
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+@pytest.mark.parametrize("kind", ["index", "probabilities"])
+def test_layers_of_several_dimensions(bias, more, reduction, kind):
+    """A weight of shape (C, d1, ..., dK, d): the loss of outputs of shape (N, C, d1, ..., dK)."""
+    N, d, C = 5, 3, 4
+    g = torch.Generator().manual_seed(0)
+    input = torch.randn(N, d, generator=g, dtype=torch.float64, requires_grad=True)
+    W = torch.randn(C, *more, d, generator=g, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(C, *more, generator=g, dtype=torch.float64, requires_grad=True) if bias else None
+    y = torch.randint(0, C, (N, *more), generator=g)
+    y[0] = -100
+    if kind == "probabilities":
+        y = torch.softmax(torch.randn(N, C, *more, generator=g, dtype=torch.float64), 1)
+    options = {"reduction": reduction, "label_smoothing": 0.1, "weight": torch.arange(1.0, 5.0).double()}
+    outputs = torch.einsum("c...d,nd->nc...", W, input) + (0.0 if b is None else b)
+    loss = linear_square_loss(input, W, y, linear_bias=b, k=15, M=2, **options)
+    expected = square_loss(outputs, y, k=15, M=2, **options)
+    torch.testing.assert_close(loss, expected)
+    for mine, other in zip(gradients(loss.sum(), (input, W, b)), gradients(expected.sum(), (input, W, b)), strict=True):
+        torch.testing.assert_close(mine, other)
+    with pytest.raises(ValueError, match="dK have no Gram form"):
+        linear_square_loss(input, W, y, linear_bias=b, impl="gram")
+    module = LinearSquareLoss(d, C, out_features=more, bias=bias, dtype=torch.float64, k=15, M=2, **options)
+    module.linear.weight.data = W.detach().reshape(-1, d)
+    if b is not None:
+        module.linear.bias.data = b.detach().flatten()
+    torch.testing.assert_close(module(input, y), expected)
+
+
+def test_ignore_index_none():
+    """PyTorch's default in linear_cross_entropy: -100 for class indices, and nothing else for probabilities."""
+    input, W, _, y = layer()
+    y[0] = -100
+    q = torch.softmax(torch.randn(12, 9, dtype=torch.float64), 1)
+    for impl in linear_square.IMPLEMENTATIONS:
+        expected = linear_square_loss(input, W, y, ignore_index=-100, impl=impl)
+        for options in ({}, {"ignore_index": None}):
+            assert torch.equal(linear_square_loss(input, W, y, impl=impl, **options), expected)
+    assert torch.equal(linear_square_loss(input, W, q, ignore_index=None), linear_square_loss(input, W, q))
+    with pytest.raises(RuntimeError, match="ignore_index is for class indices"):
+        linear_square_loss(input, W, q, ignore_index=-100)
+    module = LinearSquareLoss(6, 9, dtype=torch.float64)
+    assert module.ignore_index is None
+    assert module(input, q).isfinite()
+    assert module(input, y).isfinite()
 
 
 def layer(N=12, d=6, C=9, dtype=torch.float64, device="cpu", bias=True, seed=0):
@@ -325,39 +412,54 @@ def test_auto_accumulates_where_it_pays_for_the_whole_step(steps, form):
         torch.testing.assert_close(leaf.grad, gradient, rtol=1e-4, atol=1e-5)
 
 
+CLASS_WEIGHTS = torch.arange(1.0, 10.0, dtype=torch.float64)
+SHARDED = {
+    "mean": {},
+    "weighted": {"weight": CLASS_WEIGHTS},
+    "smoothed": {"label_smoothing": 0.1},
+    "rows": {"reduction": "none", "weight": CLASS_WEIGHTS},
+    "nothing left": {"weight": CLASS_WEIGHTS},
+    "nothing left, sum": {"reduction": "sum", "weight": CLASS_WEIGHTS},
+}
+
+
+def sharded_layer(name):
+    """The whole layer, some targets of which are ignored, or all."""
+    input, W, b, y = layer()
+    y[slice(None) if name.startswith("nothing") else 1] = -100
+    return input, W, b, y
+
+
 def on_a_rank(rank, folder):
     """One rank of two, with five and four of the nine classes; saves loss and gradients."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     for name, options in SHARDED.items():
-        input, W, b, y = layer()
-        y[1] = -100
+        input, W, b, y = sharded_layer(name)
         mine = slice(0, 5) if rank == 0 else slice(5, 9)
         W, b = W.detach()[mine].requires_grad_(), b.detach()[mine].requires_grad_()
         shard = ClassShard(first=mine.start, num_classes=9)
         loss = linear_square_loss(input, W, y, linear_bias=b, shard=shard, k=15, M=2, **options)
+        (gradient,) = torch.autograd.grad(loss.sum(), input, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            gradient.sum().backward()
         torch.save((loss.detach(), *gradients(loss.sum(), (input, W, b))), f"{folder}/{name}.{rank}")
     torch.distributed.destroy_process_group()
 
 
-SHARDED = {
-    "mean": {},
-    "smoothed": {"label_smoothing": 0.1},
-    "rows": {"reduction": "none", "weight": torch.arange(1.0, 10.0, dtype=torch.float64)},
-}
-
-
 def test_classes_on_two_ranks(tmp_path):
-    """Every rank has the loss and the input's gradient, and its classes' share of the parameters' gradients."""
+    """Every rank has the loss and the input's gradient, and its classes' share of the parameters' gradients.
+
+    The input's gradient is the sum over the ranks, which has no second derivative: an error, not a wrong one.
+    """
     torch.multiprocessing.spawn(on_a_rank, (str(tmp_path),), nprocs=2)
     for name, options in SHARDED.items():
-        input, W, b, y = layer()
-        y[1] = -100
+        input, W, b, y = sharded_layer(name)
         loss = linear_square_loss(input, W, y, linear_bias=b, k=15, M=2, impl="direct", **options)
         dH, dW, db = gradients(loss.sum(), (input, W, b))
         for rank, classes in enumerate((slice(0, 5), slice(5, 9))):
             found = torch.load(tmp_path / f"{name}.{rank}")
             for mine, other in zip(found, (loss.detach(), dH, dW[classes], db[classes]), strict=True):
-                torch.testing.assert_close(mine, other)
+                torch.testing.assert_close(mine, other, equal_nan=True)
 
 
 # ---------------------------------------------------------------- precision
