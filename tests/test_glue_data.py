@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from sqloss_plugins.data import glue
-from sqloss_plugins.data.glue import TASKS, task_metrics, write_submission
+from sqloss_plugins.data.glue import TASKS, write_submission
 from sqloss_plugins.data.mini_glue import SIZES, load_mini
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
@@ -127,6 +127,10 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
         pq.write_table(pyarrow.table({**rows, "label": [1, 0]}), tmp_path / "parquet" / f"{split}.parquet")
     first, second = (load_from_dir(TASKS["mrpc"], tmp_path / kind).fingerprint for kind in ("tsv", "parquet"))
     assert first == second
+    write(tmp_path / "tsv", test=GOOD)
+    with_test = load_from_dir(TASKS["mrpc"], tmp_path / "tsv")
+    assert with_test.fingerprint == first, "of training and validation data alone"
+    assert list(with_test.test_fingerprints) == ["test"]
     write(tmp_path / "tsv", train=GOOD.replace("cat", "dog"))
     assert load_from_dir(TASKS["mrpc"], tmp_path / "tsv").fingerprint != first
 
@@ -200,20 +204,6 @@ def test_single_precision_similarities_are_the_same_data():
         for label in (3.8, float(np.float32(3.8)))
     )
     assert one.fingerprint == other.fingerprint
-
-
-def test_a_correlation_of_one_example_is_none():
-    assert task_metrics(TASKS["stsb"].metrics, np.array([1.0]), np.array([2.0])) == {"pearson": 0.0, "spearmanr": 0.0}
-
-
-def test_metrics_are_those_of_glue():
-    labels, predictions = np.array([1, 1, 0, 0, 1]), np.array([1, 0, 0, 1, 1])
-    assert task_metrics(TASKS["mrpc"].metrics, predictions, labels) == pytest.approx({"accuracy": 0.6, "f1": 2 / 3})
-    # (TP TN - FP FN) / sqrt(...) = (2*1 - 1*1) / sqrt(3*3*2*2)
-    assert task_metrics(TASKS["cola"].metrics, predictions, labels)["matthews_correlation"] == pytest.approx(1 / 6)
-    similar = task_metrics(TASKS["stsb"].metrics, np.array([0.0, 1.0, 4.0]), np.array([0.0, 2.0, 3.0]))
-    assert similar["spearmanr"] == pytest.approx(1.0)
-    assert similar["pearson"] == pytest.approx(np.corrcoef([0, 1, 4], [0, 2, 3])[0, 1])
 
 
 @pytest.mark.parametrize(

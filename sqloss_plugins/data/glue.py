@@ -6,13 +6,11 @@ Wang et al. (2018), "GLUE: A Multi-Task Benchmark and Analysis Platform for Natu
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from datasets.exceptions import DatasetsError
@@ -341,29 +339,6 @@ def _label(task: GlueTask, value: Any) -> int | float | None:
     if task.is_regression:
         return number if number == -1 or 0 <= number <= 5 else None
     return int(number) if number == -1 or number in range(len(task.labels)) else None
-
-
-def task_metrics(names: Sequence[str], predictions: Any, labels: Any) -> dict[str, float]:
-    """Metrics as GLUE defines them, as fractions or correlations.
-
-    Args:
-        names: which. A correlation with constant predictions, which is not defined, counts as none.
-        predictions: class numbers, or similarities for STS-B; shape (N,).
-        labels: likewise.
-    """
-    from scipy.stats import pearsonr, spearmanr
-    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
-
-    functions = {
-        "accuracy": accuracy_score,
-        "f1": f1_score,
-        "matthews_correlation": matthews_corrcoef,
-        "pearson": lambda y, p: pearsonr(y, p).statistic if len(y) > 1 else math.nan,
-        "spearmanr": lambda y, p: spearmanr(y, p).statistic if len(y) > 1 else math.nan,
-    }
-    values = {name: float(functions[name](labels, predictions)) for name in names}
-    is_finite = bool(np.isfinite(predictions).all())
-    return {name: value if math.isfinite(value) or not is_finite else 0.0 for name, value in values.items()}
 
 
 def write_submission(task: GlueTask, split: str, predictions: Iterable[Any], folder: Path) -> Path:

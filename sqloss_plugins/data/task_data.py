@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,9 +43,18 @@ class TaskData:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of all rows in order: equal data has equal fingerprints, wherever it came from."""
+        """Of the training and the validation data: equal data has equal fingerprints, wherever it came from."""
+        return self.digest(("train", "validation"))
+
+    @cached_property
+    def test_fingerprints(self) -> dict[str, str]:
+        """Of every other split."""
+        return {split: self.digest((split,)) for split in self.splits if split not in ("train", "validation")}
+
+    def digest(self, splits: Sequence[str]) -> str:
+        """SHA-256 of all rows of some splits, in order."""
         digest = hashlib.sha256()
-        for split in sorted(self.splits):
+        for split in sorted(splits):
             names = self.splits[split].column_names
             digest.update(json.dumps([split, names]).encode())
             for batch in self.splits[split].iter(1000):

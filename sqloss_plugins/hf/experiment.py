@@ -176,6 +176,7 @@ def _settings(task: Task) -> dict[str, Any]:
     }
     merged |= {"task": task.name, "model": task.args.model_name_or_path or task.arch}
     merged |= {"mini": task.data.mini, "data_fingerprint": task.data.fingerprint}
+    merged["test_fingerprints"] = task.data.test_fingerprints
     # The batch of a process alone does not say it: that of a step is of all GPUs.
     rows = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
     merged["total_train_batch_size"] = rows
@@ -228,7 +229,7 @@ def _work(task: Task, settings: dict[str, Any]) -> Result:
     if logged:  # not what train() returns: after a resumption that is a mean over the wrong number of steps
         metrics["train"] = {OF_OUTPUTS: {"loss": logged[-1]}}
     scored, outputs, lines = _score(task, trainer, datasets)
-    data = {"source": task.data.source, "fingerprint": task.data.fingerprint, "sizes": task.data.sizes}
+    about_data = {name: getattr(task.data, name) for name in ("source", "fingerprint", "test_fingerprints", "sizes")}
     ended_early = state is not None and state.global_step < state.max_steps
     result = Result(
         task=task.name,
@@ -243,8 +244,8 @@ def _work(task: Task, settings: dict[str, Any]) -> Result:
         best_epoch=best_epoch(state, config.stops_early) if state else None,
         seed=config.seed,
         mini=task.data.mini,
-        hyperparameters=settings,
-        data={**data, **facts, **task.fitted()},
+        hyperparameters={name: value for name, value in settings.items() if name != "test_fingerprints"},
+        data={**about_data, **facts, **task.fitted()},
         parameters=parameters,
         device=device_name(config.device),
         wall_time_s=time.monotonic() - start,
@@ -406,7 +407,7 @@ def _show(task: Task, result: Result) -> None:
     mini = f" ({task.mini_warning})" if result.mini else ""
     print(f"\n{result.task}{mini}, {result.loss}, seed {result.seed}:\n\n{markdown_table(rows)}\n")
     for name, value in result.data.items():
-        if name not in ("source", "fingerprint", "sizes"):
+        if name not in ("source", "fingerprint", "test_fingerprints", "sizes"):
             print(f"{name.replace('_', ' ')}: {_by_split(value) if isinstance(value, dict) else f'{value:.4g}'}")
     best = (
         "" if result.best_epoch is None else f" (ended by {result.ended_by}; the model of epoch {result.best_epoch:g})"

@@ -41,6 +41,7 @@ from sqloss_plugins.hf.hub import check_tokenizer, find_config
 from sqloss_plugins.hf.options import TaskArguments, check_at_least, refuse_given, sentence
 from sqloss_plugins.hf.task import Scores, Task
 from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.metrics import perplexity
 from sqloss_plugins.probability import TEMPERATURES, log_probabilities
 from sqloss_plugins.results import OF_OUTPUTS
 
@@ -228,8 +229,7 @@ class LanguageModel(Task):
                 self.temperature = int(by_temperature.argmin())
             if self.temperature is not None:
                 nll["temperature"] = by_temperature[self.temperature]
-        with np.errstate(over="ignore"):
-            by_method = {name: {"perplexity": float(np.exp(value)), "nll": float(value)} for name, value in nll.items()}
+        by_method = {name: {"perplexity": perplexity(value), "nll": float(value)} for name, value in nll.items()}
         return {OF_OUTPUTS: {"accuracy": float(means[0])}, **by_method}
 
     def fitted(self) -> dict[str, float]:

@@ -23,11 +23,11 @@ from transformers import (
     default_data_collator,
 )
 
-from sqloss_plugins.data.glue import task_metrics
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, find_config
 from sqloss_plugins.hf.options import TaskArguments, check_at_least, sentence
 from sqloss_plugins.hf.task import Scores, Task
+from sqloss_plugins.metrics import compute
 from sqloss_plugins.results import OF_OUTPUTS
 
 _VERY_LONG = 50
@@ -166,7 +166,8 @@ class SequenceClassification(Task):
 
     def scores(self, outputs: Any, targets: Any) -> Scores:
         """The task's metrics, which no method decides."""
-        return {OF_OUTPUTS: task_metrics(self.metrics, self.decided(outputs), targets)}
+        decided = self.decided(outputs)
+        return {OF_OUTPUTS: {name: compute(name, decided, targets) for name in self.metrics}}
 
     def about(self) -> dict[str, str]:
         """The length."""
