@@ -1,5 +1,6 @@
 """The losses against the equations, against PyTorch's cross-entropy, and against themselves."""
 
+import inspect
 import math
 
 import numpy as np
@@ -9,8 +10,20 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import reference
+from toy_loss import BrierLoss
 
-from sqloss_plugins import LOSSES, SquareLoss, SquentropyLoss, make_loss, square_loss, squentropy_loss
+from sqloss_plugins.losses import (
+    LOSSES,
+    LinearSquareLoss,
+    LossSpec,
+    SquareLoss,
+    SquentropyLoss,
+    check_loss,
+    make_loss,
+    square_loss,
+    squentropy_loss,
+)
+from sqloss_plugins.probability import METHODS, log_probabilities
 
 FUNCTIONS = {"square": square_loss, "squentropy": squentropy_loss, "cross_entropy": F.cross_entropy}
 OURS = ("square", "squentropy")
@@ -392,3 +405,52 @@ def test_registry():
         make_loss("hinge")
     with pytest.raises(ValueError, match="k and M rescale the square loss, and the loss cross_entropy has neither"):
         make_loss("cross_entropy", k=15.0)
+
+
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_what_an_entry_says_is_true(name):
+    """Of the options, of k and M, of the methods, and of the loss of a linear layer."""
+    spec = LOSSES[name]
+    assert set(spec.methods) <= set(METHODS)
+    takes = inspect.signature(spec.module).parameters
+    assert {"weight", "ignore_index", "reduction", "label_smoothing"} <= set(takes)
+    assert ({"k", "M"} <= set(takes)) == spec.is_rescaled
+    assert check_loss(name) is spec
+    assert spec.paper_column in ("square", "cross_entropy")
+    f, c = torch.randn(6, 4, dtype=torch.float64), torch.randint(0, 3, (6,))
+    rescaling = {"k": 15.0, "M": 3.0} if spec.is_rescaled else {}
+    for method in spec.methods:
+        logs = log_probabilities(f, method, **rescaling)
+        torch.testing.assert_close(logs.exp().sum(-1), torch.ones(6, dtype=torch.float64))
+    if spec.of_linear_layer is not None:
+        W = torch.randn(3, 4, dtype=torch.float64)
+        torch.testing.assert_close(spec.of_linear_layer(f, W, c, **rescaling), make_loss(name, **rescaling)(f @ W.T, c))
+
+
+def test_a_loss_is_one_file_and_one_entry(monkeypatch):
+    """The file is toy_loss.py; what the package does by a loss's name then works."""
+    monkeypatch.setitem(LOSSES, "brier", LossSpec(BrierLoss))
+    f, c, w = torch.randn(5, 4), torch.tensor([0, 1, -1, 2, 3]), torch.rand(4)
+    per_row = (torch.softmax(f, 1) - F.one_hot(c.clamp_min(0), 4)).square().sum(1)
+    per_row[2] = 0.0
+    torch.testing.assert_close(make_loss("brier", ignore_index=-1, reduction="none")(f, c), per_row)
+    weighted = (per_row * w[c.clamp_min(0)]).sum() / w[c[c >= 0]].sum()
+    torch.testing.assert_close(make_loss("brier", weight=w, ignore_index=-1)(f, c), weighted)
+    with pytest.raises(ValueError, match="the loss brier has neither"):
+        check_loss("brier", M=2.0)
+    with pytest.raises(ValueError, match="choose from square, cross_entropy, squentropy, brier"):
+        make_loss("hinge")
+    test_what_an_entry_says_is_true("brier")
+
+
+@pytest.mark.parametrize("module", [SquareLoss, SquentropyLoss, LinearSquareLoss])
+def test_modules_write_their_arguments_out(module):
+    """For help() and editors: no *args or **options; the defaults are those of PyTorch's module."""
+    theirs = (
+        getattr(torch.nn, "LinearCrossEntropyLoss", None) if module is LinearSquareLoss else torch.nn.CrossEntropyLoss
+    )
+    parameters = inspect.signature(module).parameters
+    assert all(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters.values())
+    for name, parameter in inspect.signature(theirs or torch.nn.CrossEntropyLoss).parameters.items():
+        if name in parameters and (theirs is not None or name != "ignore_index"):
+            assert parameters[name].default == parameter.default, name
