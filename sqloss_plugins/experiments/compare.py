@@ -1,337 +1,224 @@
 """Compares losses over finished runs.
 
-    python -m sqloss_plugins.experiments.compare runs/mrpc
+    sqloss compare runs/mrpc
+    sqloss compare --overview runs
 
-Reads every result.json below the given folders. Within one task, model and protocol, each loss gets the learning rate
-with the best validation metric (over the seeds that were run with every rate), then mean and standard deviation over
-all seeds of that rate, and its paired differences, seed by seed, against cross-entropy.
+Reads every result.json below the given folders. Runs of one task, model, protocol and data with equal settings form a
+group. In a group each loss gets the learning rate with the best validation metric (over the seeds that were run with
+every rate). Shown are mean and sample standard deviation over all seeds of that rate, and paired differences, seed by
+seed, against cross-entropy, with the p value of the paired t-test.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import statistics
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import UserError, run_command
-from sqloss_plugins.results import RESULT_NAME, Result, markdown_table, read_result, write_json
+from sqloss_plugins.experiments.comparison import (
+    BASELINE,
+    Column,
+    Comparison,
+    Summary,
+    best_learning_rate,
+    compare_group,
+    find_runs,
+    grouped,
+)
+from sqloss_plugins.metrics import Metric
+from sqloss_plugins.results import markdown_table, write_json
 
 PROGRAM = "compare"
-BASELINE = "cross_entropy"
-ERRORS = ("wer", "per", "cer", "perplexity")
-"""Metrics of which less is better, in the order in which one is chosen to go by."""
-_NO_RATES = ("perplexity",)
-"""Metrics that are not shown in per cent."""
-_ASIDE = ("loss", "scale", "nll")
-"""No measure across losses, a fitted parameter, and the logarithm of a metric that is compared."""
+_MINI = "MINI: data that this package makes; it shows that everything works, and says nothing about the real task."
 
 
-@dataclass(frozen=True)
-class Summary:
-    """One loss with its chosen learning rate.
+def _mean(metric: Metric, values: Iterable[float], sign: str = "") -> str:
+    """Mean +- sample standard deviation."""
+    import numpy as np
 
-    Attributes:
-        loss: with k and M where it has them.
-        learning_rate: the chosen one.
-        rates: every rate tried -> the mean validation metric it was chosen by.
-        seeds: the seeds run at the chosen rate.
-        values: ``split metric`` -> one value a seed, as the seeds are ordered.
-    """
-
-    loss: str
-    learning_rate: float
-    rates: dict[float, float]
-    seeds: list[int]
-    values: dict[str, list[float]]
+    array = np.array(list(values))
+    mean = metric.shown(float(array.mean()), sign)
+    return f"{mean} +- {metric.shown(float(array.std(ddof=1)))}" if len(array) > 1 else mean
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A loss minus the baseline, seed by seed.
-
-    Attributes:
-        loss, metric: what is compared.
-        seeds: those that both were run with.
-        differences: one a seed.
-        p_value: of the paired t-test, two-sided; None below three seeds or where all differences are equal.
-    """
-
-    loss: str
-    metric: str
-    seeds: list[int]
-    differences: list[float]
-    p_value: float | None
+def _cell(metric: Metric, summary: Summary, column: Column) -> str:
+    """A column's mean, with the number of seeds where not all have a value."""
+    values = summary.values.get(column, {})
+    if not values:
+        return "-"
+    lacking = f" ({len(values)} of {len(summary.seeds)} seeds)" if len(values) < len(summary.seeds) else ""
+    return _mean(metric, values.values()) + lacking
 
 
-def find_results(folders: Iterable[Path]) -> list[Result]:
-    """Every result below the folders.
-
-    Raises:
-        UserError: a folder that is not there, a file that is not a result, or none at all.
-    """
-    results = []
-    folders = list(folders)
-    for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder} is not a folder")
-        for path in sorted(folder.rglob(RESULT_NAME)):
-            try:
-                results.append(read_result(path))
-            except ValueError as error:
-                raise UserError(str(error)) from error
-    if not results:
-        raise UserError(f"no {RESULT_NAME} below {', '.join(map(str, folders))}: no run is finished there")
-    return results
-
-
-def _label(result: Result) -> str:
-    return result.loss if result.k is None else f"{result.loss} (k={result.k:g}, M={result.M:.4g})"
-
-
-# What differs between runs that are to be compared; the paper's epochs and label smoothing differ by loss, and only the
-# square loss can be trained without logits, which is the same training.
-_VARIED = {"learning_rate", "seed", "loss", "k", "M", "num_train_epochs", "lsm_weight", "without_logits"}
-_Group = tuple[str, str, str, bool, str, str]
-
-
-def _group(result: Result) -> _Group:
-    """Runs that may be compared: equal but for loss, learning rate, epochs (the paper's differ by loss) and seed."""
-    data = str(result.data.get("fingerprint", ""))
-    others = {name: value for name, value in result.hyperparameters.items() if name not in _VARIED}
-    return result.task, result.arch, result.protocol, result.mini, data, json.dumps(others, sort_keys=True)
-
-
-def _peculiar(group: _Group, groups: Iterable[_Group]) -> str:
-    """The settings by which a group of runs differs from others of the same task, model, protocol and data."""
-    settings = [json.loads(other[-1]) for other in groups if other[:-1] == group[:-1]]
-    own = json.loads(group[-1])
-    names = sorted(
-        {name for other in settings for name in own.keys() | other.keys() if own.get(name) != other.get(name)}
-    )
-    return "".join(f", {name} {own.get(name)}" for name in names)
-
-
-def summarise(results: Sequence[Result]) -> dict[str, Summary]:
-    """Chooses each loss's learning rate and gathers its seeds; for the results of one group.
-
-    Raises:
-        UserError: two results of the same loss, rate and seed; different numbers of epochs for one loss; no
-            validation metrics.
-    """
-    runs: dict[str, dict[float, dict[int, Result]]] = defaultdict(lambda: defaultdict(dict))
-    epochs: dict[str, Any] = {}
-    for result in results:
-        by_seed = runs[_label(result)][float(result.hyperparameters["learning_rate"])]
-        if result.seed in by_seed:
-            raise UserError(
-                f"two runs of {result.task}, {_label(result)}, lr {result.hyperparameters['learning_rate']:g}, seed "
-                f"{result.seed}: compare them in separate folders"
-            )
-        if epochs.setdefault(_label(result), result.hyperparameters.get("num_train_epochs")) != (
-            result.hyperparameters.get("num_train_epochs")
-        ):
-            raise UserError(
-                f"runs of {result.task}, {_label(result)}, with different num_train_epochs: compare them in separate "
-                "folders"
-            )
-        if not result.metrics.get("validation"):
-            raise UserError(f"a run of {result.task}, {_label(result)}, has no validation metrics to compare by")
-        by_seed[result.seed] = result
-    summaries = {}
-    for label, by_rate in runs.items():
-        common = set.intersection(*(set(by_seed) for by_seed in by_rate.values()))
-        if not common:
-            raise UserError(f"{label}: no seed was run with every learning rate, so that none can be chosen")
-        metric, is_error = selection_metric(results[0])
-        rates = {
-            rate: statistics.fmean(by_seed[seed].metrics["validation"][metric] for seed in sorted(common))
-            for rate, by_seed in sorted(by_rate.items())
-        }
-        # A training that diverged may have nan: the worst.
-        best = min(rates, key=lambda rate: (math.isnan(rates[rate]), rates[rate] if is_error else -rates[rate]))
-        seeds = sorted(by_rate[best])
-        values: dict[str, list[float]] = {}
-        for split in ("validation", "test"):
-            metrics = [by_rate[best][seed].metrics.get(split, {}) for seed in seeds]
-            for name in metrics[0]:
-                # Of speech, seeds may differ in the scores that they were decoded with.
-                if name not in _ASIDE and all(name in others for others in metrics):
-                    values[f"{split} {name}"] = [others[name] for others in metrics]
-        summaries[label] = Summary(label, best, rates, seeds, values)
-    return summaries
-
-
-def selection_metric(result: Result) -> tuple[str, bool]:
-    """What models are chosen by, and whether less of it is better; the loss is no measure across losses.
-
-    The word error rate or the perplexity where there is one, else the first metric of the task.
-    """
-    names = [name for name in result.metrics["validation"] if name not in _ASIDE]
-    error = next((name for name in ERRORS if name in names), None)
-    return (error, True) if error else (names[0], False)
-
-
-def differences(summaries: dict[str, Summary], baseline: str = BASELINE) -> list[Difference]:
-    """Every other loss minus the baseline, on every metric; empty where the baseline was not run."""
-    from scipy.stats import ttest_rel
-
-    found = []
-    base = summaries.get(baseline)
-    for label, summary in summaries.items():
-        if base is None or label == baseline:
-            continue
-        seeds = sorted(set(base.seeds) & set(summary.seeds))
-        for metric in [name for name in summary.values if name in base.values]:
-            ours = [summary.values[metric][summary.seeds.index(seed)] for seed in seeds]
-            theirs = [base.values[metric][base.seeds.index(seed)] for seed in seeds]
-            paired = [a - b for a, b in zip(ours, theirs, strict=True)]
-            testable = len(seeds) >= 3 and max(paired) > min(paired)
-            p_value = float(ttest_rel(ours, theirs).pvalue) if testable else None
-            found.append(Difference(label, metric, seeds, paired, p_value))
+def _headings(comparison: Comparison, columns: Iterable[Column]) -> dict[Column, str]:
+    """What each column is called; test data is told apart only where there is more than one of the same name."""
+    columns = list(columns)
+    found = {}
+    for column in columns:
+        others = {other.fingerprint for other in columns if other.split == column.split}
+        method = f" ({column.method})" if column.method else ""
+        data = f" [data {(column.fingerprint or 'unknown')[:12]}]" if len(others) > 1 else ""
+        found[column] = f"{column.split}{data} {comparison.metrics[column.metric].heading}{method}"
     return found
 
 
-def _metric(name: str) -> str:
-    """The metric in ``split metric`` or ``split metric score``."""
-    return name.split()[1]
+def _columns(comparison: Comparison, by_method: bool) -> list[Column]:
+    every = dict.fromkeys(column for summary in comparison.summaries.values() for column in summary.values)
+    return [column for column in every if by_method or column.method is None]
 
 
-def _shown(name: str, values: Sequence[float], sign: str = "") -> list[str]:
-    """Values as they are printed: rates in per cent."""
-    factor = 1 if _metric(name) in _NO_RATES else 100
-    return [f"{factor * value:{sign}.2f}" for value in values]
-
-
-def _headed(name: str) -> str:
-    """A metric with its unit."""
-    return name if _metric(name) in _NO_RATES else f"{name} %"
-
-
-def _mean(name: str, values: Sequence[float], sign: str = "") -> str:
-    """Mean +- sample standard deviation."""
-    (mean,) = _shown(name, [statistics.fmean(values)], sign)
-    return " +- ".join([mean, *_shown(name, [statistics.stdev(values)])]) if len(values) > 1 else mean
-
-
-def overview(folders: Sequence[Path]) -> None:
-    """Prints one table with a line for every task, model and loss: what decides, on the test data."""
-    groups: dict[_Group, list[Result]] = defaultdict(list)
-    for result in find_results(folders):
-        groups[_group(result)].append(result)
-    rows = [["task", "model", "loss", "lr", "seeds", "metric", "validation", "test"]]
-    for group, results in sorted(groups.items()):
-        metric, _ = selection_metric(results[0])
-        headed = _headed(f"validation {metric}").removeprefix("validation ")
-        for label, summary in sorted(summarise(results).items()):
-            values = [
-                _mean(name, summary.values[name]) if (name := f"{split} {metric}") in summary.values else "-"
-                for split in ("validation", "test")
-            ]
-            task = f"{group[0]}{' (MINI)' if group[3] else ''}"
-            rows.append([task, group[1], label, f"{summary.learning_rate:g}", str(len(summary.seeds)), headed, *values])
-    print(f"\n{markdown_table(rows)}")
-    if any(group[3] for group in groups):
-        print("\nMINI: embedded data, which shows that everything works, and says nothing about the real task.")
-
-
-def compare(folders: Sequence[Path], json_path: Path | None = None, by_score: bool = False) -> None:
-    """Prints the comparison of every group found, and writes it as JSON where a path is given.
-
-    Args:
-        folders: where the results are.
-        json_path: the file to write.
-        by_score: show error rates by score, too.
-    """
-    groups: dict[_Group, list[Result]] = defaultdict(list)
-    for result in find_results(folders):
-        groups[_group(result)].append(result)
-    content = []
-    for group, results in sorted(groups.items()):
-        task, arch, protocol, mini, fingerprint, _ = group
-        summaries = summarise(results)
-        paired = differences(summaries)
-        warning = ", MINI DATA: not the real task" if mini else ""
-        print(f"\n{task}, {arch}, {protocol}{warning} (data {fingerprint[:12]}{_peculiar(group, groups)})\n")
-        # Of speech all scores are in the JSON file, and the chosen one is in the table.
-        every = dict.fromkeys(name for summary in summaries.values() for name in summary.values)
-        metrics = [name for name in every if by_score or name.count(" ") < 2]
-        chosen_by = f"validation {selection_metric(results[0])[0]}"
-        rows = [["loss", "lr", "lr tried", "seeds", *map(_headed, metrics)]]
-        for label, summary in sorted(summaries.items()):
-            by_rate = zip(summary.rates, _shown(chosen_by, list(summary.rates.values())), strict=True)
-            tried = ", ".join(f"{rate:g}: {value}" for rate, value in by_rate)
-            values = [_mean(name, summary.values[name]) if name in summary.values else "-" for name in metrics]
-            rows.append([label, f"{summary.learning_rate:g}", tried, str(len(summary.seeds)), *values])
-        print(markdown_table(rows))
-        shown = [item for item in paired if item.metric in metrics]
-        if shown:
-            rows = [["minus cross_entropy", "metric", "mean difference", "by seed", "seeds better", "paired t, p"]]
-            for item in shown:
-                is_better = (0.0).__gt__ if _metric(item.metric) in ERRORS else (0.0).__lt__
-                rows.append(
-                    [
-                        item.loss,
-                        _headed(item.metric),
-                        _mean(item.metric, item.differences, "+"),
-                        " ".join(_shown(item.metric, item.differences, "+")),
-                        f"{sum(map(is_better, item.differences))} of {len(item.seeds)}",
-                        "-" if item.p_value is None else f"{item.p_value:.3f}",
-                    ]
-                )
-            print(f"\n{markdown_table(rows)}")
-        content.append(
-            {
-                "task": task,
-                "arch": arch,
-                "protocol": protocol,
-                "mini": mini,
-                "data_fingerprint": fingerprint,
-                "summaries": [asdict(summary) for summary in summaries.values()],
-                "differences": [asdict(item) for item in paired],
-            }
-        )
-    if json_path is not None:
-        try:
-            write_json(json_path, content)
-        except OSError as error:
-            raise UserError(f"cannot write {json_path}: {error.strerror}") from error
-
-
-def best_learning_rate(folders: Sequence[Path], loss: str) -> float:
-    """The learning rate that the comparison chooses for a loss.
+def compare(folders: Sequence[Path]) -> list[Comparison]:
+    """The comparison of every group of runs that is below the folders.
 
     Raises:
-        UserError: no or several runs to choose among: another task, model or data in the same folders.
+        UserError: files that cannot be compared.
     """
-    results = [result for result in find_results(folders) if result.loss == loss]
-    if len({_group(result) for result in results}) != 1 or len({_label(result) for result in results}) != 1:
-        raise UserError(f"the folders must hold runs of {loss} on one task with one model, and with one k and M")
-    return next(iter(summarise(results).values())).learning_rate
+    return [compare_group(group, runs) for group, runs in grouped(find_runs(folders)).items()]
+
+
+def show_overview(comparisons: Sequence[Comparison]) -> None:
+    """Prints one table with a line for every group and loss: the metric that decides, on every split."""
+    groups = [comparison.group for comparison in comparisons]
+    splits: dict[str, None] = {}
+    for comparison in comparisons:
+        splits |= dict.fromkeys(column.split for column in _columns(comparison, by_method=False))
+    rows = [["task", "model", "protocol", "loss", "lr", "seeds", "metric", *splits]]
+    for comparison in comparisons:
+        group, metric = comparison.group, comparison.metrics[comparison.group.selection]
+        peculiarities = group.peculiarities(groups)
+        task = group.task + (" (MINI)" if group.mini else "") + (f" ({peculiarities})" if peculiarities else "")
+        for label, summary in comparison.summaries.items():
+            cells = []
+            for split in splits:
+                columns = [c for c in summary.values if (c.split, c.metric, c.method) == (split, metric.name, None)]
+                cells.append("; ".join(_cell(metric, summary, column) for column in columns) or "-")
+            rate, seeds = f"{summary.learning_rate:g}", str(len(summary.seeds))
+            rows.append([task, group.arch, group.protocol, label, rate, seeds, metric.heading, *cells])
+    print(f"\n{markdown_table(rows)}")
+    for comparison in comparisons:
+        for note in comparison.notes:
+            print(f"\nNote on {comparison.group.task}: {note}.")
+    if any(group.mini for group in groups):
+        print(f"\n{_MINI}")
+
+
+def _summary_table(comparison: Comparison, headings: dict[Column, str]) -> str:
+    selection = comparison.metrics[comparison.group.selection]
+    rows = [["loss", "lr", f"lr tried: validation {selection.heading}", "seeds", *headings.values()]]
+    for label, summary in comparison.summaries.items():
+        tried = ", ".join(f"{rate:g}: {selection.shown(value)}" for rate, value in summary.rates.items())
+        cells = [_cell(comparison.metrics[column.metric], summary, column) for column in headings]
+        rows.append([label, f"{summary.learning_rate:g}", tried, str(len(summary.seeds)), *cells])
+    return markdown_table(rows)
+
+
+def _difference_table(comparison: Comparison, headings: dict[Column, str]) -> str:
+    """Empty where there are no differences."""
+    rows = [[f"minus {BASELINE}", "metric", "mean difference", "by seed", "seeds better", "paired t, p"]]
+    for item in comparison.differences:
+        if item.column not in headings:
+            continue
+        metric, values = comparison.metrics[item.column.metric], item.differences
+        better = sum(metric.is_better(value, 0.0) for value in values.values())
+        rows.append(
+            [
+                item.loss,
+                headings[item.column],
+                _mean(metric, values.values(), "+"),
+                " ".join(metric.shown(value, "+") for value in values.values()),
+                f"{better} of {len(values)}",
+                "-" if item.p_value is None else f"{item.p_value:.3f}",
+            ]
+        )
+    return markdown_table(rows) if len(rows) > 1 else ""
+
+
+def show(comparisons: Sequence[Comparison], by_method: bool = False) -> None:
+    """Prints every comparison.
+
+    Args:
+        comparisons: all of them.
+        by_method: show the metrics by every method, too, beside the one that counts.
+    """
+    groups = [comparison.group for comparison in comparisons]
+    for comparison in comparisons:
+        group = comparison.group
+        peculiarities = group.peculiarities(groups)
+        print(f"\n{group.task}, {group.arch}, {group.protocol}" + (f" ({peculiarities})" if peculiarities else ""))
+        if group.mini:
+            print(_MINI)
+        headings = _headings(comparison, _columns(comparison, by_method))
+        if comparison.summaries:
+            print(f"\n{_summary_table(comparison, headings)}")
+        table = _difference_table(comparison, headings)
+        if table:
+            print(f"\n{table}")
+        for note in comparison.notes:
+            print(f"\nNote: {note}.")
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as it is written to a file."""
+    return {
+        **asdict(comparison.group),
+        "directions": {name: metric.direction for name, metric in comparison.metrics.items()},
+        "summaries": [
+            {
+                "loss": summary.loss,
+                "learning_rate": summary.learning_rate,
+                "rates": summary.rates,
+                "seeds": summary.seeds,
+                "values": [{**asdict(column), "by_seed": values} for column, values in summary.values.items()],
+            }
+            for summary in comparison.summaries.values()
+        ],
+        "differences": [
+            {"loss": item.loss, **asdict(item.column), "by_seed": item.differences, "p_value": item.p_value}
+            for item in comparison.differences
+        ],
+        "notes": comparison.notes,
+    }
+
+
+def _write(path: Path, comparisons: Sequence[Comparison]) -> None:
+    try:
+        write_json(path, [as_json(comparison) for comparison in comparisons])
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    parser = OptionParser(PROGRAM, __doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where the runs are")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there as well")
+    parser.add_argument("--by_method", action="store_true", help="show the metrics by every method, too")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--overview", action="store_true", help="print one table over all tasks and nothing else")
+    instead.add_argument("--best_lr", metavar="LOSS", help="print that loss's chosen learning rate and nothing else")
+    args = parser.parse_args(argv)
+    if args.by_method and (args.overview or args.best_lr):
+        raise UserError("--by_method belongs to the whole comparison: leave out --overview and --best_lr")
+    if args.json and args.best_lr:
+        raise UserError("--best_lr prints a number and nothing else: leave out --json")
+    if args.best_lr:
+        print(f"{best_learning_rate(args.folders, args.best_lr):g}")
+        return
+    comparisons = compare(args.folders)
+    if args.overview:
+        show_overview(comparisons)
+    else:
+        show(comparisons, args.by_method)
+    if args.json:
+        _write(args.json, comparisons)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where the runs are")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the comparison there as well")
-    parser.add_argument("--best_lr", metavar="LOSS", help="print that loss's chosen learning rate and nothing else")
-    parser.add_argument("--overview", action="store_true", help="print one table over all tasks and nothing else")
-    parser.add_argument("--by_score", action="store_true", help="show the error rates of speech by score, too")
-    args = parser.parse_args(argv)
-    if args.overview:
-        return run_command(PROGRAM, lambda: overview(args.folders))
-    if args.best_lr:
-        return run_command(PROGRAM, lambda: print(f"{best_learning_rate(args.folders, args.best_lr):g}"))
-    return run_command(PROGRAM, lambda: compare(args.folders, args.json, args.by_score))
+    return run_command(PROGRAM, lambda: _run(argv))
 
 
 if __name__ == "__main__":
