@@ -1,4 +1,4 @@
-"""Probabilities from outputs: the link against the minimiser of the expected loss, found by itself."""
+"""Probabilities from outputs: the method ``square`` against the minimiser of the expected loss, found numerically."""
 
 import math
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from sqloss_plugins.probability import SCORES, link_log_probabilities, link_probabilities, log_probabilities
+from sqloss_plugins.probability import METHODS, TEMPERATURES, log_probabilities, probabilities
 
 
 def expected_loss(f, p, k, M):
@@ -22,10 +22,10 @@ def expected_loss(f, p, k, M):
 
 
 @pytest.mark.parametrize(("k", "M"), [(1.0, 1.0), (1.0, 15.0), (15.0, 30.0), (15.0, 2.608), (0.5, 2.0)])
-def test_the_link_inverts_the_minimiser_of_the_expected_loss(k, M):
+def test_square_inverts_the_minimiser_of_the_expected_loss(k, M):
     p = np.array([0.55, 0.3, 0.1, 0.05])
     best = minimize(expected_loss, np.zeros(4), args=(p, k, M), tol=1e-14, method="BFGS", options={"gtol": 1e-10}).x
-    found = link_probabilities(torch.tensor(best), k=k, M=M)
+    found = probabilities(torch.tensor(best), "square", k=k, M=M)
     assert found.numpy() == pytest.approx(p, abs=1e-6)
 
 
@@ -35,61 +35,81 @@ def test_the_link_inverts_the_minimiser_of_the_expected_loss(k, M):
     st.floats(0.1, 50),
     st.floats(0.1, 50),
     st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
-    st.sampled_from(SCORES),
+    st.sampled_from(METHODS),
     st.integers(0, 2**31),
 )
-def test_scores_are_log_probabilities(num_classes, k, M, dtype, score, seed):
+def test_every_method_gives_probabilities(num_classes, k, M, dtype, method, seed):
     outputs = (torch.randn(5, num_classes, generator=torch.Generator().manual_seed(seed)) * 3 * M).to(dtype)
-    logs = log_probabilities(outputs, score, k=k, M=M, scale=0.7)
-    assert torch.isfinite(logs).all() or score != "link"
-    assert logs.exp().sum(-1).tolist() == pytest.approx([1.0] * 5, rel=2e-2 if dtype == torch.bfloat16 else 1e-5)
-    if score == "link":
-        assert logs.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-        assert torch.allclose(torch.log_softmax(logs, -1), logs, atol=1e-5)
+    logs = log_probabilities(outputs, method, k=k, M=M, temperature=0.7)
+    assert logs.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.isfinite(logs).all()
+    assert logs.exp().sum(-1).tolist() == pytest.approx([1.0] * 5, rel=1e-5)
+    assert torch.allclose(torch.log_softmax(logs, -1), logs, atol=1e-4)
+    assert torch.equal(probabilities(outputs, method, k=k, M=M, temperature=0.7), logs.exp())
 
 
-@given(st.integers(0, 2**31), st.floats(0.2, 20), st.floats(0.5, 40))
-def test_the_link_keeps_the_order_and_knows_no_class_by_name(seed, k, M):
+@given(st.integers(0, 2**31), st.floats(0.2, 20), st.floats(0.5, 40), st.sampled_from(METHODS))
+def test_the_order_of_the_classes_does_not_matter(seed, k, M, method):
     generator = torch.Generator().manual_seed(seed)
     outputs = torch.rand(7, generator=generator, dtype=torch.float64) * M
     order = torch.randperm(7, generator=generator)
-    logs = link_log_probabilities(outputs, k=k, M=M)
-    assert torch.allclose(link_log_probabilities(outputs[order], k=k, M=M), logs[order])
+    logs = log_probabilities(outputs, method, k=k, M=M, temperature=2.0)
+    assert torch.allclose(log_probabilities(outputs[order], method, k=k, M=M, temperature=2.0), logs[order])
     assert logs.argmax() == outputs.argmax()
+
+
+@pytest.mark.parametrize("temperature", [TEMPERATURES[0], 1.0, 0.25, TEMPERATURES[-1]])
+def test_temperature_divides_the_outputs(temperature):
+    """softmax(f / T): a small T makes the probabilities sharp, and T = 1 is the softmax itself."""
+    f = torch.tensor([[1.0, 0.2, -0.5], [0.0, 3.0, 2.9]], dtype=torch.float64)
+    expected = np.exp(f.numpy() / temperature)
+    expected /= expected.sum(1, keepdims=True)
+    found = probabilities(f, "temperature", temperature=temperature)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
+    torch.testing.assert_close(probabilities(f, "softmax", temperature=temperature), f.softmax(-1))
+
+
+def test_temperatures():
+    assert (TEMPERATURES[0], TEMPERATURES[-1]) == pytest.approx((100.0, 0.01))
+    assert any(temperature == pytest.approx(1.0) for temperature in TEMPERATURES)
 
 
 def test_a_perfect_output_is_near_certain_where_softmax_is_not():
     outputs = torch.zeros(27)
     outputs[3] = 1.0
-    assert float(outputs.softmax(0)[3]) == pytest.approx(0.095, abs=1e-3)
-    assert float(link_probabilities(outputs)[3]) > 0.99
+    assert float(probabilities(outputs, "softmax")[3]) == pytest.approx(0.095, abs=1e-3)
+    assert float(probabilities(outputs)[3]) > 0.99
 
 
 def test_floor():
     outputs = torch.tensor([1.0, -5.0, 0.0, 0.0])
-    logs = link_log_probabilities(outputs, floor=0.01)
+    logs = log_probabilities(outputs, floor=0.01)
     assert logs.tolist() == pytest.approx([math.log(1 / 1.03)] + [math.log(0.01 / 1.03)] * 3)
     # Far above M the denominator would change its sign.
-    assert int(link_probabilities(torch.tensor([40.0, 1.0]), k=15, M=30).argmax()) == 0
+    assert int(probabilities(torch.tensor([40.0, 1.0]), k=15, M=30).argmax()) == 0
 
 
-def test_the_dimension_of_the_classes():
+@pytest.mark.parametrize("method", METHODS)
+def test_the_dimension_of_the_classes(method):
     outputs = torch.rand(2, 5, 3)
-    moved = link_probabilities(outputs, k=15, M=2, dim=1)
-    assert torch.allclose(moved.movedim(1, -1), link_probabilities(outputs.movedim(1, -1), k=15, M=2))
+    moved = probabilities(outputs, method, k=15, M=2, temperature=0.5, dim=1)
+    expected = probabilities(outputs.movedim(1, -1), method, k=15, M=2, temperature=0.5)
+    assert torch.allclose(moved.movedim(1, -1), expected)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"score": "hinge"}, "unknown score 'hinge'"),
-        ({"score": "link", "k": 0.0}, "k must be a positive finite number"),
-        ({"score": "link", "M": math.nan}, "M must be a positive finite number"),
-        ({"score": "scale", "scale": -1.0}, "scale must be a positive finite number"),
+        ({"method": "hinge"}, "unknown method 'hinge': choose from softmax, square, temperature"),
+        ({"method": "square", "k": 0.0}, "k must be a positive finite number"),
+        ({"method": "square", "M": math.nan}, "M must be a positive finite number"),
+        ({"method": "square", "floor": 0.0}, r"floor must be in \(0, 1\]"),
+        ({"method": "square", "floor": 1.5}, r"floor must be in \(0, 1\]"),
+        ({"method": "temperature", "temperature": -1.0}, "the temperature must be a positive finite number"),
+        ({"method": "temperature", "temperature": math.inf}, "the temperature must be a positive finite number"),
     ],
 )
 def test_wrong_arguments(options, message):
-    with pytest.raises(ValueError, match=message):
-        log_probabilities(torch.zeros(3), **options)
-    with pytest.raises(ValueError, match="floor must be"):
-        link_log_probabilities(torch.zeros(3), floor=0.0)
+    for function in (probabilities, log_probabilities):
+        with pytest.raises(ValueError, match=message):
+            function(torch.zeros(3), **options)
