@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.metrics import Metric
@@ -189,15 +191,28 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
         UserError: a folder that is not there, a file that is not a result or has nothing to compare by, or no file.
     """
     folders = list(folders)
-    paths: dict[Path, Path] = {}
+    paths: dict[str, Path] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder")
-        for path in sorted(folder.rglob(RESULT_NAME)):
-            paths.setdefault(path.absolute(), path)
+        for path in _result_paths(folder):
+            paths.setdefault(os.path.realpath(path), path)
     if not paths:
         raise UserError(f"no {RESULT_NAME} below {', '.join(map(str, folders))}: no run is finished there")
     return [_read_run(path) for path in paths.values()]
+
+
+def _result_paths(folder: Path) -> list[Path]:
+    """Everything below a folder that is called like a result, whether it can be read or not."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    found = []
+    for root, folders, files in os.walk(folder, onerror=refuse):
+        if RESULT_NAME in (*folders, *files):
+            found.append(Path(root) / RESULT_NAME)
+    return sorted(found)
 
 
 def _read_run(path: Path) -> Run:
