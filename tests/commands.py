@@ -26,7 +26,11 @@ def kill_when(command, environment, folder, wanted):
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     deadline = time.monotonic() + 200
-    while not any(folder.glob(wanted)) and process.poll() is None and time.monotonic() < deadline:
+
+    def is_there():  # and not only made, with nothing in it yet
+        return any(path.stat().st_size for path in folder.glob(wanted))
+
+    while not is_there() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()

@@ -200,7 +200,9 @@ def test_a_few_broken_lines_of_many_are_left_out_and_said(tmp_path):
 def test_single_precision_similarities_are_the_same_data():
     columns = {"sentence1": ["A cat ."], "sentence2": ["A dog ."]}
     one, other = (
-        TaskData(DatasetDict({"train": Dataset.from_dict({**columns, "label": [label]})}), "here")
+        TaskData(
+            DatasetDict(dict.fromkeys(("train", "validation"), Dataset.from_dict({**columns, "label": [label]}))), ""
+        )
         for label in (3.8, float(np.float32(3.8)))
     )
     assert one.fingerprint == other.fingerprint
