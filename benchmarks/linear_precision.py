@@ -3,7 +3,7 @@
     python -m benchmarks.linear_precision --json benchmarks/results/linear_precision_cpu.json
 
 Errors are relative, in the Euclidean norm over all rows or entries; "ratio" is the Gram form's over the direct form's
-in the same dtype, and "auto" is what ``impl="auto"`` takes there for the sake of precision.
+in the same dtype, and "auto" is the form that ``impl="auto"`` takes there for its precision.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sqloss_plugins.results import device_name, markdown_table, versions
 
 RESCALINGS = ((1.0, 1.0), (1.0, 15.0), (8.0, 1.0), (12.0, 1.0), (15.0, 30.0))
 DTYPES = ("float32", "bfloat16", "float16")
-SHAPES = {"initial": (1024, 256, 5000), "converged": (2048, 768, 700)}
+SHAPES = {"initial": (1024, 256, 5000), "positive weights": (1024, 256, 5000), "converged": (2048, 768, 700)}
 
 
 def states(
@@ -34,9 +34,10 @@ def states(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Input (N, d), weight (C, d) and targets (N).
 
-    ``initial``: outputs of size 1/2 that know nothing of the targets. ``converged`` (C <= d): close to M at the true
-    class and to 0 elsewhere, where the squares cancel that the Gram form takes from each other;
-    ``residual`` is how close, as a share of M.
+    ``initial``: outputs of size 1/2, independent of the targets. ``positive weights``: the same, with the absolute
+    values of the weights, whose Gram matrix is large in every element. ``converged`` (C <= d): outputs close to M at
+    the true class and to 0 elsewhere, where the squares that the Gram form subtracts cancel; ``residual`` is how close,
+    as a share of M.
     """
     g = torch.Generator().manual_seed(0)
     N, d, C = shape
@@ -45,8 +46,9 @@ def states(
         return torch.randn(*size, generator=g, dtype=torch.float64)
 
     y = torch.randint(0, C, (N,), generator=g)
-    if state == "initial":
+    if state != "converged":
         input, W = normal(N, d), normal(C, d) * 0.5 / d**0.5
+        W = W.abs() if state == "positive weights" else W
     else:
         W = torch.linalg.qr(normal(d, d))[0][:C] * 3.0
         input = M * W[y] / 9.0 * (1.0 + residual * normal(N, 1)) + residual * M * normal(N, d) / d**0.5

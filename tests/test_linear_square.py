@@ -466,18 +466,28 @@ def test_classes_on_two_ranks(tmp_path):
 
 
 def assert_as_precise(state, dtype, k, M, impl):
-    """At most twice the direct form's error in the same dtype, for the loss and both gradients."""
+    """Loss and gradients: at most twice the direct form's error in the same dtype, with positive weights 3.5 times."""
     problem = states(state, (500, 256, 250), k, M, dtype)
+    factor = 3.5 if state == "positive weights" else 2.0
     for ours, theirs in zip(errors(*problem, k, M, impl), errors(*problem, k, M, "direct"), strict=True):
-        assert ours <= 2.0 * theirs
+        assert ours <= factor * theirs
 
 
-@pytest.mark.parametrize("state", ["initial", "converged"])
+@pytest.mark.parametrize("state", ["initial", "positive weights", "converged"])
 @pytest.mark.parametrize(("k", "M"), [(1, 1), (12, 1), (15, 30)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_precision(state, k, M, dtype, monkeypatch):
     monkeypatch.setattr(cost_model, "gram_pays", lambda *args, **kwargs: True)
     assert_as_precise(state, dtype, k, M, "auto")
+
+
+@pytest.mark.parametrize("k", [1, 8])
+def test_precision_in_float32_of_a_small_k(k):
+    """Close to the targets the Gram form's value is imprecise there; its gradients are not."""
+    problem = states("converged", (500, 256, 250), k, 1, torch.float32)
+    ours, theirs = (errors(*problem, k, 1, impl)[1:] for impl in ("gram", "direct"))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine <= 2.5 * other
 
 
 @pytest.mark.parametrize("state", ["initial", "converged"])
