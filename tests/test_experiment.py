@@ -43,6 +43,9 @@ def test_a_task_of_ones_own(tmp_path, monkeypatch, tiny_model, capsys):
     assert toy_task.main(options) == 0
     assert "This run is finished already" in capsys.readouterr().out
     assert toy_task.main([*options, "--folder", "nowhere"]) == 2
+    capsys.readouterr()
+    assert toy_task.main([*options, "--output_dir", "out", "--do_predict"]) == 2
+    assert "--do_predict needs test data, and there is none" in capsys.readouterr().err
     Path("train.csv").write_text("text,label\nI am happy,glad\n")
     assert toy_task.main([*options, "--do_eval", "--output_dir", "out"]) == 0
     assert "WARNING: no example of sad in the train data: nothing can be learnt" in capsys.readouterr().out
@@ -52,7 +55,15 @@ def test_very_long_texts_are_cut_before_they_are_tokenised(tiny_model):
     """What the tokenizer cuts off it keeps, of a pair in every combination; what the model gets is the same."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     words = " ".join(f"word{i} unbelievably" for i in range(150))
-    texts = [words, " " * 9000 + words, words.replace(" ", "  \n"), "short", "\u200b" * 9000 + words, "x" * 9000]
+    texts = [
+        words,
+        " " * 9000 + words,
+        words.replace(" ", "  \n"),
+        "short",
+        "\u200b" * 9000 + words,
+        "x" * 9000,
+        "漢字" * 900,
+    ]
     for one in texts:
         for other in texts:
             columns = {"one": [one], "other": [other]}
@@ -60,6 +71,7 @@ def test_very_long_texts_are_cut_before_they_are_tokenised(tiny_model):
             encoded = _tokenize(columns, tokenizer, ("one", "other"), options)
             assert encoded["input_ids"] == tokenizer([one], [other], **options)["input_ids"]
     assert len(_cut(tokenizer, words, 32)) < 500
+    assert len(_cut(tokenizer, texts[-1], 32)) == 4 * 32
 
 
 @pytest.mark.parametrize("task", list(TASKS))

@@ -380,6 +380,7 @@ def test_another_runs_folder_is_left_alone(small, capsys):
         (["--adam_beta1", "2"], "Invalid beta parameter"),
         (["--lr_scheduler_kwargs", '{"no_such": 1}'], "no_such"),
         (["--tokenizer_name", "no/such"], "(with no/such) cannot be loaded"),
+        (["--dataloader_multiprocessing_context", "fork"], "multiprocessing_context"),
     ],
 )
 def test_options_that_cannot_be_fulfilled(options, message, small, capsys):
@@ -418,6 +419,14 @@ def test_files_of_another_task_are_told(small, tmp_path, capsys):
     printed = capsys.readouterr().out
     for split in ("train", "validation"):
         assert f"WARNING: no example of contradiction in the {split} data: is it data of mnli?" in printed
+
+
+def test_a_cache_that_cannot_be_written(small, tmp_path, capsys):
+    write_mini_task(TASKS["mrpc"], tmp_path)
+    Path("file").touch()
+    options = ["--task", "mrpc", "--data_dir", ".", *small[1:], "--output_dir", "out", "--cache_dir", "file"]
+    assert main(options) == 2
+    assert "the data cannot be read, or not be kept in --cache_dir" in capsys.readouterr().err
 
 
 def test_two_processes_do_not_share_a_folder(small, capsys):

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
+from datasets.exceptions import DatasetsError
 from datasets.utils.logging import disable_progress_bar
 from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 
@@ -132,7 +133,14 @@ def _prepare(task: Task) -> None:
     config = task.config
     if config.push_to_hub or not all(Path(name).is_dir() for name in task.from_hub()):
         task.is_hub_reachable = reach_hub(config.push_to_hub)
-    task.data = task.load()
+    try:
+        task.data = task.load()
+    except (OSError, DatasetsError) as error:
+        if "No space left on device" in str(error):
+            raise
+        raise UserError(f"the data cannot be read, or not be kept in --cache_dir: {sentence(error)}") from error
+    if not config.do_train and not any(_is_wanted(task, split) for split in task.data.splits):
+        raise UserError("--do_predict needs test data, and there is none")
     task.model_path, task.arch = task.find_model()
     if config.paper_task is None and task.name in paper.tasks():
         config.paper_task = task.name
@@ -324,7 +332,7 @@ def _score(
     lines: list[str] = []
     task.begin_scoring()
     for split, rows in datasets.items():
-        if not (task.config.do_predict if split.startswith("test") else task.config.do_eval and split != "train"):
+        if not _is_wanted(task, split):
             continue
         predicted = trainer.predict(rows, metric_key_prefix=split)
         if not np.isfinite(predicted.predictions).all():
@@ -345,6 +353,11 @@ def _score(
         loss = float(predicted.metrics[f"{split}_loss"])
         metrics[split] = {OF_OUTPUTS: {"loss": loss, **of_outputs}, **metrics[split]}
     return metrics, outputs, lines
+
+
+def _is_wanted(task: Task, split: str) -> bool:
+    """Whether a split is to be scored."""
+    return task.config.do_predict if split.startswith("test") else task.config.do_eval and split != "train"
 
 
 def _print_lines(lines: Sequence[tuple[str, str]]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, default_data_collator
 
@@ -14,6 +15,7 @@ from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.options import Options, TaskArguments
 from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.metrics import compute
 from sqloss_plugins.paper import Rescaling
 from sqloss_plugins.results import OF_OUTPUTS
 
@@ -164,3 +166,45 @@ class Task(ABC):
         """For the Trainer: the metrics that count."""
         scores = self.scores(prediction.predictions, prediction.label_ids)
         return {**scores.get(OF_OUTPUTS, {}), **scores.get(self.method, {})}
+
+
+class Classification(Task):
+    """One label, or one number, for each example.
+
+    Attributes:
+        labels: names of the classes in the order of their numbers; empty for a regression.
+    """
+
+    labels: Sequence[str]
+    metrics: tuple[str, ...] = ("accuracy",)
+
+    @property
+    def num_outputs(self) -> int:
+        """Classes, or 1 for a regression."""
+        return max(len(self.labels), 1)
+
+    def decided(self, outputs: Any) -> Any:
+        """Class numbers (the largest output), or numbers; NumPy, of shape (N,)."""
+        return np.argmax(outputs, axis=-1) if self.has_classes else np.squeeze(outputs, -1)
+
+    def scores(self, outputs: Any, targets: Any) -> Scores:
+        """The task's metrics, which no method decides."""
+        decided = self.decided(outputs)
+        return {OF_OUTPUTS: {name: compute(name, decided, targets) for name in self.metrics}}
+
+    def notes(self) -> list[str]:
+        """What looks wrong with the data, and how a model is scored that is not trained."""
+        notes = []
+        for split, rows in self.data.splits.items():
+            if not self.has_classes or "label" not in rows.column_names:
+                continue
+            found = set(rows.unique("label"))
+            lacking = [name for i, name in enumerate(self.labels) if i not in found]
+            if lacking:
+                is_useless = split == "train" and len(found) == 1
+                hint = "nothing can be learnt" if is_useless else f"is it data of {self.name}?"
+                names = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} others" if len(lacking) > 5 else "")
+                notes.append(f"WARNING: no example of {names} in the {split} data: {hint}")
+        if not self.config.do_train:
+            notes.append("NO TRAINING: the model is scored as it is, and a head that it lacks is random")
+        return notes

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError
@@ -26,9 +25,7 @@ from transformers import (
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, find_config
 from sqloss_plugins.hf.options import TaskArguments, check_at_least, sentence
-from sqloss_plugins.hf.task import Scores, Task
-from sqloss_plugins.metrics import compute
-from sqloss_plugins.results import OF_OUTPUTS
+from sqloss_plugins.hf.task import Classification
 
 _VERY_LONG = 50
 """Characters of a text for each token that the model takes, from which on a text is cut before it is tokenised."""
@@ -52,29 +49,21 @@ class SequenceClassificationArguments(TaskArguments):
     max_predict_samples: int | None = field(default=None, metadata={"help": "Test on the first so many examples."})
 
 
-class SequenceClassification(Task):
+class SequenceClassification(Classification):
     """One label, or one number, for a text or a pair of texts.
 
     Attributes:
         texts: the one or two text columns.
-        labels: names of the classes in the order of their numbers; empty for a regression.
         default_model: the model where none is named: a name on the hub or :data:`EMBEDDED_MODEL`.
     """
 
     arguments = SequenceClassificationArguments
     texts: Sequence[str] = ("text",)
-    labels: Sequence[str]
-    metrics: tuple[str, ...] = ("accuracy",)
     default_model = EMBEDDED_MODEL
 
     def check(self) -> None:
         """Refuses numbers of tokens and examples that are too small."""
         check_at_least(1, self.args, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
-
-    @property
-    def num_outputs(self) -> int:
-        """Classes, or 1 for a regression."""
-        return max(len(self.labels), 1)
 
     def from_hub(self) -> list[str]:
         """The model, and what else is named."""
@@ -160,35 +149,9 @@ class SequenceClassification(Task):
         multiple = 8 if self.config.fp16 else None
         return DataCollatorWithPadding(self.processor, pad_to_multiple_of=multiple)  # type: ignore[no-any-return]
 
-    def decided(self, outputs: Any) -> Any:
-        """Class numbers (the largest output), or numbers; NumPy, of shape (N,)."""
-        return np.argmax(outputs, axis=-1) if self.has_classes else np.squeeze(outputs, -1)
-
-    def scores(self, outputs: Any, targets: Any) -> Scores:
-        """The task's metrics, which no method decides."""
-        decided = self.decided(outputs)
-        return {OF_OUTPUTS: {name: compute(name, decided, targets) for name in self.metrics}}
-
     def about(self) -> dict[str, str]:
         """The length."""
         return {"training": f", {self.args.max_seq_length} tokens"}
-
-    def notes(self) -> list[str]:
-        """What looks wrong with the data, and how a model is scored that is not trained."""
-        notes = []
-        for split, rows in self.data.splits.items():
-            if not self.has_classes or "label" not in rows.column_names:
-                continue
-            found = set(rows.unique("label"))
-            lacking = [name for i, name in enumerate(self.labels) if i not in found]
-            if lacking:
-                hint = (
-                    "nothing can be learnt" if split == "train" and len(found) == 1 else f"is it data of {self.name}?"
-                )
-                notes.append(f"WARNING: no example of {', '.join(lacking)} in the {split} data: {hint}")
-        if not self.config.do_train:
-            notes.append("NO TRAINING: the model is scored as it is, and a head that it lacks is random")
-        return notes
 
 
 def _tokenize(
@@ -199,12 +162,15 @@ def _tokenize(
 
 
 def _cut(tokenizer: PreTrainedTokenizerBase, text: str, length: int) -> str:
-    """A very long text without what is cut anyway, up to the next space.
+    """A very long text without what is cut anyway, if it can be up to the next space.
 
     The tokenizers keep everything that they cut off, of a pair in every combination: of two books that is gigabytes.
     """
     if len(text) <= _VERY_LONG * length or not tokenizer.is_fast:
         return text
     offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)["offset_mapping"]
-    end = text.find(" ", offsets[length][0]) if length < len(offsets) else -1
-    return text if end == -1 else text[:end]
+    if len(offsets) <= length:
+        return text
+    latest = offsets[min(4 * length, len(offsets) - 1)][0]
+    end = text.find(" ", offsets[length][0], latest)
+    return text[: latest if end == -1 else end]
