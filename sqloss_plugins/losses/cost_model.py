@@ -62,11 +62,11 @@ def gram_pays(
 def precise_enough(input: Tensor, k: float) -> bool:
     """Whether ``impl="auto"`` may take the Gram form of such an input, for its precision.
 
-    Measured (benchmarks/RESULTS.md): the Gram form's rounding errors are at most 2.4 times the direct form's in the same
-    dtype, and 3 times where all weights are positive; except for the *value* of a float32 loss near zero, where squares
-    cancel. With outputs a hundredth of M from their targets, its error is 8 to 15 times the direct form's for k = 1 (a
-    relative 4e-5), and no larger from k = 12 on; closer to the targets it grows for every k. Gradients stay within the
-    bound everywhere.
+    Measured (benchmarks/RESULTS.md): the Gram form's rounding errors are at most 2.4 times the direct form's in the
+    same dtype, and 3 times where all weights are positive; except for the *value* of a float32 loss near zero, where
+    squares cancel. With outputs a hundredth of M from their targets, its error is 8 to 15 times the direct form's for
+    k = 1 (a relative 4e-5), and no larger from k = 12 on; closer to the targets it grows for every k. Gradients stay
+    within the bound everywhere.
 
     Args:
         input: the layer's input, for its dtype.
