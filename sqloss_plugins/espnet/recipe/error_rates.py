@@ -2,52 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.metrics import METRICS, Edits, count_edits
 
-
-@dataclass(frozen=True)
-class Errors:
-    """Edits between references and hypotheses.
-
-    Attributes:
-        substitutions, deletions, insertions: how many of each.
-        length: words, characters or phones of the references.
-    """
-
-    substitutions: int
-    deletions: int
-    insertions: int
-    length: int
-
-    @property
-    def rate(self) -> float:
-        """Edits for each word, character or phone of the references, a fraction."""
-        return (self.substitutions + self.deletions + self.insertions) / self.length
-
-
-def _words(references: Sequence[str], hypotheses: Sequence[str]) -> Any:
-    import jiwer
-
-    return jiwer.process_words(list(references), list(hypotheses))
-
-
-def _characters(references: Sequence[str], hypotheses: Sequence[str]) -> Any:
-    import jiwer
-
-    return jiwer.process_characters(list(references), list(hypotheses))
-
-
-ERROR_RATES: dict[str, Callable[[Sequence[str], Sequence[str]], Any]] = {
-    "wer": _words,
-    "cer": _characters,
-    "per": _words,  # phones are separated by spaces
-}
-"""Metric -> what counts its edits."""
+ERROR_RATES = tuple(name for name, found in METRICS.items() if found.inputs == "texts")
+"""The metrics that a recipe may name."""
 
 
 def read_text(path: Path) -> dict[str, str]:
@@ -82,12 +44,12 @@ def count_errors(
     hypotheses: Mapping[str, str],
     metrics: Sequence[str],
     folding: Mapping[str, str] | None = None,
-) -> dict[str, Errors]:
+) -> dict[str, Edits]:
     """Errors over all utterances together, by metric.
 
     Args:
         references, hypotheses: utterance -> text.
-        metrics: keys of :data:`ERROR_RATES`.
+        metrics: of :data:`ERROR_RATES`.
         folding: which tokens count as which.
 
     Raises:
@@ -98,10 +60,4 @@ def count_errors(
         raise UserError(f"{len(missing)} utterances have only one of reference and hypothesis, such as {missing[0]}")
     names = sorted(references)
     said, heard = ([fold(texts[name], folding or {}) for name in names] for texts in (references, hypotheses))
-    found = {metric: ERROR_RATES[metric](said, heard) for metric in metrics}
-    return {
-        metric: Errors(
-            edits.substitutions, edits.deletions, edits.insertions, edits.hits + edits.substitutions + edits.deletions
-        )
-        for metric, edits in found.items()
-    }
+    return {metric: count_edits(metric, heard, said) for metric in metrics}

@@ -17,7 +17,7 @@ from sqloss_plugins.espnet.recipe import preparation, training
 from sqloss_plugins.espnet.recipe.decoding import BeamSearch, decode, measure_calibration
 from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, CommandLine, is_url
 from sqloss_plugins.espnet.recipe.paths import Paths
-from sqloss_plugins.espnet.recipe.scoring import Scorer, make_result, papers_results, report, results_table
+from sqloss_plugins.espnet.recipe.scoring import Scorer, make_result, papers_results, report, results_table, test_splits
 from sqloss_plugins.espnet.recipe.settings import Settings
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.results import versions, write_result
@@ -152,7 +152,10 @@ def _score(recipe: Recipe) -> None:
         "hyperparameters": {**settings.hyperparameters, "decoding": settings.of_decoding()},
         "data": {
             "source": str(recipe.paths.corpus),
-            "fingerprint": data.fingerprint(options.subsets),
+            "fingerprint": data.fingerprint([options.train_set, options.dev_set]),
+            "test_fingerprints": {
+                split: data.fingerprint([subset]) for subset, split in test_splits(options.tests).items()
+            },
             "sizes": sizes,
             "lm_text": settings.lm_text_name(),
         },

@@ -8,9 +8,9 @@ from typing import Any
 
 from sqloss_plugins import paper
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.recipe.error_rates import Errors, count_errors, read_text
+from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder, read_json
-from sqloss_plugins.metrics import metric
+from sqloss_plugins.metrics import Edits, metric
 from sqloss_plugins.probability import METHODS
 from sqloss_plugins.results import OF_OUTPUTS, Result, markdown_table
 
@@ -45,7 +45,7 @@ class Scorer:
                 if not self._is_decoded(subset, method):
                     raise UserError(f"{subset} was not decoded with the method {method}: begin with --stage 7")
 
-    def errors(self, subset: str, method: str) -> dict[str, Errors]:
+    def errors(self, subset: str, method: str) -> dict[str, Edits]:
         """By metric.
 
         Raises:
@@ -62,20 +62,25 @@ class Scorer:
         rates = [self.errors(dev, method)[decisive].rate for method in methods]
         return methods[metric(decisive).best(rates)]
 
-    def all_errors(self, subsets: Sequence[str]) -> dict[tuple[str, str], dict[str, Errors]]:
+    def all_errors(self, subsets: Sequence[str]) -> dict[tuple[str, str], dict[str, Edits]]:
         """By subset and method, of whatever was decoded."""
         pairs = [(subset, method) for subset in subsets for method in METHODS]
         return {pair: self.errors(*pair) for pair in pairs if self._is_decoded(*pair)}
 
 
+def test_splits(tests: Sequence[str]) -> dict[str, str]:
+    """Test set -> its name in a result: ``test`` for the first, ``test NAME`` for a further one."""
+    return {subset: f"test {subset}" if i else "test" for i, subset in enumerate(tests)}
+
+
 def metrics_by_split(
-    errors: Mapping[tuple[str, str], Mapping[str, Errors]],
+    errors: Mapping[tuple[str, str], Mapping[str, Edits]],
     calibration: Mapping[str, Any],
     dev: str,
     tests: Sequence[str],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """``Result.metrics``: the first test set is ``test``, a further one ``test NAME``."""
-    splits = {dev: "validation", **{subset: f"test {subset}" for subset in tests}, tests[0]: "test"}
+    """``Result.metrics``."""
+    splits = {dev: "validation", **test_splits(tests)}
     found: dict[str, dict[str, dict[str, float]]] = {}
     for (subset, method), by_metric in errors.items():
         values = {name: value.rate for name, value in by_metric.items()}
@@ -87,7 +92,7 @@ def metrics_by_split(
     return found
 
 
-def results_table(errors: Mapping[tuple[str, str], Mapping[str, Errors]], chosen: str, sizes: Mapping[str, int]) -> str:
+def results_table(errors: Mapping[tuple[str, str], Mapping[str, Edits]], chosen: str, sizes: Mapping[str, int]) -> str:
     """The error rates by subset and method, in Markdown; the chosen method is marked."""
     names = list(next(iter(errors.values())))
     first, further = names[0], names[1:]
@@ -130,7 +135,7 @@ def report(result: Result, table: str, num_tokens: int, rescaling: paper.Rescali
 
 def make_result(
     scorer: Scorer,
-    errors: Mapping[tuple[str, str], Mapping[str, Errors]],
+    errors: Mapping[tuple[str, str], Mapping[str, Edits]],
     dev: str,
     tests: Sequence[str],
     what: Mapping[str, Any],
