@@ -4,7 +4,10 @@
 
     load_metric("wer").compute(predictions=["one too"], references=["one two"])
     evaluate.combine([load_metric("accuracy"), load_metric("f1")])
-    evaluate.evaluator("text-classification").compute(..., metric=load_metric("accuracy"))
+    evaluate.evaluator("text-classification").compute(model, data, tokenizer=tokenizer, metric=load_metric("accuracy"))
+
+The evaluator of ``evaluate`` 0.4.6 takes a model with its tokenizer; with a ready-made pipeline it fails under
+Transformers 5, whatever the metric.
 
 ``evaluate.load(sqloss_plugins.evaluate_metrics.__file__, "wer")`` loads the same by this file's path; the name of the
 metric is the name of the configuration. Values and options are those of :func:`sqloss_plugins.metrics.compute`.
