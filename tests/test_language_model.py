@@ -385,6 +385,8 @@ def test_bad_options(case, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--block_size", "1000000000"], "no model of this size can be made"),
+        (["--vocab_size", "9999999"], "--vocab_size 9999999 is more than the training text supports: at most 28"),
         (["--vocab_size", "5000"], "--vocab_size 5000 is more than the training text supports: at most 28"),
         (["--block_size", "4000"], "less than one block of 4000: give more text, or a smaller --block_size"),
         (["--report_to", "no_such_tracker"], "no_such_tracker"),

@@ -24,7 +24,7 @@ class TextData(TaskData):
     @cached_property
     def sizes(self) -> dict[str, int]:  # type: ignore[override]
         """Characters by split."""
-        return {split: sum(map(len, _texts(rows))) for split, rows in self.splits.items()}
+        return {split: sum(map(len, texts(rows))) for split, rows in self.splits.items()}
 
     @property
     def unit(self) -> str:
@@ -36,12 +36,13 @@ class TextData(TaskData):
         digest = hashlib.sha256()
         for split in splits:
             digest.update(f"{split} {self.sizes[split]} ".encode())
-            for text in _texts(self.splits[split]):
+            for text in texts(self.splits[split]):
                 digest.update(text.encode())
         return digest.hexdigest()
 
 
-def _texts(rows: Dataset) -> Iterator[str]:
+def texts(rows: Dataset) -> Iterator[str]:
+    """The rows of a split, one after the other."""
     for batch in rows.iter(1000):
         yield from batch["text"]
 

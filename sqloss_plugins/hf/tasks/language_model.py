@@ -34,7 +34,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from sqloss_plugins.data.text import TextData, load_files, load_mini
+from sqloss_plugins.data.text import TextData, load_files, load_mini, texts
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.hub import check_tokenizer, find_config
@@ -155,8 +155,7 @@ class LanguageModel(Task):
         """The model, from a folder or the hub or, without a path, a new one; and its tokenizer."""
         args, own = self.args, self.args.model_name_or_path
         if own is None:
-            text = (row["text"] for row in self.data.splits["train"])
-            size = self.data.sizes["train"]
+            text, size = texts(self.data.splits["train"]), self.data.sizes["train"]
             tokenizer = train_tokenizer(text, args.vocab_size, size, not self.config.disable_tqdm)
         try:
             if own is not None:
@@ -175,7 +174,8 @@ class LanguageModel(Task):
             # In 16 bits, which the file may have, small steps are lost; --bf16 trains mixed.
             model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **args.hub)
         except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
-            raise UserError(f"{path} cannot be loaded as a language model: {sentence(error)}") from error
+            what = f"{path} cannot be loaded as a language model" if path else "no model of this size can be made"
+            raise UserError(f"{what}: {sentence(error)}") from error
         check_tokenizer(tokenizer, str(own or path), model, "save the model's there")
         if own is not None and not _is_causal(model):
             raise UserError(f"{path} is no causal language model: its outputs depend on the tokens that follow")
@@ -199,11 +199,10 @@ class LanguageModel(Task):
         counts = np.ones(self.vocabulary, np.int64)  # each once more than it occurs
         for ids in _batches(datasets["train"]):
             counts += np.bincount(ids.ravel(), minlength=self.vocabulary)
-        self.unigram = {
-            split: unigram_perplexity(counts, _batches(rows)) for split, rows in datasets.items() if split != "train"
-        }
+        held_out = [split for split in datasets if split != "train"]
+        unigram = {split: unigram_perplexity(counts, _batches(datasets[split])) for split in held_out}
         tokens = {split: len(rows) * self.args.block_size for split, rows in datasets.items()}
-        return {"tokens": tokens, "unigram_perplexity": self.unigram}
+        return {"tokens": tokens, "unigram_perplexity": unigram}
 
     def trainer_options(self) -> dict[str, Any]:
         """Sums in the place of outputs; labels are the inputs, whatever the model's own loss does."""
