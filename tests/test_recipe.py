@@ -1,5 +1,6 @@
 """The speech recipes, through the command line that a user types, on a few seconds of synthetic speech."""
 
+import gzip
 import json
 import os
 import shutil
@@ -18,13 +19,19 @@ from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 from filelock import FileLock
 
+from sqloss_plugins.data.corpora import CORPORA, Corpus, Utterance
 from sqloss_plugins.data.corpora.librispeech import write_mini
-from sqloss_plugins.errors import StageError, UserError
-from sqloss_plugins.espnet import Speech2Text, stages
+from sqloss_plugins.errors import RunError, UserError
+from sqloss_plugins.espnet import Speech2Text
 from sqloss_plugins.espnet.bin.asr_export import main as export
-from sqloss_plugins.espnet.bin.recipe import main, parse
 from sqloss_plugins.espnet.jobs import Job, run_jobs
-from sqloss_plugins.espnet.scoring import Errors, read_text, score_texts
+from sqloss_plugins.espnet.recipe import decoding, main, preparation
+from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_folding, read_text
+from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, parse, read_lm_text
+from sqloss_plugins.espnet.recipe.paths import Paths
+from sqloss_plugins.espnet.recipe.settings import Settings
+from sqloss_plugins.metrics import Edits
+from sqloss_plugins.probability import METHODS
 from sqloss_plugins.results import read_result
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +87,6 @@ def corpus(tmp_path_factory):
 def options(corpus, tmp_path_factory):
     """A recipe's command line for a tiny model, and the folder that it works in."""
     work = tmp_path_factory.mktemp("work")
-    shutil.copytree(RUN.parent / "conf", work / "conf")
     for name, text in (
         ("asr", TINY_ASR),
         ("lm", TINY_LM),
@@ -89,6 +95,18 @@ def options(corpus, tmp_path_factory):
         (work / f"{name}.yaml").write_text(text)
     configs = [word for name in ("asr", "lm", "inference") for word in (f"--{name}_config", str(work / f"{name}.yaml"))]
     return ["--corpus", str(corpus), "--workdir", str(work), *configs, "--nbpe", "40", "--nj", "1"]
+
+
+def settings(*words):
+    """What a command line comes to, with ESPnet's own check of it."""
+    given = parse(words)
+    return Settings(given, Paths(given))
+
+
+def make_tokens(found, count):
+    """A token list where stage 3 would write it."""
+    found.paths.data.root.mkdir(parents=True, exist_ok=True)
+    found.paths.data.token_list.write_text("".join(f"t{i}\n" for i in range(count)))
 
 
 def environment():
@@ -122,23 +140,27 @@ def test_all_stages(whole, options):
         15,
         0,
     )
-    assert result.rescaling_source.startswith("the level rule for")  # 40 pieces are not the paper's 1000
+    assert result.rescaling_source == "the level rule for 40 classes"  # 40 pieces are not the paper's 1000
     assert result.data["sizes"] == {"train-clean-100": 16, "dev-clean": 3, "test-clean": 3}
     assert not result.mini
     assert (result.epochs, result.resumed) == (3, False)
     assert result.wall_time_s > 0
     assert not (folder / "outputs.npz").exists()
-    assert {"wer", "cer", "accuracy", "wer softmax", "wer link", "wer scale"} <= set(result.metrics["validation"])
-    assert {"wer", "cer"} <= set(result.metrics["test"])
-    dev = result.metrics["validation"]
-    assert dev["wer"] == min(dev["wer softmax"], dev["wer link"], dev["wer scale"])
+    dev, test = result.metrics["validation"], result.metrics["test"]
+    assert set(dev) == {"square", "softmax", "temperature", "outputs"}
+    assert set(dev["square"]) == {"wer", "cer", "nll"}
+    assert set(dev["outputs"]) == {"accuracy"}
+    assert set(test) == {result.method}
+    assert dev[result.method]["wer"] == min(dev[method]["wer"] for method in METHODS)
+    assert (result.protocol, result.ended_by, result.selection) == ("fixed_epochs", "maximum", "wer")
+    assert result.data["lm_text"] == "train-clean-100"
     assert result.hyperparameters["learning_rate"] == 0.01
     assert result.hyperparameters["num_train_epochs"] == 3
     table = (folder / "RESULTS.md").read_text()
     assert "| dev-clean" in table
     assert "* espnet: 20" in table
     assert table in printed
-    data = Path(options[3], "data/train-clean-100-unigram40")
+    data = Path(options[3], "data/librispeech/train-clean-100-unigram40")
     tokens = (data / "tokens.txt").read_text().splitlines()
     assert tokens[:2] == ["<blank>", "<unk>"]
     assert tokens[-1] == "<sos/eos>"
@@ -156,7 +178,7 @@ def test_a_finished_run_is_not_repeated(whole, options):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")}
     done = run("--loss", "square", *options)
     assert done.returncode == 0
-    # Three subsets, dictionary, statistics, language model, training; three scores on dev, one on test.
+    # Three subsets, dictionary, statistics, language model, training; three methods on dev, one on test.
     assert done.stdout.count("done before") == 3 + 4 + 3 + 1
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.pth")} == before
 
@@ -164,7 +186,7 @@ def test_a_finished_run_is_not_repeated(whole, options):
 @one_worker
 def test_another_front_end_has_statistics_of_its_own(whole, options):
     def found():
-        folders = Path(options[3], "data/train-clean-100-unigram40").glob("stats-*/train/feats_stats.npz")
+        folders = Path(options[3], "data/librispeech/train-clean-100-unigram40").glob("stats-*/train/feats_stats.npz")
         return {len(np.load(path)["sum"]): path for path in folders}
 
     before = found()
@@ -213,14 +235,14 @@ def test_a_killed_decoding_goes_on_with_another_number_of_processes(whole, optio
     copy = folder.with_name(f"{folder.name}-split")
     shutil.copytree(folder, copy, symlinks=True)
     shutil.rmtree(copy / "decode")
-    words = ["librispeech", *options, "--tag", "split", "--stage", "7", "--score", "softmax"]
+    words = ["librispeech", *options, "--tag", "split", "--stage", "7", "--method", "softmax"]
 
     def killed_after_one(jobs, *rest):
         run_jobs(jobs[:1], *rest)
-        raise StageError("killed")
+        raise RunError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "run_jobs", killed_after_one)
+        patch.setattr(decoding, "run_jobs", killed_after_one)
         assert main([*words, "--nj", "2"]) == 1
     assert main(words) == 0
     text = "decode/dev-clean/softmax/text"
@@ -238,7 +260,7 @@ def test_a_further_test_set_needs_no_training(whole, options):
     result = read_result(copy)
     assert result.data["sizes"]["test-other"] == 2
     assert result.metrics["test"] == read_result(folder).metrics["test"]
-    assert "wer" in result.metrics["test test-other"]
+    assert set(result.metrics["test test-other"][result.method]) == {"wer", "cer"}
     assert (copy / "training.json").read_bytes() == (folder / "training.json").read_bytes()
 
 
@@ -259,7 +281,7 @@ def test_a_model_that_is_fetched_scores_as_one_that_is_there(whole):
     _, folder = whole
     files = {"asr_train_config": str(folder / "config.yaml"), "asr_model_file": str(folder / "valid.acc.ave.pth")}
     found = Speech2Text.from_pretrained(**files)
-    assert (type(found), found.score) == (Speech2Text, "link")
+    assert (type(found), found.method) == (Speech2Text, "square")
 
 
 @one_worker
@@ -277,17 +299,17 @@ def test_scoring_tells_of_the_training_that_was(whole, options):
 
 
 @one_worker
-def test_scores_that_were_not_decoded(whole, options, capsys):
+def test_methods_that_were_not_decoded(whole, options, capsys):
     _, folder = whole
     copy = folder.with_name(f"{folder.name}-less")
     shutil.copytree(folder, copy, symlinks=True)
     before = (copy / "result.json").read_text()
-    words = ["librispeech", *options, "--tag", "less", "--stage", "8", "--score"]
-    assert main([*words, "softmax link scale"]) == 2  # of these the test set has one
-    assert "test-clean was not decoded with the score " in capsys.readouterr().err
-    shutil.rmtree(copy / "decode/dev-clean/scale")
-    assert main([*words, "scale"]) == 2
-    assert "dev-clean was not decoded with the score scale: begin with --stage 7" in capsys.readouterr().err
+    words = ["librispeech", *options, "--tag", "less", "--stage", "8", "--method"]
+    assert main([*words, "softmax square temperature"]) == 2  # of these the test set has one
+    assert "test-clean was not decoded with the method " in capsys.readouterr().err
+    shutil.rmtree(copy / "decode/dev-clean/temperature")
+    assert main([*words, "temperature"]) == 2
+    assert "dev-clean was not decoded with the method temperature: begin with --stage 7" in capsys.readouterr().err
     assert (copy / "result.json").read_text() == before
 
 
@@ -299,7 +321,7 @@ def test_calibration_is_what_espnets_own_model_computes(whole, options, tmp_path
     assert export([*files, "--output_dir", str(tmp_path)]) == 0
     model, _ = ASRTask.build_model_from_file(str(tmp_path / "config.yaml"), str(tmp_path / "model.pth"), "cpu")
     assert type(model) is ESPnetASRModel
-    data = Path(options[3], "data/train-clean-100-unigram40")
+    data = Path(options[3], "data/librispeech/train-clean-100-unigram40")
     tokens = (data / "tokens.txt").read_text().splitlines()
     pieces = sentencepiece.SentencePieceProcessor(model_file=str(data / "bpe.model"))
     paths, said = read_text(data / "dev-clean/wav.scp"), read_text(data / "dev-clean/text")
@@ -314,31 +336,31 @@ def test_calibration_is_what_espnets_own_model_computes(whole, options, tmp_path
         )
     found = json.loads((folder / "calibration.json").read_text())
     assert found["tokens"] == sum(len(row) + 1 for row in text)
-    assert found["accuracy"] == read_result(folder).metrics["validation"]["accuracy"]
+    assert found["accuracy"] == read_result(folder).value("validation", "accuracy")
     assert found["accuracy"] == pytest.approx(float(stats["acc"]))
     # ESPnet's is the sum over tokens for each utterance.
     assert found["nll"]["softmax"] * found["tokens"] / len(text) == pytest.approx(float(stats["loss_att"]), rel=1e-4)
-    assert found["nll"]["scale"] <= found["nll"]["softmax"]
+    assert found["nll"]["temperature"] <= found["nll"]["softmax"]
     assert read_result(folder).parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
 @one_worker
-def test_more_scores_later(whole, options):
-    """Another --score decodes what is missing, and nothing anew."""
+def test_more_methods_later(whole, options):
+    """Another --method decodes what is missing, and nothing anew."""
     _, folder = whole
     before = {path: path.stat().st_mtime_ns for path in folder.glob("decode/*/*/text")}
     shutil.copytree(folder, folder.with_name(f"{folder.name}-more"), symlinks=True)
-    done = run("--loss", "square", *options, "--tag", "more", "--stage", "7", "--score", "softmax link scale")
+    done = run("--loss", "square", *options, "--tag", "more", "--stage", "7", "--method", "softmax square temperature")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done before") == 4
     more = read_result(folder.with_name(f"{folder.name}-more"))
-    assert {"wer softmax", "wer link", "wer scale"} <= set(more.metrics["test"])
+    assert set(more.metrics["test"]) == set(METHODS)
     assert {path: path.stat().st_mtime_ns for path in folder.glob("decode/*/*/text")} == before
 
 
 @one_worker
 def test_an_exported_model_is_plain_espnets(whole, corpus, tmp_path):
-    """Without this package imported: the same hypotheses as its own softmax scores."""
+    """Without this package imported: the same hypotheses as its own softmax."""
     _, folder = whole
     arguments = [
         "--asr_train_config",
@@ -356,7 +378,7 @@ def test_an_exported_model_is_plain_espnets(whole, corpus, tmp_path):
     printed = []
     for module, extra, config, model in (
         ("espnet2.bin.asr_inference", "", tmp_path / "stock/config.yaml", tmp_path / "stock/model.pth"),
-        ("sqloss_plugins.espnet", ", score='softmax'", folder / "config.yaml", folder / "valid.acc.ave.pth"),
+        ("sqloss_plugins.espnet", ", method='softmax'", folder / "config.yaml", folder / "valid.acc.ave.pth"),
     ):
         command = [sys.executable, "-c", script.format(module=module, extra=extra), str(config), str(model), str(audio)]
         done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=True)
@@ -370,9 +392,9 @@ def test_wrong_exports(whole, tmp_path, capsys):
     _, folder = whole
     config, model = folder / "config.yaml", folder / "valid.acc.ave.pth"
     for options, message in (
-        ((tmp_path / "no.yaml", model), "no.yaml is not the config.yaml of an ASR training"),
-        ((config, config), "config.yaml is not a model file"),
-        ((config, model, "--score_scale", "-1"), "--score_scale must be a positive finite number"),
+        ((tmp_path / "no.yaml", model), "no.yaml cannot be read as settings"),
+        ((config, config), "config.yaml cannot be read as a model file"),
+        ((config, model, "--temperature", "-1"), "emperature must be a positive finite number"),
     ):
         words = ["--asr_train_config", str(options[0]), "--asr_model_file", str(options[1]), *options[2:]]
         assert export([*words, "--output_dir", str(tmp_path / "out")]) == 2
@@ -380,66 +402,117 @@ def test_wrong_exports(whole, tmp_path, capsys):
 
 
 BAD_OPTIONS = {
-    "stage": (["--stage", "9"], "--stage 9 to --stop_stage 8 is no range of the stages 1 download, 2 data,"),
-    "loss": (["--loss", "hinge"], "argument --loss: invalid choice: 'hinge'"),
-    "score": (["--score", "softmax probit"], "unknown --score 'softmax probit': choose from auto or any of softmax"),
-    "no score": (["--score", ""], "unknown --score ''"),
-    "link": (["--loss", "cross_entropy", "--score", "link"], "--score link is for the square loss"),
+    "recipe": (["--stage", "1"], "no speech recipe 'nothing': choose from an4, librispeech, or a folder with conf/"),
+    "stage": (["--stage", "9"], "--stage 9 to --stop_stage 8 is no range of the stages 1 download, 2 data"),
+    "stop stage": (["--stop_stage", "0"], "--stage 1 to --stop_stage 0 is no range of the stages"),
+    "loss": (["--loss", "hinge"], "--loss hinge: unknown loss 'hinge': choose from square, cross_entropy"),
+    "method": (["--method", "softmax probit"], "--method 'probit' is not for the loss square: choose from auto, or"),
+    "no method": (["--method", ""], "--method '' is not for the loss square"),
+    "square": (["--loss", "cross_entropy", "--method", "square"], "'square' is not for the loss cross_entropy"),
     "arch": (["--arch", "perceptron"], "unknown --arch 'perceptron': choose from transformer, vgg_blstm"),
-    "k": (["--k", "-1"], "--k must be a positive finite number, got -1.0"),
-    "k for cross-entropy": (
-        ["--loss", "cross_entropy", "--M", "30"],
-        "--k, --M and --rescaling are for the square loss",
+    "k": (["--k", "-1"], "k must be a positive finite number, got -1.0"),
+    "M": (["--M", "nan"], "M must be a positive finite number, got nan"),
+    "no number": (["--k", "many"], "argument --k: invalid float value: 'many'"),
+    "rescaling": (["--rescaling", "linear"], "unknown --rescaling 'linear': choose from auto, paper, level"),
+    "k for cross-entropy": (["--loss", "cross_entropy", "--M", "30"], "k and M rescale the square loss"),
+    "rescaling for cross-entropy": (
+        ["--loss", "cross_entropy", "--rescaling", "paper"],
+        "--rescaling is for losses with k and M, and cross_entropy has neither",
     ),
     "ngpu": (["--ngpu", "99"], "--ngpu 99: this machine has "),
+    "seed": (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
     "nj": (["--nj", "0"], "--nj must be at least 1, got 0"),
+    "nbpe": (["--nbpe", "0"], "--nbpe must be at least 1, got 0"),
+    "token type": (["--token_type", "word"], "argument --token_type: invalid choice: 'word'"),
     "no corpus": (["--corpus", "nowhere"], "--corpus nowhere is no folder"),
     "both": (["--mini", "--corpus", "."], "--mini and --corpus exclude each other"),
     "config": (["--asr_config", "nowhere.yaml"], "nowhere.yaml cannot be read as settings"),
-    "free": (["--max_epochs", "3"], "ESPnet's training takes no such argument: unrecognized arguments: --max_epochs 3"),
+    "lm config": (["--lm_config", "nowhere.yaml"], "nowhere.yaml cannot be read as settings"),
+    "inference config": (["--inference_config", "nowhere.yaml"], "nowhere.yaml cannot be read as settings"),
+    "free": (["--max_epochs", "3"], "--max_epochs is no option of this recipe, nor of ESPnet's training"),
+    "free word": (["3"], "ESPnet's training takes no such argument: unrecognized arguments: 3"),
     "ours": (["--token_list", "x"], "--token_list is what this recipe sets itself"),
+    "use_lm": (["--use_lm", "no"], "argument --use_lm: invalid choice: 'no'"),
     "lm text without an lm": (
         ["--use_lm", "false", "--lm_text", "x"],
-        "--lm_text is for the language model, and there is none",
+        "--lm_text is for the language model",
     ),
     "lm config without an lm": (
         ["--use_lm", "false", "--lm_config", "x"],
-        "--lm_config is for the language model, and there",
+        "--lm_config is for the language model",
+    ),
+    "lm folder without an lm": (
+        ["--use_lm", "false", "--lm_exp", "x"],
+        "--lm_exp is for the language model",
     ),
     "no lm text": (["--lm_text", "nowhere.txt"], "--lm_text nowhere.txt cannot be read as text: No such file"),
     "lm text of bytes": (["--lm_text", sys.executable], "cannot be read as text: 'utf-8' codec can't decode"),
+    "lm text not compressed": (["--lm_text", "TMP/plain.gz"], "plain.gz cannot be read as text: Not a gzipped file"),
     "empty lm text": (["--lm_text", os.devnull], "--lm_text /dev/null has no text"),
     "no test set": (["--test_sets", " "], "--test_sets is empty: name one test subset or more"),
     "test set twice": (["--test_sets", "a b a"], "--train_set, --dev_set and --test_sets must differ, and name a more"),
-    "dev set for training": (
-        ["--dev_set", "train-clean-100"],
-        "must differ, and name train-clean-100 more than once",
-    ),
+    "dev set for training": (["--dev_set", "train-clean-100"], "must differ, and name train-clean-100 more than once"),
+    "path as test set": (["--test_sets", "test-clean TMP/test"], "/test' is not a name: use letters, digits, _, - and"),
+    "path as training set": (["--train_set", "../x"], "--train_set '../x' is not a name"),
+    "path as development set": (["--dev_set", ".."], "--dev_set '..' is not a name"),
+    "path as tag": (["--tag", "a/b"], "--tag 'a/b' is not a name"),
+    "path as arch": (["--arch", "../x"], "--arch '../x' is not a name"),
+    "empty tag": (["--tag", ""], "--tag '' is not a name"),
     "dry run": (["--dry_run", "true"], "--dry_run is what this recipe sets itself"),
     "broken value": (["--optim_conf", "lr={"], "ESPnet's training cannot read a value: "),
     "no attention": (["--loss", "cross_entropy", "--model_conf", "ctc_weight=1.0"], "models with an attention decoder"),
     "transducer": (["--loss", "cross_entropy", "--decoder", "transducer"], "for models with an attention decoder"),
-    "criterion": (
-        ["--best_model_criterion", "[[valid, loss, min]]"],
-        "best_model_criterion of the training must have [valid, acc, max]",
-    ),
+    "criterion": (["--best_model_criterion", "[[valid, loss, min]]"], "of the training must have [valid, acc, max]"),
     "hidden k": (["--model_conf", "k=3"], "the loss, k, M and rescaling are options of this recipe"),
+    "no epochs": (["--max_epoch", "0"], "--max_epoch of the training must be at least 1, got 0"),
+    "no batch": (["--batch_size", "-1"], "--batch_size of the training must be at least 1, got -1"),
+    "no models": (["--keep_nbest_models", "0"], "--keep_nbest_models of the training must be at least 1, got 0"),
+    "no optimiser's options": (
+        ["--optim_conf", "null"],
+        "--optim_conf: must be interpreted as dict: but got null",
+    ),
+    "rate": (["--optim_conf", "lr=fast"], "--optim_conf lr must be a positive number, got 'fast'"),
+    "negative rate": (["--optim_conf", "lr=-1e-3"], "--optim_conf lr must be a positive number, got -0.001"),
+    "optimiser": (["--optim", "guess"], "ESPnet's training takes no such argument: argument --optim: invalid choice"),
+    "ctc weight": (["--model_conf", "ctc_weight=2"], "--model_conf ctc_weight must be a number from 0 to 1, got 2"),
+    "smoothing": (["--model_conf", "lsm_weight=much"], "--model_conf lsm_weight must be a number from 0 to 1, got 'm"),
 }
 
 
 @pytest.mark.parametrize("case", list(BAD_OPTIONS))
 def test_bad_options(case, tmp_path, monkeypatch, capsys, corpus):
-    """One sentence, exit status 2, and nothing made."""
+    """One sentence, exit status 2, and nothing made, here or in the corpus."""
     monkeypatch.chdir(tmp_path)
     words, message = BAD_OPTIONS[case]
+    words = [word.replace("TMP", str(tmp_path)) for word in words]
+    (tmp_path / "plain.gz").write_text("ONE TWO")
     given = [] if "--corpus" in words else ["--corpus", str(corpus)]
-    shutil.copytree(RUN.parent / "conf", tmp_path / "conf")
-    before = sorted(tmp_path.rglob("*"))
-    assert main(["librispeech", "--workdir", str(tmp_path), *given, *words]) == 2
+    before = [sorted(folder.rglob("*")) for folder in (tmp_path, corpus)]
+    assert main(["nothing" if case == "recipe" else "librispeech", *given, *words]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("run.sh: error: ")
+    assert error.startswith("sqloss asr: error: ")
     assert message in error
-    assert sorted(tmp_path.rglob("*")) == before
+    assert [sorted(folder.rglob("*")) for folder in (tmp_path, corpus)] == before
+
+
+def test_help_and_wrong_options_need_neither_pytorch_nor_espnet(tmp_path):
+    """They take seconds to import."""
+    script = (
+        "import sys\nfrom sqloss_plugins.cli import main\n"
+        "try:\n    status = main(['asr', *sys.argv[1:]])\n"
+        "except SystemExit as ended:\n    status = ended.code\n"
+        "print(status, 'torch' in sys.modules, 'espnet2' in sys.modules)"
+    )
+    for words, status in (
+        (["--help"], 0),
+        (["librispeech", "--help"], 0),
+        (["librispeech", "--stage", "9"], 2),
+        (["librispeech", "--max_epochs", "3"], 2),
+        (["nothing"], 2),
+    ):
+        command = [sys.executable, "-c", script, *words]
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, cwd=tmp_path)
+        assert done.stdout.splitlines()[-1] == f"{status} False False", done.stderr
 
 
 @pytest.mark.parametrize(
@@ -448,14 +521,15 @@ def test_bad_options(case, tmp_path, monkeypatch, capsys, corpus):
         ("inference", "beam_szie: 5", "ESPnet's decoding takes no such argument: "),
         ("inference", "batch_size: 4", "ESPnet decodes one utterance at a time: leave batch_size out"),
         ("lm", "unitt: 5", "ESPnet's language model takes no such argument: "),
+        ("lm", "max_epoch: 0", "--max_epoch of the language model must be at least 1, got 0"),
         ("lm", "best_model_criterion: [[valid, acc, max]]", "of the language model must have [valid, loss, min]"),
+        ("asr", "optim_conf: null", "optim_conf of the training must be a mapping of names to values, got None"),
     ],
 )
-def test_configurations_are_read_before_the_training(option, text, message, corpus, tmp_path, capsys):
+def test_configurations_are_read_before_the_training(option, text, message, corpus, tmp_path):
     (tmp_path / "own.yaml").write_text(text)
-    words = ["--corpus", str(corpus), "--workdir", str(RUN.parent), f"--{option}_config", str(tmp_path / "own.yaml")]
     with pytest.raises(UserError) as raised:
-        parse(["librispeech", *words])
+        settings("librispeech", "--corpus", str(corpus), f"--{option}_config", str(tmp_path / "own.yaml"))
     assert message in str(raised.value)
 
 
@@ -467,20 +541,19 @@ def test_the_recipe_speaks_of_its_mistakes(tmp_path):
         [str(ROOT / "recipes/an4/run.sh"), "--help"], env=environment(), capture_output=True, text=True
     )
     assert helped.returncode == 0
-    assert "6 training" in helped.stdout
+    assert all(f"{number} {name}" in helped.stdout for number, name in enumerate(STAGE_NAMES, start=1))
     assert "(default: conformer)" in " ".join(helped.stdout.split())  # the recipe's own
 
 
 @pytest.fixture
 def elsewhere(tmp_path):
     """Another folder to work in."""
-    shutil.copytree(RUN.parent / "conf", tmp_path / "conf")
     return tmp_path
 
 
 def test_stages_in_the_wrong_order(options, elsewhere, capsys):
     words = ["librispeech", *options[:2], "--workdir", str(elsewhere), *options[4:]]
-    for stage, need in ((3, 2), (4, 3), (6, 4), (8, 4)):
+    for stage, need in ((3, 2), (4, 2), (6, 2), (8, 2)):
         assert main([*words, "--stage", str(stage)]) == 2
         assert f"makes: begin with --stage {need}" in capsys.readouterr().err
 
@@ -497,7 +570,7 @@ def test_another_runs_data_is_left_alone(whole, options, tmp_path, capsys):
     write_mini(corpus, subsets={"train-clean-100": (1, 2), "dev-clean": (1, 1), "test-clean": (1, 1)})
     words = ["librispeech", "--corpus", str(corpus), *options[2:]]
     assert main(words) == 2
-    assert "holds another run (corpus " in capsys.readouterr().err
+    assert "holds another run (folder " in capsys.readouterr().err
 
 
 @one_worker
@@ -506,7 +579,7 @@ def test_another_language_model_is_not_the_one_that_is_there(changed, whole, opt
     """Missed before anything is done with it, at whatever stage; and made beside the other one."""
 
     def found():
-        models = Path(options[3], "data/train-clean-100-unigram40").glob("lm-*/model/valid.loss.ave.pth")
+        models = Path(options[3], "data/librispeech/train-clean-100-unigram40").glob("lm-*/model/valid.loss.ave.pth")
         return {path: path.stat().st_mtime_ns for path in models}
 
     other = tmp_path / "other"
@@ -564,7 +637,7 @@ def test_jobs_that_ended_well_are_marked_and_none_is_begun_after_a_failure(tmp_p
     waits = [("2", "1"), ("0", "0"), ("3", "0"), ("0", "0")]
     jobs = [Job("sleeps", words, tmp_path / f"log{i}") for i, words in enumerate(waits)]
     marked = []
-    with pytest.raises(StageError, match="sleeps ended with status 1"):
+    with pytest.raises(RunError, match="sleeps ended with status 1"):
         run_jobs(jobs, 2, marked.append)
     assert marked == jobs[1:3]
 
@@ -592,92 +665,340 @@ def test_workers_on_other_gpus_die_with_the_training(tmp_path):
 
 def test_defaults(corpus, tmp_path):
     """The paper's: k = 15, M = 30 with 1000 pieces, the epochs of Table 11 for each loss."""
-    words = ["librispeech", "--corpus", str(corpus), "--workdir", str(RUN.parent)]
-    square = parse(words)
-    assert (square.rescaling.k, square.rescaling.M, square.espnet.max_epoch) == (15, 30, 120)
+    words = ["librispeech", "--corpus", str(corpus), "--workdir", str(tmp_path)]
+    square = settings(*words)
+    make_tokens(square, 1000)
+    rescaling = square.rescaling()
+    assert (rescaling.k, rescaling.M, square.espnet.max_epoch) == (15, 30, 120)
     assert square.espnet.model_conf["lsm_weight"] == 0
-    entropy = parse([*words, "--loss", "cross_entropy", "--arch", "vgg_blstm"])
-    assert (entropy.rescaling, entropy.espnet.max_epoch) == (None, 20)
-    assert parse([*words, "--loss", "cross_entropy"]).espnet.model_conf["lsm_weight"] == 0.1
-    assert parse([*words, "--arch", "vgg_blstm", "--max_epoch", "7"]).espnet.max_epoch == 7
-    assert entropy.run.name == "cross_entropy-lr1-s0"
+    entropy = settings(*words, "--loss", "cross_entropy", "--arch", "vgg_blstm")
+    assert (entropy.rescaling(), entropy.espnet.max_epoch) == (None, 20)
+    assert settings(*words, "--arch", "vgg_blstm", "--max_epoch", "7").espnet.max_epoch == 7
+    assert entropy.asr_exp().root.name == "cross_entropy-lr1-fixed_epochs-s0"
+    patient = settings(*words, "--patience", "3")
+    assert patient.asr_exp().root.name == "square-k15-M30-lr0.00395-early_stopping-s0"
+
+
+def test_label_smoothing_of_the_cited_configuration_and_of_table_21(corpus):
+    """Cross-entropy has the configuration's 0.1 unless it is told otherwise; the square loss has none."""
+    words = ["librispeech", "--corpus", str(corpus)]
+    for given, weight in (
+        (["--loss", "cross_entropy"], 0.1),
+        (["--loss", "cross_entropy", "--model_conf", "lsm_weight=0"], 0),
+        (["--loss", "square"], 0),
+        (["--loss", "square", "--model_conf", "lsm_weight=0.1"], 0.1),
+    ):
+        assert settings(*words, *given).espnet.model_conf["lsm_weight"] == weight
+
+
+def test_the_transformers_batch_is_espnet1s(corpus):
+    """128 utterances and two batches a step."""
+    found = settings("librispeech", "--corpus", str(corpus)).espnet
+    assert found.batch_size * found.accum_grad == 128 * 2
+
+
+def test_unigram_smoothing_takes_the_counts_of_stage_3(corpus, tmp_path):
+    words = ["librispeech", "--corpus", str(corpus), "--workdir", str(tmp_path), "--model_conf", "lsm_type=unigram"]
+    smoothed = settings(*words, "--loss", "cross_entropy")
+    make_tokens(smoothed, 7)
+    counts = f"lsm_unigram={smoothed.paths.data.token_counts}"
+    assert counts in smoothed.model_arguments()
+    assert counts not in settings(*words).model_arguments()  # the square loss smooths nothing
+    own = settings(*words, "--loss", "cross_entropy", "--model_conf", "lsm_unigram=own.txt")
+    assert counts not in own.model_arguments()
+
+
+@pytest.mark.parametrize(("text", "rate"), [("1e-3", 0.001), ("2E-05", 2e-5), ("1e+1", 10.0), ("0.5", 0.5), ("3", 3.0)])
+def test_numbers_as_they_are_usually_written(text, rate, corpus, tmp_path):
+    """YAML takes 1e-3 for text."""
+    words = ["librispeech", "--corpus", str(corpus), "--workdir", str(tmp_path)]
+    found = settings(*words, "--optim_conf", f"lr={text}")
+    assert (found.learning_rate, found.espnet.optim_conf["lr"]) == (rate, rate)
+    own = tmp_path / "own.yaml"
+    own.write_text(TINY_ASR.replace("{lr: 0.01}", f"{{lr: {text}}}"))
+    assert settings(*words, "--asr_config", str(own)).espnet.optim_conf == {"lr": rate}
 
 
 def test_a_configuration_of_ones_own_is_taken_as_it_is(corpus, tmp_path):
     """Neither the paper's epochs nor its lack of label smoothing are put over it."""
     own = tmp_path / "own.yaml"
     own.write_text(f"{TINY_ASR}\n".replace("model_conf: {", "model_conf: {lsm_weight: 0.2, "))
-    recipe = parse(["librispeech", "--corpus", str(corpus), "--workdir", str(RUN.parent), "--asr_config", str(own)])
-    assert (recipe.espnet.model_conf["lsm_weight"], recipe.espnet.max_epoch) == (0.2, 3)
-    assert recipe.hyperparameters["lsm_weight"] == 0.2
+    words = ["librispeech", "--corpus", str(corpus), "--workdir", str(tmp_path), "--asr_config", str(own)]
+    found = settings(*words)
+    make_tokens(found, 7)
+    assert (found.espnet.model_conf["lsm_weight"], found.espnet.max_epoch) == (0.2, 3)
+    assert found.hyperparameters["lsm_weight"] == 0.2
 
 
-def test_without_a_corpus_the_mini_one_is_taken_loudly(capsys, tmp_path):
-    shutil.copytree(RUN.parent / "conf", tmp_path / "conf")
-    recipe = parse(["librispeech", "--workdir", str(tmp_path), "--loss", "square"])
-    assert recipe.mini
+@pytest.mark.parametrize("is_there", [True, False])
+def test_without_matplotlib_nothing_is_drawn(is_there, corpus, monkeypatch, capsys):
+    """ESPnet's trainers draw figures unless they are told not to, and end where Matplotlib is missing."""
+    monkeypatch.setattr(
+        "sqloss_plugins.espnet.recipe.settings.find_spec",
+        lambda name: name if is_there or name != "matplotlib" else None,
+    )
+    words = ["librispeech", "--corpus", str(corpus)]
+    found = settings(*words)
+    assert found.espnet.use_matplotlib is is_there
+    assert ("--use_matplotlib" in found.training_arguments) is not is_there
+    assert ("--use_matplotlib" in found.lm_arguments) is not is_there
+    if not is_there:
+        assert "matplotlib is not installed" in capsys.readouterr().out
+        with pytest.raises(UserError, match="--use_matplotlib true needs the package matplotlib"):
+            settings(*words, "--use_matplotlib", "true")
+
+
+def test_without_a_corpus_the_mini_one_is_taken_loudly(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("sqloss_plugins.espnet.recipe.options.is_reachable", lambda url: False)
+    given = parse(["librispeech", "--workdir", str(tmp_path), "--loss", "square"])
+    assert given.options.mini
+    assert given.options.nbpe == 100  # the mini corpus's
     assert "using the embedded MINI corpus" in capsys.readouterr().out
-    assert recipe.data.name.endswith("-mini")
+    assert Paths(given).data.root.name.endswith("-mini")
 
 
-def test_a_recipe_without_a_mini_corpus_says_so(capsys):
+def test_a_recipe_without_a_mini_corpus_says_so(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("sqloss_plugins.espnet.recipe.options.is_reachable", lambda url: False)
     for words in ([], ["--mini"]):
-        assert main(["an4", "--workdir", str(ROOT / "recipes/an4"), *words]) == 2
+        assert main(["an4", "--workdir", str(tmp_path), *words]) == 2
         printed = capsys.readouterr()
         assert "mini corpus" in printed.err
         assert "MINI" not in printed.out
 
 
+GOOD_DEFINITION = "corpus: librispeech\ntask: librispeech\nmetric: wer\n"
+
+
+def make_recipe(folder, text):
+    """A recipe folder with LibriSpeech's configurations and a ``recipe.yaml`` of one's own."""
+    shutil.copytree(RUN.parent / "conf", folder / "conf")
+    (folder / "conf/recipe.yaml").write_text(text)
+    return str(folder)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train_sets: x", "recipe.yaml: unrecognized arguments: --train_sets x"),
-        ("token_type: phone", "recipe.yaml: argument --token_type: invalid choice: 'phone'"),
-        ("nbpe: many", "recipe.yaml: argument --nbpe: invalid int value: 'many'"),
-        ("test_sets: [a, b]", "recipe.yaml: test_sets must be one word or number, got ['a', 'b']"),
+        (GOOD_DEFINITION + "train_sets: x", "recipe.yaml: unrecognized arguments: --train_sets x"),
+        (GOOD_DEFINITION + "token_type: phone", "recipe.yaml: argument --token_type: invalid choice: 'phone'"),
+        (GOOD_DEFINITION + "nbpe: many", "recipe.yaml: argument --nbpe: invalid int value: 'many'"),
+        (GOOD_DEFINITION + "test_sets: [a, b]", "recipe.yaml: test_sets must be one word or number, got ['a', 'b']"),
+        (GOOD_DEFINITION + "task: x", "task is there twice"),
+        (GOOD_DEFINITION + "folding: nowhere.txt", "nowhere.txt cannot be read: "),
+        (GOOD_DEFINITION.replace("task: librispeech", ""), "recipe.yaml: task '' is not a name"),
+        (GOOD_DEFINITION.replace("task: librispeech", "task: ../x"), "recipe.yaml: task '../x' is not a name"),
+        (
+            GOOD_DEFINITION.replace("metric: wer", "metric: wer bleu"),
+            "metric 'wer bleu' must be one or more of",
+        ),
+        (GOOD_DEFINITION.replace("metric: wer", ""), "recipe.yaml: metric '' must be one or more of wer, cer, per"),
+        (
+            GOOD_DEFINITION.replace("corpus: librispeech", "corpus: x"),
+            "unknown corpus 'x': choose from ",
+        ),
+        ("- a", "recipe.yaml must be a mapping of option names to values"),
     ],
 )
-def test_the_defaults_of_a_recipe_are_options(text, message, corpus, tmp_path, capsys):
-    (tmp_path / "conf").mkdir()
-    (tmp_path / "conf/recipe.yaml").write_text(f"{text}\n")
-    assert main(["librispeech", "--workdir", str(tmp_path), "--corpus", str(corpus)]) == 2
+def test_wrong_definitions_of_a_recipe(text, message, corpus, tmp_path, capsys):
+    assert main([make_recipe(tmp_path, text), "--corpus", str(corpus)]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_defaults_are_read_as_on_the_command_line(corpus, tmp_path):
-    shutil.copytree(RUN.parent / "conf", tmp_path / "conf")
-    with (tmp_path / "conf/recipe.yaml").open("a") as file:
-        file.write("use_lm: false\n")
-    words = ["librispeech", "--workdir", str(tmp_path), "--corpus", str(corpus)]
-    assert parse(words).language_model is None
-    assert parse([*words, "--use_lm", "true"]).language_model is not None
+    words = [make_recipe(tmp_path, GOOD_DEFINITION + "use_lm: false\n"), "--corpus", str(corpus)]
+    assert not parse(words).options.has_lm
+    assert parse([*words, "--use_lm", "true"]).options.has_lm
+
+
+@pytest.mark.parametrize(
+    ("task", "count", "given", "expected"),
+    [
+        ("wsj", 52, [], (1, 15)),  # the paper's, which names the task and its number of classes
+        ("wsj", 53, [], (15, 3.7455)),  # level: the paper's is not for so many
+        ("wsj", 53, ["--rescaling", "paper"], (1, 15)),
+        ("timit_phone", 42, [], (1, 15)),
+        ("timit_char", 27, [], (1, 1)),
+        ("timit_char", 30, ["--rescaling", "paper"], (1, 1)),
+        ("librispeech", 1000, [], (15, 30)),
+        ("librispeech", 1000, ["--rescaling", "level"], (15, 21.4597)),
+        ("mine", 52, [], (15, 3.7010)),
+        ("wsj", 52, ["--M", "7"], (1, 7)),
+    ],
+)
+def test_k_and_M_are_those_of_the_task_that_the_recipe_names(task, count, given, expected, corpus, tmp_path):
+    text = f"corpus: librispeech\ntask: {task}\nmetric: wer\ntoken_type: char\n"
+    recipe = make_recipe(tmp_path / "recipe", text)
+    words = ["--corpus", str(corpus), "--workdir", str(tmp_path), "--arch", "transformer", *given]
+    found = settings(recipe, *words)
+    make_tokens(found, count)
+    assert (found.rescaling().k, found.rescaling().M) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_recipes_text_for_the_language_model_goes_with_its_download(corpus, tmp_path):
+    """ESPnet1's LibriSpeech language model has a text of its own; whoever brings the corpus names the text."""
+    url = "https://www.openslr.org/resources/11/librispeech-lm-norm.txt.gz"
+    words = ["librispeech", "--workdir", str(tmp_path)]
+    (tmp_path / "downloads/librispeech").mkdir(parents=True)  # as if it had been downloaded
+    fetched = settings(*words)
+    assert fetched.lm_text_name() == f"train-clean-100 and {url}"
+    assert fetched.paths.lm_text == tmp_path / "downloads/librispeech-lm-norm.txt.gz"
+    assert settings(*words, "--lm_text", "none").lm_text_name() == "train-clean-100"
+    assert settings(*words, "--use_lm", "false").lm_text_name() is None
+    brought = ["--corpus", str(corpus)]
+    assert settings(*words, *brought).lm_text_name() == "train-clean-100"
+    assert settings(*words, *brought, "--lm_text", f"{url}.2").lm_text_name() == f"train-clean-100 and {url}.2"
+
+
+def test_a_text_is_fetched_once_and_a_broken_download_is_not_taken(tmp_path, monkeypatch):
+    source = tmp_path / "text.gz"
+    source.write_bytes(gzip.compress(b"ONE TWO\nTHREE\n"))
+    target = tmp_path / "downloads/text.gz"
+    preparation.download_text(source.as_uri(), target)
+    assert list(read_lm_text(target)) == ["ONE TWO", "THREE"]
+    source.unlink()
+    preparation.download_text(source.as_uri(), target)
+    with pytest.raises(UserError, match=r"the download of file:.* failed"):
+        preparation.download_text(source.as_uri(), target.with_name("other.gz"))
+    assert {path.name for path in target.parent.iterdir()} == {".lock", "text.gz"}
+    target.write_bytes(gzip.compress(b"ONE TWO\n" * 1000)[:-20])
+    with pytest.raises(UserError, match="cannot be read as text: Compressed file ended before"):
+        list(read_lm_text(target))
 
 
 def test_a_language_model_is_known_by_its_text(corpus, tmp_path):
-    words = ["librispeech", "--workdir", str(RUN.parent), "--corpus", str(corpus), "--lm_text"]
+    words = ["librispeech", "--workdir", str(tmp_path), "--corpus", str(corpus), "--lm_text"]
     for name, text in (("a", "ONE TWO"), ("b", "ONE TWO"), ("c", "ONE")):
         (tmp_path / name).write_text(text)
-    a, b, c = (parse([*words, str(tmp_path / name)]).lm for name in "abc")
+    a, b, c = (settings(*words, str(tmp_path / name)).lm_exp() for name in "abc")
     assert a == b != c
 
 
 def test_the_learning_rate_that_is_espnets_default(corpus, tmp_path):
     (tmp_path / "own.yaml").write_text(TINY_ASR.replace("optim_conf: {lr: 0.01}", ""))
-    words = ["librispeech", "--workdir", str(RUN.parent), "--corpus", str(corpus)]
+    words = ["librispeech", "--workdir", str(tmp_path), "--corpus", str(corpus)]
     for optimizer, rate in (("sgd", 0.1), ("adadelta", 1.0), ("adam", 0.001)):
-        found = parse([*words, "--asr_config", str(tmp_path / "own.yaml"), "--optim", optimizer])
+        found = settings(*words, "--asr_config", str(tmp_path / "own.yaml"), "--optim", optimizer)
         assert found.learning_rate == rate
 
 
 def test_error_rates():
     """By hand: one substitution, one deletion and one insertion in six words."""
-    found = score_texts({"a": "ONE TWO THREE", "b": "FOUR FIVE SIX"}, {"a": "ONE TOO THREE", "b": "FOUR SIX SEVEN"})
+    said = {"a": "ONE TWO THREE", "b": "FOUR FIVE SIX"}
+    found = count_errors(said, {"a": "ONE TOO THREE", "b": "FOUR SIX SEVEN"}, ["wer", "cer"])
     assert found["wer"].rate == pytest.approx(0.5)
     assert found["wer"].length == 6
-    assert Errors(1, 2, 3, 12).rate == 0.5
-    assert score_texts({"a": "ONE"}, {"a": ""})["wer"] == Errors(0, 1, 0, 1)
+    assert found["cer"].length == 26
+    assert Edits(1, 2, 3, 12).rate == 0.5
+    assert count_errors({"a": "ONE"}, {"a": ""}, ["wer"])["wer"] == Edits(0, 1, 0, 1)
     with pytest.raises(UserError, match="1 utterances have only one of reference and hypothesis, such as b"):
-        score_texts({"a": "ONE", "b": "TWO"}, {"a": "ONE"})
+        count_errors({"a": "ONE", "b": "TWO"}, {"a": "ONE"}, ["wer"])
+
+
+def test_folded_phones_count_as_the_same(tmp_path):
+    """Here ax counts as ah, and q not at all."""
+    (tmp_path / "fold.txt").write_text("ax ah\nq\n\n")
+    folding = read_folding(tmp_path / "fold.txt")
+    said, heard = {"a": "sil ax q t ah"}, {"a": "sil ah t ax"}
+    assert count_errors(said, heard, ["per"], folding)["per"] == Edits(0, 0, 0, 4)
+    assert count_errors(said, heard, ["per"])["per"] == Edits(2, 1, 0, 5)
+    (tmp_path / "fold.txt").write_text("ax ah b\n")
+    with pytest.raises(UserError, match="line 1 has more than a token and what it counts as"):
+        read_folding(tmp_path / "fold.txt")
+
+
+def read_toy(corpus, subset):
+    """A reader in as many lines as a corpus takes: ``SUBSET.txt`` with a name and phones in each line."""
+    lines = [line.split(" ", 1) for line in (corpus / f"{subset}.txt").read_text().splitlines()]
+    return [Utterance(name, name[:2], corpus / f"{name}.wav", text) for name, text in lines]
+
+
+def download_toy(subsets, folder):
+    """There is nothing to be had."""
+    raise OSError("no such place")
+
+
+def test_a_new_corpus_is_a_reader_and_a_recipe_folder(tmp_path, monkeypatch):
+    """With phones, and their folding when errors are counted."""
+    corpus, recipe = tmp_path / "corpus", tmp_path / "toy_phones"
+    corpus.mkdir()
+    noise = np.random.default_rng(0)
+    for subset, count in (("train", 6), ("dev", 2), ("test", 2)):
+        texts = [f"{subset[:2]}-{i} sil k ae t ax sil" for i in range(count)]
+        (corpus / f"{subset}.txt").write_text("".join(f"{line}\n" for line in texts))
+        for line in texts:
+            soundfile.write(corpus / f"{line.split()[0]}.wav", noise.normal(0, 0.1, 12000), 8000)
+    toy = Corpus("toy", "Toy", read_toy, "http://toy", download_toy, ("train", "dev", "test"), sample_rate=8000)
+    monkeypatch.setitem(CORPORA, "toy", toy)
+
+    (recipe / "conf/tuning").mkdir(parents=True)
+    definition = "corpus: toy\ntask: timit_phone\nmetric: per\nfolding: fold.txt\ntoken_type: phn\nuse_lm: false\n"
+    (recipe / "conf/recipe.yaml").write_text(definition)
+    (recipe / "conf/fold.txt").write_text("ax ah\nsil\n")
+    (recipe / "conf/tuning/train_asr_transformer.yaml").write_text(TINY_ASR.replace("fs: 16k", "fs: 8k"))
+    (recipe / "conf/decode_asr.yaml").write_text("beam_size: 2\nctc_weight: 0.3\nmaxlenratio: -8\n")
+    words = [str(recipe), "--corpus", str(corpus), "--workdir", str(tmp_path), "--nj", "1", "--max_epoch", "1"]
+    assert main([*words, "--method", "softmax"]) == 0
+
+    (path,) = (tmp_path / "runs/timit_phone").rglob("result.json")
+    result = read_result(path)
+    assert (result.task, result.selection, result.data["lm_text"]) == ("timit_phone", "per", None)
+    assert set(result.metrics["test"]["softmax"]) == {"per"}
+    tokens = (tmp_path / "data/timit_phone/train-phn/tokens.txt").read_text().split()
+    assert tokens == ["<blank>", "<unk>", "sil", "ae", "ax", "k", "t", "<sos/eos>"]
+    errors = count_errors(
+        {"a": "sil k ae t ax sil"}, {"a": "k ae t ah"}, ["per"], read_folding(recipe / "conf/fold.txt")
+    )
+    assert errors["per"].rate == 0
+    table = (path.parent / "RESULTS.md").read_text()
+    assert "PER %" in table
+    assert "The paper's PER" not in table  # no model of the paper's
+
+
+def test_an_utterance_of_two_subsets_is_refused(corpus, tmp_path, capsys):
+    """By its name, and by what it sounds like; also when a subset is added later."""
+    copy = tmp_path / "corpus"
+    shutil.copytree(corpus, copy)
+    words = ["librispeech", "--corpus", str(copy), "--workdir", str(tmp_path), "--use_lm", "false"]
+    words += ["--nj", "1", "--stop_stage", "2"]
+    assert main(words) == 0
+    known = min((copy / "LibriSpeech/train-clean-100").rglob("*.flac"))
+    other = min((copy / "LibriSpeech/test-other").rglob("*.flac"))
+    shutil.copy(known, other)
+    assert main([*words, "--test_sets", "test-clean test-other"]) == 2
+    error = capsys.readouterr().err
+    assert known.stem in error
+    assert "test-other" in error
+
+
+@one_worker
+@pytest.mark.parametrize(
+    ("name", "stage", "message"),
+    [
+        ("valid.acc.ave.pth", 7, "valid.acc.ave.pth cannot be read as a model file: it is damaged"),
+        ("calibration.json", 7, "calibration.json is damaged: remove it, and give the same command again"),
+        ("calibration.json", 8, "calibration.json is damaged: remove it, and give the same command again"),
+        ("training.json", 8, "training.json is damaged: remove it, and give the same command again"),
+    ],
+)
+def test_torn_files_are_said(name, stage, message, whole, options, capsys):
+    _, folder = whole
+    copy = folder.with_name(f"{folder.name}-torn-{stage}-{name}")
+    shutil.copytree(folder, copy, symlinks=True)
+    content = (folder / name).read_bytes()
+    (copy / name).unlink()
+    (copy / name).write_bytes(content[: len(content) // 2])
+    assert main(["librispeech", *options, "--tag", f"torn-{stage}-{name}", "--stage", str(stage)]) == 2
+    assert message in capsys.readouterr().err
+
+
+@one_worker
+def test_a_training_that_diverged_has_no_result(whole, options, capsys):
+    words = ["librispeech", *options, "--tag", "diverged", "--stage", "6", "--max_epoch", "1"]
+    assert main([*words, "--optim_conf", "lr=1e8"]) == 1
+    assert "the training diverged: in epoch 1 " in capsys.readouterr().err
+    (folder,) = Path(options[3], "runs").rglob("*-diverged")
+    assert not (folder / "training.json").exists()
+    assert not (folder / "result.json").exists()
 
 
 def test_a_truncated_file_is_named_before_training(options, corpus, elsewhere, capsys):
@@ -689,7 +1010,7 @@ def test_a_truncated_file_is_named_before_training(options, corpus, elsewhere, c
     assert main(words) == 2
     assert path.name in capsys.readouterr().err
     subset = path.relative_to(damaged / "LibriSpeech").parts[0]
-    done = elsewhere / "data/train-clean-100-unigram40" / subset / ".data.done"
+    done = elsewhere / "data/librispeech/train-clean-100-unigram40" / subset / "subset.json"
     assert not done.exists()
     shutil.copy(corpus / path.relative_to(damaged), path)  # once it is put right, the same command goes on
     assert main([*words, "--stop_stage", "2"]) == 0

@@ -450,6 +450,8 @@ def _check_loss(options: Options) -> None:
         spec = check_loss(options.loss, options.k, options.M)
     except ValueError as error:
         raise UserError(f"--loss {options.loss}: {error}") from error
+    if options.rescaling != "auto" and not spec.is_rescaled:
+        raise UserError(f"--rescaling is for losses with k and M, and {options.loss} has neither: leave it out")
     if options.rescaling not in RULES:
         raise UserError(f"unknown --rescaling {options.rescaling!r}: choose from {', '.join(RULES)}")
     methods = spec.methods if options.method.strip() == "auto" else options.method.split()

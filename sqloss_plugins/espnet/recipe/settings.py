@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import inspect
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,18 +43,21 @@ _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 def _as_espnet_reads(parser: argparse.ArgumentParser, program: str, arguments: Sequence[str]) -> argparse.Namespace:
     def refuse(message: str) -> NoReturn:
-        raise UserError(f"ESPnet's {program} takes no such argument: {message}")
+        # The further lines of a message explain the syntax.
+        raise UserError(f"ESPnet's {program} takes no such argument: {message.splitlines()[0]}")
 
     parser.error = refuse  # type: ignore[method-assign]
+    mappings = [action.dest for action in parser._actions if isinstance(action.default, dict)]
     try:
         found = parser.parse_args([*arguments, "--output_dir", "x"])
     except yaml.YAMLError as error:
         raise UserError(f"ESPnet's {program} cannot read a value: {' '.join(str(error).split())}") from error
     for name, value in vars(found).items():
-        if isinstance(parser.get_default(name), dict) and not isinstance(value, dict):
+        if name in mappings and not isinstance(value, dict):
             raise UserError(f"{name} of the {program} must be a mapping of names to values, got {value!r}")
-        if name in _AT_LEAST_ONE and isinstance(value, int) and value < 1:
-            raise UserError(f"--{name} of the {program} must be at least 1, got {value}")
+        for number in value if isinstance(value, list) else [value]:
+            if name in _AT_LEAST_ONE and isinstance(number, int) and number < 1:
+                raise UserError(f"--{name} of the {program} must be at least 1, got {number}")
     return found
 
 
@@ -105,6 +108,8 @@ class Settings:
     def __init__(self, given: CommandLine, paths: Paths) -> None:
         self.given = given
         self.paths = paths
+        if self._without_figures():
+            print("matplotlib is not installed: no figures of losses and attention are drawn", flush=True)
         self.training_arguments, self.espnet = _read_with_numbers(
             ASRTask.get_parser, "training", self._first_arguments()
         )
@@ -136,7 +141,7 @@ class Settings:
 
     def _without_figures(self) -> list[str]:
         """ESPnet draws figures of losses and attention with Matplotlib, and ends where that is missing."""
-        return [] if importlib.util.find_spec("matplotlib") else ["--use_matplotlib", "false"]
+        return [] if find_spec("matplotlib") else ["--use_matplotlib", "false"]
 
     def _check_model(self) -> None:
         conf = self.espnet.model_conf
@@ -144,16 +149,18 @@ class Settings:
             raise UserError("the loss, k, M and rescaling are options of this recipe: leave them out of model_conf")
         check_sample_rate(self.espnet.frontend_conf, self.given.definition.corpus.sample_rate)
         for name in ("ctc_weight", "lsm_weight"):
-            if not isinstance(conf.get(name, 0.0), int | float):
-                raise UserError(f"--model_conf {name} must be a number, got {conf[name]!r}")
+            weight = conf.get(name, 0.0)
+            if not isinstance(weight, int | float) or not 0.0 <= weight <= 1.0:
+                raise UserError(f"--model_conf {name} must be a number from 0 to 1, got {weight!r}")
         if self.espnet.decoder in (None, "transducer") or conf.get("ctc_weight") == 1.0:
             raise UserError("this recipe is for models with an attention decoder: choose another decoder or ctc_weight")
         if self._without_figures() and self.espnet.use_matplotlib:
             raise UserError(
                 "--use_matplotlib true needs the package matplotlib, which is not installed: pip install it"
             )
-        if not isinstance(self.espnet.optim_conf.get("lr", 0.0), int | float):
-            raise UserError(f"--optim_conf lr must be a number, got {self.espnet.optim_conf['lr']!r}")
+        rate = self.espnet.optim_conf.get("lr", 1.0)
+        if not isinstance(rate, int | float) or not 0.0 < rate < math.inf:
+            raise UserError(f"--optim_conf lr must be a positive number, got {rate!r}")
 
     @property
     def frontend(self) -> dict[str, Any]:

@@ -1,0 +1,90 @@
+"""Every real configuration of every speech recipe, through all stages: only sizes are made smaller.
+
+What a configuration turns on, such as figures, TensorBoard, schedulers and label smoothing, is really run.
+"""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sqloss_plugins.data.corpora.librispeech import write_mini
+from sqloss_plugins.espnet.recipe import main
+from sqloss_plugins.results import read_result
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+CONFIGURATIONS = sorted(RECIPES.glob("*/conf/tuning/train_asr_*.yaml"))
+SMALL = {
+    **{"num_blocks": 1, "num_layers": 1, "nlayers": 1, "attention_heads": 2, "output_size": 16, "linear_units": 32},
+    **{"hidden_size": 16, "adim": 16, "aconv_filts": 5, "unit": 8, "nbpe": 40},
+    **{"batch_size": 4, "max_epoch": 1, "num_workers": 0, "beam_size": 2, "maxlenratio": -5},
+}
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real configurations")]
+
+
+def smaller(content):
+    """The same settings with small sizes."""
+    if isinstance(content, dict):
+        return {name: SMALL.get(name, smaller(value)) for name, value in content.items()}
+    return content
+
+
+def small_recipe(recipe, folder):
+    """A copy of a recipe's folder, whose configurations differ in sizes alone."""
+    shutil.copytree(recipe, folder, ignore=shutil.ignore_patterns("mini", "runs", "data", "downloads"))
+    for path in folder.glob("conf/**/*.yaml"):
+        path.write_text(yaml.safe_dump(smaller(yaml.safe_load(path.read_text())), sort_keys=False))
+    return folder
+
+
+def librispeech(folder):
+    """A few utterances in LibriSpeech's layout."""
+    write_mini(folder, subsets={"train-clean-100": (2, 8), "dev-clean": (1, 2), "test-clean": (1, 2)})
+
+
+def an4(folder):
+    """The same utterances in AN4's layout."""
+    librispeech(folder / "made")
+    transcripts = {"train": [], "test": []}
+    for path in sorted(folder.glob("made/**/*.trans.txt")):
+        for line in path.read_text().splitlines():
+            name, _, text = line.partition(" ")
+            speaker, _, number = name.split("-")
+            target = folder / "wav" / f"an4-s{speaker}-{number}.flac"
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy(path.with_name(f"{name}.flac"), target)
+            split = "test" if path.is_relative_to(folder / "made/LibriSpeech/test-clean") else "train"
+            transcripts[split].append(f"<s> {text} </s> ({target.stem})\n")
+    shutil.rmtree(folder / "made")
+    (folder / "etc").mkdir()
+    for split, lines in transcripts.items():
+        (folder / f"etc/an4_{split}.transcription").write_text("".join(lines))
+
+
+CORPUS_MAKERS = {"librispeech": librispeech, "an4": an4}
+
+
+@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda path: f"{path.parts[-4]}-{path.stem}")
+def test_a_real_configuration_runs_through_all_stages(configuration, tmp_path):
+    recipe = configuration.parents[2]
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    CORPUS_MAKERS[recipe.name](corpus)
+    words = [str(small_recipe(recipe, tmp_path / "recipe")), "--corpus", str(corpus), "--workdir", str(tmp_path)]
+    words += ["--arch", configuration.stem.removeprefix("train_asr_"), "--use_lm", "true", "--lm_text", "none"]
+    assert main([*words, "--max_epoch", "1", "--method", "softmax", "--nj", "1"]) == 0
+
+    (folder,) = (path.parent for path in (tmp_path / "runs").rglob("result.json"))
+    result = read_result(folder)
+    assert (result.loss, result.epochs, result.ended_by) == ("square", 1, "maximum")
+    assert set(result.metrics["test"]["softmax"]) == {"wer", "cer"}
+    real, used = (yaml.safe_load(path.read_text()) for path in (configuration, folder / "config.yaml"))
+    for name, value in real.items():
+        if name not in SMALL and not isinstance(value, dict):
+            assert used[name] == value  # nothing else was changed
+    assert any(folder.glob("tensorboard/*/*"))
+    draws = find_spec("matplotlib") is not None and real.get("use_matplotlib", True)
+    assert any(folder.glob("images/*.png")) is draws
+    assert any(folder.glob("att_ws/*")) is (draws and real.get("num_att_plot", 3) > 0)
