@@ -1,4 +1,4 @@
-"""From losses of rows to the loss: reduction, and one autograd node for it all in eager mode."""
+"""Reduces the losses of the rows to the loss, in eager mode as one node of the graph that keeps only its input."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def take_true_class(rows: Tensor, t: IndexTargets) -> Tensor:
 
 
 def put_true_class(rows: Tensor, t: IndexTargets, value: float | Tensor) -> Tensor:
-    """Sets what ``rows``, a fresh tensor of the input's shape, has at the true classes; in place where that can be."""
+    """``rows``, of the input's shape, with ``value`` at the true classes; in place where that is possible."""
     dim = class_dim(rows)
     if needs_plain_operations(rows):
         return rows.scatter(dim, t.true_class, value)  # type: ignore[arg-type]
@@ -47,8 +47,8 @@ def reduce_rows(loss: RowLoss, input: Tensor, targets: IndexTargets, reduction: 
 
 
 def _reduce(value: Tensor, targets: IndexTargets, reduction: str) -> Tensor:
-    # Not a product alone: what an ignored row holds (padding may be inf or nan) must not count. Its gradient is nan
-    # then, as cross-entropy's is.
+    # Not a product alone: an ignored row may hold inf or nan (padding), and 0 times that is nan. Its gradient is nan
+    # even so, as cross-entropy's is.
     value = torch.where(targets.rows == 0, 0.0, value * targets.rows)
     if reduction == "none":
         return value

@@ -1,4 +1,4 @@
-"""What a classification loss must know about its targets, whatever the loss is.
+"""Targets, class weights, ``ignore_index`` and ``label_smoothing``, for every loss alike.
 
 The conventions are those of :func:`torch.nn.functional.cross_entropy`: the class dimension is 1 (0 for an input
 without a batch), targets are class indices or class probabilities, and ``weight``, ``ignore_index`` and
@@ -47,7 +47,7 @@ def class_dim(input: Tensor) -> int:
 
 
 def check_input(input: Tensor) -> None:
-    """Refuses, as cross-entropy does, what is not floating point.
+    """Refuses outputs that are not floating point, as cross-entropy does.
 
     Raises:
         NotImplementedError: integer or complex outputs.
@@ -93,9 +93,10 @@ def index_targets(
     """Checks class-index targets and resolves ``weight``, ``ignore_index`` and ``label_smoothing``.
 
     Raises:
-        IndexError, RuntimeError, ValueError: input that is not floating point, or what
-            :func:`torch.nn.functional.cross_entropy` raises for the same input: a target out of range (on CUDA a
-            device-side assertion), of a wrong dtype or shape; a weight that does not fit the number of classes.
+        NotImplementedError: input that is not floating point.
+        IndexError, RuntimeError, ValueError: as :func:`torch.nn.functional.cross_entropy` for the same input: a target
+            out of range (on CUDA a device-side assertion), of a wrong dtype, shape or device; a weight that does not
+            fit the number of classes.
     """
     check_input(input)
     if input.dim() == 1 and target.shape in ((), (1,)):
