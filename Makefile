@@ -6,7 +6,7 @@ TEXT := glue --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed
 SPEECH := PYTHON=$(CURDIR)/$(PY) recipes/librispeech/run.sh --mini --tag demo --seed 1 --nj 1
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
-.PHONY: demo demo-text demo-speech test test-slow contract lint benchmark clean
+.PHONY: demo demo-text demo-speech speech test test-slow contract lint benchmark clean
 
 # At most ten minutes on two cores, installation included; `make demo-text` takes three.
 demo: demo-text demo-speech
@@ -24,6 +24,10 @@ demo-speech: $(VENV)/espnet.installed
 
 demo-speech-%:
 	$(SPEECH) --loss $* --stage 6
+
+# One epoch of the mini recipe, from audio to error rates, with ESPnet's extra and no other.
+speech: $(VENV)/espnet.installed
+	$(PY) -m sqloss_plugins asr librispeech --mini --max_epoch 1 --method softmax --workdir runs/speech
 
 test: $(VENV)/test.installed lint
 	$(PYTEST) -m "not slow"
