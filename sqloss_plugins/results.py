@@ -66,7 +66,7 @@ class Result:
               Runs with equal fingerprints are compared, whichever test sets each of them has.
             * ``test_fingerprints``: split -> fingerprint, for every split beside those two, under its name in
               ``metrics``. Values on a test set are compared only where these are equal.
-            * ``sizes``: split -> examples or utterances.
+            * ``sizes``: split, or ESPnet's subset -> examples or utterances.
         parameters: how many the model has.
         device: what trained it.
         wall_time_s: seconds. Of the Trainer: from the start of training to the last prediction, in the process that
@@ -207,7 +207,7 @@ def read_result(path: Path) -> Result:
     Raises:
         ValueError: it cannot be read, is no result, or is of another schema version; one sentence that names the file.
     """
-    path = path if path.name == RESULT_NAME else path / RESULT_NAME
+    path = path / RESULT_NAME if path.is_dir() and path.name != RESULT_NAME else path
     content = _read_object(path)
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
