@@ -12,7 +12,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -170,7 +170,14 @@ def make_parser(add_help: bool = True) -> OptionParser:
     """The options of a recipe's command line."""
     parser = OptionParser(PROGRAM, DESCRIPTION, add_help)
     parser.add_argument("recipe", help="name or folder of the recipe, such as librispeech")
-    add = parser.add_argument_group("training").add_argument
+    _add_training(parser.add_argument_group("training").add_argument)
+    _add_data(parser.add_argument_group("data").add_argument)
+    _add_decoding(parser.add_argument_group("language model and decoding").add_argument)
+    _add_stages(parser.add_argument_group("stages and folders").add_argument)
+    return parser
+
+
+def _add_training(add: Callable[..., object]) -> None:
     add("--loss", default="square", help="of the attention decoder: square, cross_entropy, ... (default: %(default)s)")
     add("--k", type=float, help="square loss: weight of the true class's term")
     add("--M", type=float, help="square loss: target of the true class")
@@ -184,8 +191,10 @@ def make_parser(add_help: bool = True) -> OptionParser:
     add("--ngpu", type=int, default=0, help="GPUs (default: %(default)s)")
     add("--seed", type=int, default=0, help="random seed of the training (default: %(default)s)")
     add("--asr_config", type=Path, help="training configuration, taken as it is, not conf/tuning/train_asr_ARCH.yaml")
-    # The defaults of the data are each recipe's, in its conf/recipe.yaml.
-    add = parser.add_argument_group("data").add_argument
+
+
+def _add_data(add: Callable[..., object]) -> None:
+    # Each recipe has its own defaults, in its conf/recipe.yaml.
     add("--corpus", type=Path, help="folder of the corpus, where it is on this machine")
     add("--mini", action="store_true", help="the embedded mini corpus: synthetic speech, not the real task")
     add("--train_set", default="train", help="name of the training subset (default: %(default)s)")
@@ -198,7 +207,9 @@ def make_parser(add_help: bool = True) -> OptionParser:
         help="sentencepiece's unigrams, characters, or phones separated by spaces (default: %(default)s)",
     )
     add("--nbpe", type=int, default=1000, help="number of sentencepiece's unigrams (default: %(default)s)")
-    add = parser.add_argument_group("language model and decoding").add_argument
+
+
+def _add_decoding(add: Callable[..., object]) -> None:
     add(
         "--method",
         default="auto",
@@ -220,7 +231,9 @@ def make_parser(add_help: bool = True) -> OptionParser:
     )
     add("--lm_config", type=Path, help="configuration of the language model, instead of conf/train_lm.yaml")
     add("--inference_config", type=Path, help="configuration of decoding, instead of conf/decode_asr.yaml")
-    add = parser.add_argument_group("stages and folders").add_argument
+
+
+def _add_stages(add: Callable[..., object]) -> None:
     add("--stage", type=int, default=1, help="first stage (default: %(default)s)")
     add("--stop_stage", type=int, default=len(STAGE_NAMES), help="last stage (default: %(default)s)")
     add("--nj", type=int, default=os.cpu_count() or 1, help="processes side by side (default: the CPUs)")
@@ -228,7 +241,6 @@ def make_parser(add_help: bool = True) -> OptionParser:
     add("--tag", help="a word for the end of the run's folder name")
     add("--asr_exp", type=Path, help="folder of the run, instead of one below runs/")
     add("--lm_exp", type=Path, help="folder of the language model, instead of one beside the data")
-    return parser
 
 
 # ---------------------------------------------------------------- recipe.yaml
