@@ -203,6 +203,8 @@ def _run_once(task: Task) -> None:
     with lock_folder(folder) if is_first else nullcontext():
         if is_first:
             claim_folder(folder, settings, ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors"))
+        else:
+            folder.mkdir(parents=True, exist_ok=True)  # the first process may not have come so far
         if not (folder / RESULT_NAME).is_file():
             _show(task, _work(task, settings))
             return
