@@ -28,7 +28,6 @@ _SMALL = 1 << 16
 """Outputs (N x C) up to which the choice would cost more than the outputs."""
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def linear_square_loss(
     input: Tensor,
     linear_weight: Tensor,
@@ -59,7 +58,7 @@ def linear_square_loss(
         weight, reduction, label_smoothing, k, M: as in :func:`sqloss_plugins.losses.square_loss`.
         impl: ``"direct"`` builds the outputs, ``"gram"`` does not, and ``"auto"`` takes what should be faster
             (:func:`gram_pays`) if it is precise enough: not with k < 12 in float32. Class probabilities, class weights
-            with label smoothing, dimensions d1, ..., dK, compilers, torch.func transforms, forward-mode
+            with label smoothing, dimensions d1, ..., dK, tracers, torch.func transforms, forward-mode
             differentiation and subclasses of Tensor have no Gram form: ``"auto"`` builds the outputs.
         accumulation: what the micro-batches of an optimiser step share; for ``"gram"``, and for ``"auto"`` where it
             takes the Gram form for the whole step. The parameters' gradients then come with its ``finish()``.
@@ -77,14 +76,16 @@ def linear_square_loss(
             second derivatives with an accumulation, or of the input with a shard, when they are asked for.
 
     The G of a weight that needs no gradient is kept for as long as the weight's version counter stays the same. Writes
-    to ``weight.data`` do not change that counter: write to the weight itself, under ``torch.no_grad()``.
+    to ``weight.data`` do not change that counter: write to the weight itself, under ``torch.no_grad()``. A step under
+    ``torch.compile`` calls this function uncompiled.
     """
     arguments = _Arguments(
         input, linear_weight, linear_bias, target, weight, ignore_index, reduction, label_smoothing, k, M
     )
-    arguments = _validate(arguments, impl, accumulation, shard)
-    loss = _dispatch(arguments, impl, accumulation, shard)
-    return loss.squeeze(0) if reduction == "none" and input.dim() == 1 else loss
+    # Not by a decorator, which imports the compiler with this module and takes seconds.
+    compute = torch.compiler.disable(_loss) if torch.compiler.is_compiling() else _loss  # type: ignore[no-untyped-call]
+    loss: Tensor = compute(arguments, impl, accumulation, shard)
+    return loss
 
 
 class LinearSquareLoss(ClassificationLoss):
@@ -175,6 +176,14 @@ class _Arguments(NamedTuple):
     def ignored_class(self) -> int:
         """The class index that counts for nothing."""
         return -100 if self.ignore_index is None else self.ignore_index
+
+
+def _loss(
+    arguments: _Arguments, impl: str, accumulation: GradientAccumulation | None, shard: ClassShard | None
+) -> Tensor:
+    batch = _validate(arguments, impl, accumulation, shard)
+    loss = _dispatch(batch, impl, accumulation, shard)
+    return loss.squeeze(0) if batch.reduction == "none" and arguments.input.dim() == 1 else loss
 
 
 # ---------------------------------------------------------------- validate
