@@ -192,7 +192,11 @@ def test_an_utterance_in_two_subsets(chapter, tmp_path):
     message = r"the utterance 11-7-000. \(.*test-clean.*\) is in dev-clean and in test-clean: remove it from one"
     with pytest.raises(UserError, match=message):
         check_subsets(subsets)
-    check_subsets({subset: [item] for subset, item in zip("ab", subsets["dev-clean"], strict=True)})
+    first, second = subsets["dev-clean"]
+    with pytest.raises(UserError, match=r"the utterance 11-7-0001 .* is in a and in b"):
+        check_subsets({"a": [first], "b": [second]})  # the same audio under two names
+    second.audio.write_bytes(first.audio.read_bytes()[::-1])
+    check_subsets({"a": [first], "b": [second]})
     other = copy.parent.parent / "12/7"  # under another name
     shutil.rmtree(copy.parent)
     other.mkdir(parents=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -120,7 +122,7 @@ def check_names(utterances: Iterable[Utterance]) -> None:
 
 
 def check_subsets(subsets: Mapping[str, Sequence[Utterance]]) -> None:
-    """Refuses an utterance that is in two subsets, by its name or by its file.
+    """Refuses an utterance that is in two subsets, by its name or by what its file contains.
 
     Args:
         subsets: name of a subset -> its utterances.
@@ -129,8 +131,15 @@ def check_subsets(subsets: Mapping[str, Sequence[Utterance]]) -> None:
         UserError: an utterance of two subsets, with their names.
     """
     seen: dict[Any, str] = {}
+    sizes = {item.audio: item.audio.stat().st_size for group in subsets.values() for item in group}
+    subsets_of_size = Counter(size for group in subsets.values() for size in {sizes[item.audio] for item in group})
     for subset, utterances in subsets.items():
-        keys = {key: item for item in utterances for key in (item.name, item.audio.resolve())}
+        keys: dict[Any, Utterance] = {}
+        for item in utterances:
+            keys[item.name] = item
+            if subsets_of_size[sizes[item.audio]] > 1:  # only these can have the same content
+                with item.audio.open("rb") as file:
+                    keys[hashlib.file_digest(file, "sha256").digest()] = item
         for key, item in keys.items():
             if key in seen:
                 raise UserError(
