@@ -261,6 +261,10 @@ def test_a_further_test_set_needs_no_training(whole, options):
     assert result.data["sizes"]["test-other"] == 2
     assert result.metrics["test"] == read_result(folder).metrics["test"]
     assert set(result.metrics["test test-other"][result.method]) == {"wer", "cer"}
+    before, after = read_result(folder).data, result.data
+    assert before["fingerprint"] == after["fingerprint"], "of training and development data"
+    assert set(after["test_fingerprints"]) == {"test", "test test-other"}
+    assert before["test_fingerprints"]["test"] == after["test_fingerprints"]["test"]
     assert (copy / "training.json").read_bytes() == (folder / "training.json").read_bytes()
 
 
@@ -832,6 +836,17 @@ def test_k_and_M_are_those_of_the_task_that_the_recipe_names(task, count, given,
     found = settings(recipe, *words)
     make_tokens(found, count)
     assert (found.rescaling().k, found.rescaling().M) == pytest.approx(expected, abs=1e-4)
+
+
+def test_folders_of_ones_own(corpus, tmp_path, monkeypatch):
+    """ESPnet's names; relative ones are below the folder where the command runs, as is the work folder."""
+    monkeypatch.chdir(tmp_path)
+    words = ["librispeech", "--corpus", str(corpus), "--asr_exp", "exp/asr", "--lm_exp", "exp/lm"]
+    found = settings(*words)
+    assert found.asr_exp().root == tmp_path / "exp/asr"
+    assert found.lm_exp() == tmp_path / "exp/lm"
+    assert found.paths.data.root == tmp_path / "data/librispeech/train-clean-100-unigram1000"
+    assert found.paths.downloads == tmp_path / "downloads"
 
 
 def test_a_recipes_text_for_the_language_model_goes_with_its_download(corpus, tmp_path):

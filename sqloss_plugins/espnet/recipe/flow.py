@@ -166,8 +166,9 @@ def _score(recipe: Recipe) -> None:
     errors = scorer.all_errors([options.dev_set, *options.tests])
     result = make_result(scorer, errors, options.dev_set, options.tests, what, settings.espnet.max_epoch)
     table = results_table(errors, result.method, sizes)
-    if given.is_as_published:
-        table += papers_results(task, options.arch, given.definition.defaults["test_sets"].split()[0])
+    published = str(given.definition.defaults.get("test_sets", "")).split()[:1]  # the paper has one test set
+    if given.is_as_published and set(published) <= set(options.tests):
+        table += "".join(papers_results(task, options.arch, test) for test in published)
     text = report(result, table, len(data.tokens), rescaling, options.dev_set)
     asr_exp.table.write_text(text, encoding="utf-8")
     write_result(asr_exp.root, result, {})
