@@ -9,7 +9,7 @@ import toy_task
 from transformers import AutoTokenizer, TrainingArguments
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.hf import experiment
+from sqloss_plugins.hf.options import parse as parse_task
 from sqloss_plugins.hf.tasks.glue import Glue
 from sqloss_plugins.hf.tasks.language_model import LanguageModel
 from sqloss_plugins.hf.tasks.sequence_classification import _cut, _tokenize
@@ -22,7 +22,7 @@ NOT_THE_VALUES = ("-1", "0", "nan", "inf", "1e308", "word", "", "{}", "999999999
 def refusal(task_type, options):
     """What is said of the options; None where they are taken."""
     try:
-        experiment.parse(task_type, options)
+        parse_task(task_type, options)
     except UserError as error:
         return str(error)
 
@@ -103,12 +103,12 @@ def test_numbers_that_are_none(name):
         if name == "local_rank":
             continue
         with pytest.raises(UserError):
-            experiment.parse(Glue, ["--task", "mrpc", f"--{name}={value}"])
+            parse_task(Glue, ["--task", "mrpc", f"--{name}={value}"])
 
 
 def test_help_has_the_defaults_of_what_is_given(capsys):
     with pytest.raises(SystemExit) as ended:
-        experiment.parse(Glue, ["--task", "mrpc", "--loss", "cross_entropy", "--help"])
+        parse_task(Glue, ["--task", "mrpc", "--loss", "cross_entropy", "--help"])
     assert ended.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "The initial learning rate" in text or "learning_rate" in text

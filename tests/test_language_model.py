@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from sqloss_plugins.data.text import load_files, load_mini
-from sqloss_plugins.hf import experiment
+from sqloss_plugins.hf.options import parse as parse_task
 from sqloss_plugins.hf.tasks.language_model import LanguageModel, main, train_tokenizer, unigram_perplexity
 from sqloss_plugins.losses import LOSSES, linear_square
 from sqloss_plugins.results import OF_OUTPUTS, read_result
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def parse(options):
-    task = experiment.parse(LanguageModel, options)
+    task = parse_task(LanguageModel, options)
     return task.args, task.config
 
 

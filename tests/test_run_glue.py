@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from sqloss_plugins.data.glue import TASKS
 from sqloss_plugins.data.mini_glue import write_mini_task
-from sqloss_plugins.hf import experiment
+from sqloss_plugins.hf.options import parse as parse_task
 from sqloss_plugins.hf.tasks.glue import Glue, main
 from sqloss_plugins.results import OF_OUTPUTS, read_result
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def parse(options):
-    task = experiment.parse(Glue, options)
+    task = parse_task(Glue, options)
     return task.args, task.config
 
 

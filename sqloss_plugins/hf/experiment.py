@@ -31,7 +31,7 @@ from sqloss_plugins.errors import RunError, UserError, run_command
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.hub import reach_hub
-from sqloss_plugins.hf.options import check_options, parse_options, sentence
+from sqloss_plugins.hf.options import parse, sentence
 from sqloss_plugins.hf.run_folder import (
     Progress,
     best_epoch,
@@ -83,34 +83,6 @@ def run(task_type: type[Task], argv: Sequence[str]) -> None:
     with quiet_libraries(task.config):
         _prepare(task)
         _run_once(task)
-
-
-def parse(task_type: type[Task], argv: Sequence[str]) -> Task:
-    """A command line, or the YAML or JSON file that it names, as a task.
-
-    Raises:
-        UserError: an option that does not exist, or has a value that it cannot have.
-    """
-
-    def defaults(args: Any, loss: str, protocol: str) -> dict[str, Any]:
-        values = task_type.defaults(args, loss)
-        chosen_by = values.pop("metric_for_best_model")
-        if protocol == "early_stopping":
-            values |= {"metric_for_best_model": chosen_by, "greater_is_better": metric(chosen_by).higher_is_better}
-        return values
-
-    options = parse_options(
-        argv,
-        task_type.arguments,
-        defaults,
-        prog=task_type.program,
-        usage=f"{task_type.program} [options]",
-        description=task_type.description or task_type.__doc__,
-    )
-    task = task_type(options)
-    task.check()
-    check_options(options, task.name, task.metrics)
-    return task
 
 
 @contextmanager

@@ -1,14 +1,14 @@
-"""The command line of a task: its own options, what all tasks take, and everything of SquareLossConfig."""
+"""The command line of a task: its own options, and everything of SquareLossConfig."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from transformers import HfArgumentParser
@@ -17,59 +17,9 @@ from transformers.hf_argparser import ArgumentDefaultsHelpFormatter
 from sqloss_plugins.command_line import OneLineErrors, read_mapping
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.config import SquareLossConfig
-from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.hf.task import Task, TaskArguments
+from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES
 from sqloss_plugins.metrics import metric
-
-
-@dataclass
-class TaskArguments:
-    """What every task takes beside the SquareLossConfig."""
-
-    mini: bool = field(
-        default=False, metadata={"help": "Use the embedded mini data: no download, and no real task or benchmark."}
-    )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Pre-trained model: a name on the hub, or a folder."}
-    )
-    cross_entropy_run: str | None = field(
-        default=None,
-        metadata={
-            "help": "With --protocol same_epochs: folder of the cross-entropy run, of the same seed and with "
-            "early stopping, whose number of epochs is taken. By default the best run in the default folders."
-        },
-    )
-    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and data sets are kept."})
-    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
-    token: str | None = field(default=None, metadata={"help": "Token for the hub."})
-    trust_remote_code: bool = field(default=False, metadata={"help": "Allow the model's own code from the hub."})
-
-    @property
-    def hub(self) -> dict[str, Any]:
-        """Keyword arguments for every ``from_pretrained``."""
-        return {
-            "cache_dir": self.cache_dir,
-            "revision": self.model_revision,
-            "token": self.token,
-            "trust_remote_code": self.trust_remote_code,
-        }
-
-
-Own = TypeVar("Own", bound=TaskArguments)
-
-
-@dataclass(frozen=True)
-class Options(Generic[Own]):
-    """A command line.
-
-    Attributes:
-        args: the task's own options.
-        config: the rest.
-        given: names of the options that are there, rather than at their default.
-    """
-
-    args: Own
-    config: SquareLossConfig
-    given: frozenset[str]
 
 
 class _Parser(OneLineErrors, HfArgumentParser):
@@ -83,19 +33,8 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter):
         return "".join(indent + line for line in text.splitlines(keepends=True))
 
 
-def parse_options(
-    argv: Sequence[str],
-    own_type: type[Own],
-    task_defaults: Callable[[Own, str, str], Mapping[str, Any]],
-    **parser_options: Any,
-) -> Options[Own]:
-    """The command line, or the YAML or JSON file that it names.
-
-    Args:
-        argv: the arguments after the program's name.
-        own_type: the task's own options.
-        task_defaults: called with those, the loss and the protocol; the task's defaults for options of either kind.
-        **parser_options: ``prog``, ``usage`` and ``description`` of the parser.
+def parse(task_type: type[Task], argv: Sequence[str]) -> Task:
+    """A command line, or the YAML or JSON file that it names, as a task.
 
     Raises:
         UserError: an option that does not exist, or has a value that it cannot have.
@@ -103,18 +42,55 @@ def parse_options(
     """
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         argv = [*_arguments_of_file(Path(argv[0])), *argv[1:]]  # the later of two values counts
-    kinds = (own_type, SquareLossConfig)
-    parser = _Parser(kinds, formatter_class=_HelpFormatter, allow_abbrev=False, add_help=False, **parser_options)
+    kinds = (task_type.arguments, SquareLossConfig)
+    names = [[entry.name for entry in fields(kind) if entry.init] for kind in kinds]
+    parser = _Parser(
+        kinds,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+        prog=task_type.program,
+        usage=f"{task_type.program} [options]",
+        description=task_type.description or task_type.__doc__,
+    )
     parser.add_argument("-h", "--help", action="store_true", help="Show this, and end.")
-    names = [entry.name for kind in kinds for entry in fields(kind) if entry.init]
-    values = {name: parser.get_default(name) for name in names}
     # What the namespace has already takes no default, so that the rest is what is given.
-    namespace, unknown = parser.parse_known_args(list(argv), argparse.Namespace(**dict.fromkeys(names, MISSING)))
+    empty = argparse.Namespace(**dict.fromkeys([*names[0], *names[1]], MISSING))
+    namespace, unknown = parser.parse_known_args(list(argv), empty)
     given = {name: value for name, value in vars(namespace).items() if value is not MISSING}
     wants_help = given.pop("help")
+    values = {name: parser.get_default(name) for name in [*names[0], *names[1]]}
+    values |= {**_defaults(task_type, given), **given}
+    if wants_help:
+        parser.set_defaults(**values)
+        parser.print_help()
+        raise SystemExit(0)
+    if unknown:
+        raise UserError(f"unknown option or value: {' '.join(unknown)} (see --help)")
+    values |= (phases := _phases(given))
+    own, rest = ({name: values[name] for name in of_kind} for of_kind in names)
+    try:
+        config = SquareLossConfig(**rest)
+    except Exception as error:  # files that options name, back ends that are not installed, and so on
+        raise UserError(f"the training options cannot be used: {sentence(error)}") from error
+    for name, value in phases.items():
+        setattr(config, name, value)  # TrainingArguments turn do_eval on by themselves
+    task = task_type(task_type.arguments(**own), config, frozenset(given))
+    task.check()
+    _check(task)
+    return task
+
+
+def _defaults(task_type: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Defaults that are not TrainingArguments' own, and depend on what is given."""
+    names = {entry.name for entry in fields(task_type.arguments)}
+    own = task_type.arguments(**{name: value for name, value in given.items() if name in names})
+    values = task_type.defaults(own, given.get("loss", DEFAULT_LOSS))
+    chosen_by = values.pop("metric_for_best_model")
     protocol = given.get("protocol") or "early_stopping"
-    own = own_type(**{name: given[name] for name in (entry.name for entry in fields(own_type)) if name in given})
-    values |= {
+    if protocol == "early_stopping":
+        values |= {"metric_for_best_model": chosen_by, "greater_is_better": metric(chosen_by).higher_is_better}
+    return {
         "output_dir": "",
         "protocol": protocol,
         "per_device_eval_batch_size": 64,
@@ -126,27 +102,17 @@ def parse_options(
         "restore_callback_states_from_checkpoint": True,
         "report_to": "none",
         "dataloader_pin_memory": torch.cuda.is_available(),
+        **values,
     }
-    values |= {**task_defaults(own, given.get("loss", values["loss"]), protocol), **given}
-    if wants_help:
-        parser.set_defaults(**values)
-        parser.print_help()
-        raise SystemExit(0)
-    if unknown:
-        raise UserError(f"unknown option or value: {' '.join(unknown)} (see --help)")
-    # All three phases unless one is asked for, less those that are turned off.
-    phases = {name: given.get(name) for name in ("do_train", "do_eval", "do_predict")}
-    wanted = {name: bool(told) if any(phases.values()) else told is None for name, told in phases.items()}
+
+
+def _phases(given: Mapping[str, Any]) -> dict[str, bool]:
+    """All three phases unless one is asked for, less those that are turned off."""
+    told = {name: given.get(name) for name in ("do_train", "do_eval", "do_predict")}
+    wanted = {name: bool(value) if any(told.values()) else value is None for name, value in told.items()}
     if not any(wanted.values()):
         raise UserError("--do_train, --do_eval and --do_predict are all false, so that there is nothing to do")
-    own_values, values = ({entry.name: values[entry.name] for entry in fields(kind) if entry.init} for kind in kinds)
-    try:
-        config = SquareLossConfig(**values | wanted)
-    except Exception as error:  # files that options name, back ends that are not installed, and so on
-        raise UserError(f"the training options cannot be used: {sentence(error)}") from error
-    for name, value in wanted.items():
-        setattr(config, name, value)  # TrainingArguments turn do_eval on by themselves
-    return Options(own_type(**own_values), config, frozenset(given))
+    return wanted
 
 
 def sentence(error: BaseException) -> str:
@@ -196,39 +162,32 @@ _REFUSED = {
 }
 
 
-def check_options(options: Options[Any], task: str, metrics: Sequence[str]) -> None:
+def _check(task: Task) -> None:
     """Refuses what no task can do, before anything is loaded.
-
-    Args:
-        options: what :func:`parse_options` returned.
-        task: the task's name, for the messages.
-        metrics: what early stopping may go by.
 
     Raises:
         UserError: for the first that is found.
     """
-    config = options.config
+    config, given, chosen_by = task.config, task.given, task.config.metric_for_best_model
     _check_values(config)
-    if options.args.model_name_or_path == "":
+    if task.args.model_name_or_path == "":
         raise UserError("--model_name_or_path is empty: give a name or a folder, or leave it out")
     if not LOSSES[config.loss].is_rescaled:
-        refuse_given(options.given, ("rescaling", "paper_task"), f"is of the square loss, and --loss is {config.loss}")
+        refuse_given(given, ("rescaling", "paper_task"), f"is of the square loss, and --loss is {config.loss}")
     if config.k is not None and config.M is not None:
-        refuse_given(options.given, ("rescaling", "paper_task"), "chooses k and M, and both are given")
+        refuse_given(given, ("rescaling", "paper_task"), "chooses k and M, and both are given")
     if config.stops_early:
-        refuse_given(options.given, ("cross_entropy_run",), "is of --protocol same_epochs")
-        if config.metric_for_best_model not in metrics:
-            raise UserError(f"--metric_for_best_model must be one of {', '.join(metrics)} for {task}")
-        is_higher = metric(config.metric_for_best_model).higher_is_better
+        refuse_given(given, ("cross_entropy_run",), "is of --protocol same_epochs")
+        if chosen_by not in task.metrics:
+            raise UserError(f"--metric_for_best_model must be one of {', '.join(task.metrics)} for {task.name}")
+        is_higher = metric(chosen_by).higher_is_better
         if config.greater_is_better != is_higher:
-            raise UserError(
-                f"the {'greater' if is_higher else 'smaller'} {config.metric_for_best_model}, the better: leave "
-                "--greater_is_better out"
-            )
+            better = "greater" if is_higher else "smaller"
+            raise UserError(f"the {better} {chosen_by}, the better: leave --greater_is_better out")
     else:
-        refuse_given(options.given, ("patience",), "is of --protocol early_stopping")
-        if "num_train_epochs" in options.given:
-            refuse_given(options.given, ("cross_entropy_run",), "says how many epochs, and so does --num_train_epochs")
+        refuse_given(given, ("patience",), "is of --protocol early_stopping")
+        if "num_train_epochs" in given:
+            refuse_given(given, ("cross_entropy_run",), "says how many epochs, and so does --num_train_epochs")
 
 
 def refuse_given(given: Collection[str], names: Sequence[str], reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +14,6 @@ from transformers import PreTrainedModel, default_data_collator
 
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.hf.config import SquareLossConfig
-from sqloss_plugins.hf.options import Options, TaskArguments
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.metrics import compute
 from sqloss_plugins.paper import Rescaling
@@ -21,6 +21,39 @@ from sqloss_plugins.results import OF_OUTPUTS
 
 Scores = dict[str, dict[str, float]]
 """Method -> metric -> value; :data:`sqloss_plugins.results.OF_OUTPUTS` for what no method decides."""
+
+
+@dataclass
+class TaskArguments:
+    """What every task takes beside the SquareLossConfig."""
+
+    mini: bool = field(
+        default=False, metadata={"help": "Use the embedded mini data: no download, and no real task or benchmark."}
+    )
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Pre-trained model: a name on the hub, or a folder."}
+    )
+    cross_entropy_run: str | None = field(
+        default=None,
+        metadata={
+            "help": "With --protocol same_epochs: folder of the cross-entropy run, of the same seed and with "
+            "early stopping, whose number of epochs is taken. By default the best run in the default folders."
+        },
+    )
+    cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and data sets are kept."})
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
+    token: str | None = field(default=None, metadata={"help": "Token for the hub."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Allow the model's own code from the hub."})
+
+    @property
+    def hub(self) -> dict[str, Any]:
+        """Keyword arguments for every ``from_pretrained``."""
+        return {
+            "cache_dir": self.cache_dir,
+            "revision": self.model_revision,
+            "token": self.token,
+            "trust_remote_code": self.trust_remote_code,
+        }
 
 
 class Task(ABC):
@@ -36,7 +69,8 @@ class Task(ABC):
         keeps_outputs: whether what the Trainer predicts goes into ``outputs.npz``.
         name: its short name, for folders and results.
         metrics: by which early stopping may go, the usual one first.
-        args, config, given: the command line, see :class:`sqloss_plugins.hf.options.Options`.
+        args, config: the command line: its own options, and the rest.
+        given: names of the options that are given, rather than at their default.
         is_hub_reachable: whether the hub is there, where it may be needed.
         data: once it is loaded.
         model_path: a folder or a name on the hub; None for a new model.
@@ -60,10 +94,10 @@ class Task(ABC):
     rescaling: Rescaling | None
     processor: Any
 
-    def __init__(self, options: Options[Any]) -> None:
-        self.args: Any = options.args
-        self.config: SquareLossConfig = options.config
-        self.given = options.given
+    def __init__(self, args: Any, config: SquareLossConfig, given: frozenset[str]) -> None:
+        self.args = args
+        self.config = config
+        self.given = given
         self.is_hub_reachable = True
 
     # What a task says.

@@ -24,8 +24,8 @@ from transformers import (
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, find_config
-from sqloss_plugins.hf.options import TaskArguments, check_at_least, sentence
-from sqloss_plugins.hf.task import Classification
+from sqloss_plugins.hf.options import check_at_least, sentence
+from sqloss_plugins.hf.task import Classification, TaskArguments
 
 _VERY_LONG = 50
 """Characters of a text for each token that the model takes, from which on a text is cut before it is tokenised."""
