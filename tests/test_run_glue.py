@@ -395,7 +395,9 @@ def test_a_broken_result_is_said(small, capsys):
     before = results_and_outputs(Path("out"))[:2]
     Path("out/result.json").write_text("{")
     assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 2
-    assert "is not a result file; remove it, and the same command makes it anew" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "result.json is not a result file: " in error
+    assert "; remove it, and the same command makes it anew" in error
     Path("out/result.json").unlink()
     assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 0
     assert results_and_outputs(Path("out"))[:2] == before
