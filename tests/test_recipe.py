@@ -661,7 +661,8 @@ def test_workers_on_other_gpus_die_with_the_training(tmp_path):
         "    multiprocessing.get_context('spawn').Process(target=work).start()\n"
         "    time.sleep(600)\n"
     )
-    kill_when([sys.executable, str(script)], environment(), tmp_path, "pid")
+    started_by = {"SQLOSS_PARENT_PID": str(os.getpid())}  # as run_jobs starts it
+    kill_when([sys.executable, str(script)], {**environment(), **started_by}, tmp_path, "pid")
     time.sleep(0.5)
     command = Path("/proc", (tmp_path / "pid").read_text(), "cmdline")
     assert not command.exists() or command.read_text() == ""  # gone, or a zombie that nobody waits for

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import re
 import signal
@@ -104,15 +103,17 @@ def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] |
         return process.wait(), own or last or "no output"
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """On Linux: this process is killed with its parent, so that none is at work in a folder that looks free.
 
-    For the top of a module that :func:`run_jobs` runs, before its long imports; processes that such a module starts by
-    ``multiprocessing`` import it as well. A process that was started in any other way is left alone. The process itself
-    asks for it, because code between fork and exec can hang where the parent has threads.
+    For the top of a module that :func:`run_jobs` runs, before its long imports. A process that was started in any other
+    way is left alone. The process itself asks for it, because code between fork and exec can hang where the parent has
+    threads.
+
+    Args:
+        parent: the parent's process id; None for the one that :func:`run_jobs` names.
     """
-    starter = multiprocessing.parent_process()
-    parent = starter.pid if starter else int(os.environ.get(_PARENT, 0))
+    parent = parent or int(os.environ.pop(_PARENT, 0))  # popped: it is not the parent of what this process starts
     if sys.platform != "linux" or not parent:
         return
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

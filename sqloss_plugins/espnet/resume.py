@@ -30,9 +30,10 @@ def prepare_process(name: str) -> None:
     Args:
         name: the module's ``__name__``.
     """
-    if name in ("__main__", "__mp_main__"):  # not where a program only imports it
+    if name == "__main__":  # not where a program only imports it
         die_with_parent()
     if name == "__mp_main__":  # so multiprocessing calls the main module in the processes that it starts
+        die_with_parent(os.getppid())  # multiprocessing does not know the parent yet
         make_saves_atomic()
         from sqloss_plugins.espnet.model import register
 
