@@ -1,7 +1,13 @@
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before torch and the hub's libraries are imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
+if "HF_DATASETS_CACHE" not in os.environ:  # a worker process has that of the first
+    os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="datasets")
+    atexit.register(shutil.rmtree, os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
