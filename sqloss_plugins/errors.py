@@ -14,7 +14,7 @@ class UserError(Exception):
 
 
 class RunError(UserError):
-    """A run that failed without a mistake in its options: it diverged, its disk is full, a program of it ended badly."""
+    """A run failed without a mistake in its options: it diverged, its disk is full, or a program of it ended badly."""
 
     status = 1
 

@@ -43,10 +43,10 @@ def probabilities(
         method: one of :data:`METHODS`.
         k, M: the rescaling that the loss had; for ``square``.
         temperature: T; for ``temperature``.
-        floor: for ``square``: what a class gets at least, before normalisation; by default 0.01 / C, so that all classes
-            together get at most a hundredth by it. It decides what an error costs, and with it the likelihood: on
-            held-out speech (recipes/an4/RESULTS.md) that is best from 0.001 / C to 0.01 / C, and much worse from 0.1 / C
-            on.
+        floor: for ``square``: what a class gets at least, before normalisation. The default is 0.01 / C, so that all
+            classes together get at most a hundredth by it. The floor decides what an error costs, and with it the
+            likelihood: on held-out speech (recipes/an4/RESULTS.md) that is best from 0.001 / C to 0.01 / C, and much
+            worse from 0.1 / C on.
         dim: the dimension of the classes.
 
     Returns:

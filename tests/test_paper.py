@@ -6,7 +6,6 @@ import pytest
 
 from sqloss_plugins import paper
 
-
 CASES = [
     # classes, task, beside CTC, rule -> k, M; None for the level rule's
     (2, "mrpc", False, "auto", 1, 1),
