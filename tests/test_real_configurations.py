@@ -19,7 +19,7 @@ CONFIGURATIONS = sorted(RECIPES.glob("*/conf/tuning/train_asr_*.yaml"))
 SMALL = {
     **{"num_blocks": 1, "num_layers": 1, "nlayers": 1, "attention_heads": 2, "output_size": 16, "linear_units": 32},
     **{"hidden_size": 16, "adim": 16, "aconv_filts": 5, "unit": 8, "nbpe": 40},
-    **{"batch_size": 4, "max_epoch": 1, "num_workers": 0, "beam_size": 2, "maxlenratio": -5},
+    **{"batch_size": 4, "accum_grad": 2, "max_epoch": 1, "num_workers": 0, "beam_size": 2, "maxlenratio": -5},
 }
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real configurations")]
 

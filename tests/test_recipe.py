@@ -1008,6 +1008,16 @@ def test_torn_files_are_said(name, stage, message, whole, options, capsys):
 
 
 @one_worker
+def test_an_epoch_without_a_step_is_said(whole, options, capsys):
+    """ESPnet drops the batches at the end of an epoch that make no whole step."""
+    words = ["librispeech", *options, "--tag", "stepless", "--stage", "6", "--max_epoch", "1"]
+    assert main([*words, "--accum_grad", "99"]) == 1
+    message = capsys.readouterr().err
+    assert "no step was taken: an epoch has " in message
+    assert "a step needs 99 (accum_grad); lower accum_grad or batch_size" in message
+
+
+@one_worker
 def test_a_training_that_diverged_has_no_result(whole, options, capsys):
     words = ["librispeech", *options, "--tag", "diverged", "--stage", "6", "--max_epoch", "1"]
     assert main([*words, "--optim_conf", "lr=1e8"]) == 1

@@ -98,7 +98,7 @@ def check_not_diverged(folder: Path) -> None:
     ESPnet ends such a training as any other, with the models of its epochs.
 
     Raises:
-        RunError: it diverged.
+        RunError: it diverged, or an epoch has too few batches for a step.
     """
     try:
         reporter = _reporter(folder)
@@ -108,7 +108,15 @@ def check_not_diverged(folder: Path) -> None:
     stats: Mapping[str, Mapping[str, Any]] = reporter.stats.get(epoch, {})
     losses = {split: float(stats[split]["loss"]) for split in ("train", "valid") if "loss" in stats.get(split, {})}
     reason = next((f"the {split} loss is {loss:g}" for split, loss in losses.items() if not math.isfinite(loss)), None)
-    if reason is None and losses and "grad_norm" not in stats["train"]:  # so ESPnet skips a step
+    if reason is None and losses and "grad_norm" not in stats["train"]:
+        accumulated = read_config(folder / "config.yaml").get("accum_grad", 1)
+        batches = stats["train"]["total_count"] / epoch  # it counts those of all epochs
+        if batches < accumulated:
+            raise RunError(
+                f"no step was taken: an epoch has {batches:g} batches, and a step needs {accumulated} (accum_grad); "
+                f"lower accum_grad or batch_size, and choose another output folder than {folder}, or remove that one"
+            )
+        # So ESPnet skips a step.
         reason = "no step was taken, for want of finite gradients"
     if reason is None and losses:
         from sqloss_plugins.espnet.model import initial_loss
