@@ -1,29 +1,33 @@
 # Everything on a fresh machine: `make demo` shows the package at work, `make test` runs its tests.
+SHELL := /bin/bash -o pipefail
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-TEXT := glue --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed 1
+TEXT := glue --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed 1 --disable_tqdm true
 SPEECH := PYTHON=$(CURDIR)/$(PY) recipes/librispeech/run.sh --mini --tag demo --seed 1 --nj 1
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
 
 .PHONY: demo demo-text demo-speech speech test test-slow contract lint benchmark clean
 
-# At most ten minutes on two cores, installation included; `make demo-text` takes three.
+# Some ten minutes on two cores, installation included; `make demo-text` takes three. The losses train side by side, with
+# one thread each, and their lines say whose they are.
 demo: demo-text demo-speech
 	$(PY) -m sqloss_plugins compare --overview runs/demo recipes/librispeech/runs/librispeech/transformer/*-demo
 
 demo-text: $(VENV)/hf.installed
-	$(PY) -m sqloss_plugins $(TEXT) --loss square --output_dir runs/demo/square
-	$(PY) -m sqloss_plugins $(TEXT) --loss cross_entropy --output_dir runs/demo/cross_entropy
+	$(MAKE) --jobs 2 text-square text-cross_entropy
 	$(PY) -m sqloss_plugins compare runs/demo
 
-# What both losses share is made once, then they train side by side.
+# What both losses share is made first, once.
 demo-speech: $(VENV)/espnet.installed
 	$(SPEECH) --stop_stage 5
-	OMP_NUM_THREADS=1 $(MAKE) --jobs 2 --output-sync=none demo-speech-square demo-speech-cross_entropy
+	$(MAKE) --jobs 2 speech-square speech-cross_entropy
 
-demo-speech-%:
-	$(SPEECH) --loss $* --stage 6
+text-%:
+	OMP_NUM_THREADS=1 $(PY) -m sqloss_plugins $(TEXT) --loss $* --output_dir runs/demo/$* 2>&1 | sed -u 's/^/$*: /'
+
+speech-%:
+	OMP_NUM_THREADS=1 $(SPEECH) --loss $* --stage 6 2>&1 | sed -u 's/^/$*: /'
 
 # One epoch of the mini recipe, from audio to error rates, with ESPnet's extra and no other.
 speech: $(VENV)/espnet.installed
