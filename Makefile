@@ -1,5 +1,6 @@
 # Everything on a fresh machine: `make demo` shows the package at work, `make test` runs its tests.
-SHELL := /bin/bash -o pipefail
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
