@@ -982,7 +982,7 @@ def test_an_utterance_of_two_subsets_is_refused(corpus, tmp_path, capsys):
     shutil.copy(known, other)
     assert main([*words, "--test_sets", "test-clean test-other"]) == 2
     error = capsys.readouterr().err
-    assert known.stem in error
+    assert other.stem in error
     assert "test-other" in error
 
 
