@@ -60,8 +60,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         # A file that was cut short has an errno as well, of which the words do not help.
-        is_access = isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
-        reason = error.strerror if is_access else "it is damaged or something else"
+        reason: str | None = "it is damaged or something else"
+        if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            reason = error.strerror
         raise UserError(f"{path} cannot be read as a model file: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is not a model file: it holds something else than named tensors")
