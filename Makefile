@@ -45,6 +45,7 @@ test-slow: $(VENV)/test.installed
 # make contract PYTHON=python3.12 VENV=.venv312
 contract: $(VENV)/test.installed
 	$(PYTEST) tests/test_espnet.py tests/test_probability.py tests/test_speech_data.py tests/test_linear_square.py \
+		tests/test_real_configurations.py \
 		"tests/test_recipe.py::test_all_stages" "tests/test_recipe.py::test_an_exported_model_is_plain_espnets"
 
 lint: $(VENV)/test.installed

@@ -43,7 +43,9 @@ ESPNET = [
     "soundfile",
     "sentencepiece",
     "tensorboard",
-    "matplotlib",  # ESPnet's trainer draws the attention of every epoch, and does not declare it
+    # What ESPnet's trainer imports only when it is at work: it draws the attention of every epoch, and counts errors.
+    "matplotlib",
+    "editdistance",
     "tqdm",
     "espeakng-loader",  # the library that reads the mini corpus
 ]
