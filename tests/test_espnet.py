@@ -31,6 +31,7 @@ from sqloss_plugins.espnet.bin.asr_train import main as asr_train
 from sqloss_plugins.espnet.bin.lm_train import main as lm_train
 from sqloss_plugins.espnet.calibration import calibrate, teacher_forced_outputs
 from sqloss_plugins.espnet.decoding import Speech2Text, log_probability_outputs, use_method
+from sqloss_plugins.espnet.initialization import initialize_as_espnet1
 from sqloss_plugins.espnet.jobs import Job, die_with_parent, run_jobs
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
 from sqloss_plugins.espnet.model_files import check_sample_rate, load_model
@@ -165,6 +166,36 @@ def test_padding_alone():
     assert not outputs.grad.any()
 
 
+def test_the_initialization_of_espnet1():
+    layers = torch.nn.ModuleDict(
+        {
+            "linear": torch.nn.Linear(100, 400),
+            "convolution": torch.nn.Conv2d(4, 200, 5),
+            "words": torch.nn.Embedding(50, 400),
+            "lstm": torch.nn.LSTM(8, 6),
+            "cell": torch.nn.LSTMCell(8, 6),
+            "norm": torch.nn.BatchNorm1d(7),
+        }
+    )
+    initialize_as_espnet1(layers)
+    for name, inputs in (("linear", 100), ("convolution", 100), ("words", 1)):
+        assert layers[name].weight.std().item() == pytest.approx(inputs**-0.5, rel=0.02)
+        assert layers[name].weight.mean().item() == pytest.approx(0.0, abs=0.02)
+    assert not layers["linear"].bias.any()
+    forget = torch.tensor([0.0, 1.0, 0.0, 0.0]).repeat_interleave(6)  # input, forget, cell, output
+    for bias in (layers["lstm"].bias_ih_l0, layers["lstm"].bias_hh_l0, layers["cell"].bias_ih):
+        assert torch.equal(bias, forget)
+    assert not layers["cell"].bias_hh.any()
+    assert torch.equal(layers["norm"].weight, torch.ones(7))
+
+
+def test_the_initialization_reaches_the_model():
+    plain, other = build(decoder="rnn"), build(decoder="rnn", initialization="espnet1")
+    assert plain.state_dict().keys() == other.state_dict().keys()
+    assert torch.equal(other.decoder.decoder[0].bias_ih[8:16], torch.ones(8))
+    assert not torch.equal(plain.decoder.decoder[0].bias_ih[8:16], torch.ones(8))
+
+
 @pytest.mark.parametrize("decoder", list(DECODERS))
 @pytest.mark.parametrize("method", ["square", "temperature"])
 def test_methods_leave_everything_else_untouched(decoder, method, batch):
@@ -234,6 +265,7 @@ def test_nll_is_of_the_losss_own_method(batch):
         ({"paper_task": "librispeach"}, "unknown paper_task 'librispeach': choose from .*librispeech"),
         ({"rescaling": "mine"}, "unknown rescaling 'mine': choose from auto, paper, level"),
         ({"lsm_type": "bigram"}, "unknown lsm_type 'bigram'"),
+        ({"initialization": "chainer"}, "unknown initialization 'chainer': choose from espnet1"),
         ({"lsm_type": "unigram", "lsm_weight": 0.1}, "go together"),
         ({"lsm_weight": 1.5}, "lsm_weight must be between 0 and 1"),
         ({"ctc_weight": 1.0}, "loss square is for an attention decoder"),

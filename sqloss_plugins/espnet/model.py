@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.decoding import ESPNETS_LOSS, log_probability_outputs, methods_of
+from sqloss_plugins.espnet.initialization import check_initialization, initialize_as_espnet1
 from sqloss_plugins.losses import DEFAULT_LOSS, check_loss, make_loss
 from sqloss_plugins.paper import Rescaling, choose_rescaling, tasks
 
 MODEL_NAME = "sqloss"
-OPTIONS = ("loss", "k", "M", "rescaling", "paper_task", "lsm_type", "lsm_unigram")
+OPTIONS = ("loss", "k", "M", "rescaling", "paper_task", "lsm_type", "lsm_unigram", "initialization")
 """The keys of ``model_conf`` that ESPnet's own model does not have."""
 
 _CTC_WEIGHT = 0.5  # ESPnet's default
@@ -173,6 +174,7 @@ class SquareLossASRModel(ESPnetASRModel):
         paper_task: the paper's name of the task, such as ``librispeech``, for that rule; None for a task of one's own.
         lsm_type: ``uniform`` as in ESPnet2, or ``unigram`` as in ESPnet1 and the paper's WSJ.
         lsm_unigram: for ``unigram``: a file with each token's number of occurrences in the training text.
+        initialization: ``espnet1`` for ESPnet1's initialisation of recurrent models; None for ESPnet's ``init``.
 
     Raises:
         UserError: options that do not go together.
@@ -190,8 +192,10 @@ class SquareLossASRModel(ESPnetASRModel):
         paper_task: str | None = None,
         lsm_type: str = "uniform",
         lsm_unigram: str | None = None,
+        initialization: str | None = None,
         **kwargs: Any,
     ) -> None:
+        check_initialization(initialization)
         for name in ("ctc_weight", "lsm_weight"):
             if name in kwargs:
                 kwargs[name] = _number(name, kwargs[name])
@@ -202,6 +206,8 @@ class SquareLossASRModel(ESPnetASRModel):
             raise UserError(f"model_conf: ctc_weight must be between 0 and 1, got {ctc_weight:g}")
         chosen = _choose(loss, vocab_size, paper_task, 0.0 < ctc_weight < 1.0, rescaling, k, M)
         super().__init__(vocab_size, token_list, *args, **kwargs)
+        if initialization is not None:
+            initialize_as_espnet1(self)
         self.loss = loss
         self.rescaling = chosen
         if loss == ESPNETS_LOSS and lsm_unigram is None:

@@ -5,7 +5,8 @@ r"""``espnet2.bin.asr_train`` with the model choice ``sqloss``: the same argumen
 
 ``loss``: square, cross_entropy or squentropy; ``k``, ``M``: rescaling of the square loss, or ``rescaling``: the rule
 for it, auto, paper or level, and ``paper_task``: the paper's name of the task, which the first two look up;
-``lsm_type``: uniform or unigram, the latter with ``lsm_unigram``: a file of token counts.
+``lsm_type``: uniform or unigram, the latter with ``lsm_unigram``: a file of token counts;
+``initialization``: espnet1 for that of ESPnet1's recurrent models.
 """
 
 from __future__ import annotations
