@@ -293,7 +293,7 @@ def test_wrong_options(options, sentence, tmp_path, monkeypatch, capsys):
     assert compare(options) == 2
     error = capsys.readouterr().err
     assert sentence in error
-    assert error.startswith("compare: error: ")
+    assert error.startswith("sqloss compare: error: ")
     assert error.count("\n") == 1
 
 
@@ -317,7 +317,7 @@ def test_results_that_cannot_be_compared(changes, sentence, tmp_path, capsys):
     path.write_text(json.dumps({**content, "hyperparameters": settings}))
     assert compare([str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert error == f"compare: error: {path} {sentence}\n"
+    assert error == f"sqloss compare: error: {path} {sentence}\n"
 
 
 def test_a_run_knows_its_file(tmp_path):

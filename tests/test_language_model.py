@@ -379,7 +379,7 @@ BAD_OPTIONS = {
 def test_bad_options(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options, message = BAD_OPTIONS[case]
-    assert_refused(main, options, "language_model", message, tmp_path, capsys)
+    assert_refused(main, options, "sqloss lm", message, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def assert_refused_in_one_sentence(path, sentence, capsys):
     assert sentence in str(refused.value)
     assert compare([str(path.parent)]) == 2
     error = capsys.readouterr().err
-    assert error == f"compare: error: {refused.value}\n"
+    assert error == f"sqloss compare: error: {refused.value}\n"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

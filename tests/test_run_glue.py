@@ -340,7 +340,7 @@ BAD_OPTIONS = {
 def test_bad_options(case, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     options, message = BAD_OPTIONS[case]
-    assert_refused(main, options, "run_glue_sq.py", message, tmp_path, capsys)
+    assert_refused(main, options, "sqloss glue", message, tmp_path, capsys)
 
 
 def test_a_settings_file_with_an_option_twice(tmp_path, capsys):

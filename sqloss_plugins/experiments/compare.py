@@ -32,7 +32,7 @@ from sqloss_plugins.experiments.comparison import (
 from sqloss_plugins.metrics import Metric
 from sqloss_plugins.results import markdown_table, write_json
 
-PROGRAM = "compare"
+PROGRAM = "sqloss compare"
 _MINI = "MINI: data that this package makes; it shows that everything works, and says nothing about the real task."
 
 

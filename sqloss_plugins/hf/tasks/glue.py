@@ -56,7 +56,7 @@ class GlueArguments(SequenceClassificationArguments):
 class Glue(SequenceClassification):
     """One task of GLUE."""
 
-    program = "run_glue_sq.py"
+    program = "sqloss glue"
     description = __doc__
     arguments = GlueArguments
     not_decisive = ("data_dir",)

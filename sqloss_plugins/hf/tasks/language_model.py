@@ -72,7 +72,7 @@ class LanguageModelArguments(TaskArguments):
 class LanguageModel(Task):
     """A causal language model on text."""
 
-    program = "language_model"
+    program = "sqloss lm"
     description = __doc__
     arguments = LanguageModelArguments
     same_when_resumed = ("vocab_size", "block_size")
