@@ -8,10 +8,13 @@ if TYPE_CHECKING:
     from sqloss_plugins.losses import (
         LOSSES,
         LinearSquareLoss,
+        MultiLabelCrossEntropy,
+        MultiLabelSquareLoss,
         SquareLoss,
         SquentropyLoss,
         linear_square_loss,
         make_loss,
+        multilabel_square_loss,
         square_loss,
         squentropy_loss,
     )
@@ -21,11 +24,14 @@ __version__ = "0.1.0"
 __all__ = [
     "LOSSES",
     "LinearSquareLoss",
+    "MultiLabelCrossEntropy",
+    "MultiLabelSquareLoss",
     "SquareLoss",
     "SquentropyLoss",
     "__version__",
     "linear_square_loss",
     "make_loss",
+    "multilabel_square_loss",
     "square_loss",
     "squentropy_loss",
 ]

@@ -21,11 +21,12 @@ from datasets import Features, List, Value
 from sqloss_plugins.metrics import INPUTS, METRICS, compute, metric
 
 # Class numbers are floats here, because datasets would cut 0.7 to the whole number 0 without a word.
+_NUMBER, _NUMBERS, _TEXT = Value("float64"), List(Value("float64")), Value("string")
 _FEATURES = {
-    "labels": (Value("float64"), Value("float64")),
-    "numbers": (Value("float64"), Value("float64")),
-    "texts": (Value("string"), Value("string")),
-    "probabilities": (List(Value("float64")), Value("float64")),
+    "labels": [(_NUMBER, _NUMBER), (_NUMBERS, _NUMBERS)],
+    "numbers": [(_NUMBER, _NUMBER)],
+    "texts": [(_TEXT, _TEXT)],
+    "probabilities": [(_NUMBERS, _NUMBER)],
 }
 _CITATION = """@inproceedings{hui2021evaluation,
   title={Evaluation of Neural Architectures Trained with Square Loss vs Cross-Entropy in Classification Tasks},
@@ -43,12 +44,12 @@ class SquareLossMetric(evaluate.Metric):
         if self.config_name not in names:
             raise ValueError(f"name the metric, as in evaluate.load(path, 'wer'): one of {', '.join(names)}")
         inputs = metric(self.config_name).inputs
-        predictions, references = _FEATURES[inputs]
+        features = [Features({"predictions": p, "references": r}) for p, r in _FEATURES[inputs]]
         return evaluate.MetricInfo(
             description=compute.__doc__,
             citation=_CITATION,
             inputs_description=f"\n\nPredictions and references of {self.config_name}: {INPUTS[inputs]}.",
-            features=Features({"predictions": predictions, "references": references}),
+            features=features if len(features) > 1 else features[0],
         )
 
     def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, float]:

@@ -22,7 +22,7 @@ _SUM_TOLERANCE = 1e-3
 """By how much the probabilities of an example may sum to something else than one; rounding to bfloat16 stays below."""
 
 INPUTS = {
-    "labels": "class numbers, shape (N,)",
+    "labels": "class numbers, shape (N,), or label sets, 1 for each class that is in it and else 0, shape (N, C)",
     "numbers": "numbers, shape (N,)",
     "texts": "N strings",
     "probabilities": "class probabilities, shape (N, C), and for the references class numbers, shape (N,)",
@@ -92,12 +92,27 @@ def _accuracy(predictions: Array, references: Array) -> float:
 def _f1(predictions: Array, references: Array, *, average: str = "binary") -> float:
     from sklearn.metrics import f1_score
 
+    if predictions.ndim == 2 and average == "binary":
+        raise ValueError("f1: of label sets take f1_macro or f1_micro, because this is the F1 of class number 1")
+    if predictions.ndim == 2 and predictions.shape[1] == 1 and average != "samples":
+        # To scikit-learn these are class numbers 0 and 1, and its averages those of both classes.
+        predictions, references, average = predictions[:, 0], references[:, 0], "binary"
     return float(f1_score(references, predictions, average=average, zero_division=0.0))
+
+
+def _f1_macro(predictions: Array, references: Array) -> float:
+    return _f1(predictions, references, average="macro")
+
+
+def _f1_micro(predictions: Array, references: Array) -> float:
+    return _f1(predictions, references, average="micro")
 
 
 def _matthews_correlation(predictions: Array, references: Array) -> float:
     from sklearn.metrics import matthews_corrcoef
 
+    if predictions.ndim == 2:
+        raise ValueError("matthews_correlation: it is of class numbers, and these are label sets")
     return float(matthews_corrcoef(references, predictions))
 
 
@@ -113,6 +128,10 @@ def _correlation(name: str) -> Callable[[Array, Array], float]:
         return float(getattr(scipy.stats, name)(references, predictions).statistic)
 
     return compute
+
+
+def _mse(predictions: NDArray[np.float64], references: NDArray[np.float64]) -> float:
+    return float(((predictions - references) ** 2).mean())  # nan where a number is, which scikit-learn refuses
 
 
 # ---------------------------------------------------------------- texts
@@ -217,9 +236,12 @@ METRICS: dict[str, Metric] = {
         Metric("accuracy", higher_is_better=True, inputs="labels", function=_accuracy),
         Metric("top5", higher_is_better=True),
         Metric("f1", higher_is_better=True, inputs="labels", function=_f1),
+        Metric("f1_macro", higher_is_better=True, inputs="labels", function=_f1_macro),
+        Metric("f1_micro", higher_is_better=True, inputs="labels", function=_f1_micro),
         Metric("matthews_correlation", higher_is_better=True, unit="", inputs="labels", function=_matthews_correlation),
         Metric("pearson", higher_is_better=True, unit="", inputs="numbers", function=_correlation("pearsonr")),
         Metric("spearmanr", higher_is_better=True, unit="", inputs="numbers", function=_correlation("spearmanr")),
+        Metric("mse", higher_is_better=False, unit="", inputs="numbers", function=_mse),
         Metric("wer", higher_is_better=False, inputs="texts", function=_error_rate("wer")),
         Metric("cer", higher_is_better=False, inputs="texts", function=_error_rate("cer")),
         Metric("per", higher_is_better=False, inputs="texts", function=_error_rate("per")),
@@ -249,8 +271,12 @@ def metric(name: str) -> Metric:
 def compute(name: str, predictions: Any, references: Any, **options: Any) -> float:
     """A metric's value.
 
-    * ``accuracy``, ``f1`` (of class 1; ``average`` as scikit-learn's, for more classes), ``matthews_correlation``.
+    * ``accuracy`` (of label sets: the share of those that are predicted exactly), ``matthews_correlation`` (of class
+      numbers), ``f1`` (of class 1; ``average`` as scikit-learn's, for more classes and for label sets).
+    * ``f1_macro``: the mean of the F1 of each class. ``f1_micro``: F1 of all decisions together, which for class
+      numbers is the accuracy. An F1 where nothing is predicted and nothing there counts as 0.
     * ``pearson``, ``spearmanr``: 0 where one side is constant, which leaves them undefined; nan where a number is.
+    * ``mse``: the mean squared error; nan where a number is.
     * ``wer``, ``cer``, ``per``: edits over all texts together, divided by the length of all references.
     * ``nll``: mean negative log-likelihood in nats. A probability of 0 counts as 2.2e-16, as in scikit-learn.
     * ``perplexity``: exp(nll). ``bpc``: nll in bits, by token; by character where ``characters``, how many the text
@@ -285,17 +311,35 @@ def _check_length(name: str, predictions: Any, references: Any) -> None:
         raise ValueError(f"{name}: there are no examples")
 
 
-def _class_numbers(name: str, what: str, values: Any) -> Array:
+def _whole_numbers(name: str, what: str, values: Any, kind: str, ndim: tuple[int, ...] = (1,)) -> Array:
     import numpy as np
 
     array = np.asarray(values)
-    if array.ndim != 1 or not np.issubdtype(array.dtype, np.number) or not np.equal(array, np.round(array)).all():
-        raise ValueError(f"{name}: the {what} must be class numbers, of shape (N,)")
+    if array.dtype == np.bool_:
+        array = array.astype(np.int64)
+    if (
+        array.ndim not in ndim
+        or not np.issubdtype(array.dtype, np.number)
+        or not np.equal(array, np.round(array)).all()
+        or (array.ndim == 2 and not np.isin(array, (0, 1)).all())
+    ):
+        raise ValueError(f"{name}: the {what} must be {kind}")
     return array.astype(np.int64)
 
 
+def _class_numbers(name: str, what: str, values: Any) -> Array:
+    return _whole_numbers(name, what, values, "class numbers, of shape (N,)")
+
+
 def _check_labels(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:
-    return _class_numbers(name, "predictions", predictions), _class_numbers(name, "references", references)
+    kind = "class numbers, of shape (N,), or label sets of 0 and 1, of shape (N, C)"
+    p, y = (
+        _whole_numbers(name, what, values, kind, (1, 2))
+        for what, values in (("predictions", predictions), ("references", references))
+    )
+    if p.shape != y.shape:
+        raise ValueError(f"{name}: predictions of shape {p.shape} and references of shape {y.shape} do not pair up")
+    return p, y
 
 
 def _check_numbers(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:

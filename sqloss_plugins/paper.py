@@ -95,6 +95,7 @@ def choose_rescaling(
     *,
     task: str | None = None,
     beside_ctc: bool = False,
+    is_multi_label: bool = False,
     rule: str = "auto",
     k: float | None = None,
     M: float | None = None,
@@ -109,18 +110,29 @@ def choose_rescaling(
     * ``level``: k = 15 and M = sqrt(C ln C / 15). A token's loss at the start, k M^2 / C, is then that of
       cross-entropy, ln C. This matters where the loss is added to another one, as in speech recognition with CTC.
 
+    In multi-label classification, which the paper does not have, every class is a regression of its own, however many
+    there are: ``auto`` is (1, 1), and there is no other rule.
+
     Args:
         num_classes: C, the outputs of the model.
         task: the paper's name of the task; None for a task of one's own, and for mini data.
         beside_ctc: whether the loss is one part of a CTC/attention objective.
+        is_multi_label: whether it is multi-label classification, with one class or more.
         rule: one of :data:`RULES`.
         k, M: given by the user: they take the place of the rule's.
 
     Raises:
-        ValueError: an unknown rule, or less than two classes.
+        ValueError: an unknown rule, or one that multi-label classification does not have; less than two classes.
     """
     if rule not in RULES:
         raise ValueError(f"unknown rescaling {rule!r}: choose from {', '.join(RULES)}")
+    if is_multi_label:
+        if rule != "auto":
+            raise ValueError(
+                f"the rescaling {rule} is for examples with one true class, and this is multi-label classification: "
+                "leave it at auto, or give k and M"
+            )
+        return Rescaling(1.0, 1.0, "not rescaled, for multi-label classification").overridden(k, M)
     if num_classes < 2:
         raise ValueError(f"k and M are for two classes and more, and there are {num_classes}")
     row = next((row for row in tables()["rescaling"] if row["task"] == task), None)

@@ -250,7 +250,9 @@ def test_every_metric_says_what_it_needs():
     for name, found in METRICS.items():
         assert Metric(name, **found.direction).direction == found.direction
     higher = {name for name, found in METRICS.items() if found.higher_is_better}
-    assert higher == {"accuracy", "top5", "f1", "matthews_correlation", "pearson", "spearmanr"}
+    assert higher == {
+        *("accuracy", "top5", "f1", "f1_macro", "f1_micro", "matthews_correlation", "pearson", "spearmanr")
+    }
 
 
 def test_directions():

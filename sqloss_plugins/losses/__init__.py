@@ -17,6 +17,7 @@ from sqloss_plugins.losses.accumulation import GradientAccumulation
 from sqloss_plugins.losses.class_shard import ClassShard
 from sqloss_plugins.losses.cost_model import gram_pays
 from sqloss_plugins.losses.linear_square import LinearSquareLoss, linear_square_loss
+from sqloss_plugins.losses.multilabel import MultiLabelCrossEntropy, MultiLabelSquareLoss, multilabel_square_loss
 from sqloss_plugins.losses.square import SquareLoss, check_rescaling, square_loss
 from sqloss_plugins.losses.squentropy import SquentropyLoss, squentropy_loss
 
@@ -33,6 +34,10 @@ class LossSpec:
         paper_column: the loss whose hyper-parameters in the paper are its: ``square`` or ``cross_entropy``.
         of_linear_layer: the loss of a linear layer's outputs without the outputs, called as
             :func:`linear_square_loss`; None where there is no such form.
+        multilabel: the loss module of multi-label classification, made with ``weight`` and ``reduction``; None where
+            the loss has no such form.
+        multilabel_method: how the outputs of such a model become the probability of each class, one of
+            :data:`sqloss_plugins.probability.LABEL_METHODS`; None where there is no such form.
     """
 
     module: type[nn.Module]
@@ -40,6 +45,8 @@ class LossSpec:
     is_rescaled: bool = False
     paper_column: str = "cross_entropy"
     of_linear_layer: Callable[..., Tensor] | None = None
+    multilabel: type[nn.Module] | None = None
+    multilabel_method: str | None = None
 
 
 LOSSES: dict[str, LossSpec] = {
@@ -49,8 +56,10 @@ LOSSES: dict[str, LossSpec] = {
         is_rescaled=True,
         paper_column="square",
         of_linear_layer=linear_square_loss,
+        multilabel=MultiLabelSquareLoss,
+        multilabel_method="square",
     ),
-    "cross_entropy": LossSpec(nn.CrossEntropyLoss),
+    "cross_entropy": LossSpec(nn.CrossEntropyLoss, multilabel=MultiLabelCrossEntropy, multilabel_method="sigmoid"),
     "squentropy": LossSpec(SquentropyLoss),
 }
 """Name of a loss -> what the package has to know of it."""
@@ -64,6 +73,8 @@ __all__ = [
     "GradientAccumulation",
     "LinearSquareLoss",
     "LossSpec",
+    "MultiLabelCrossEntropy",
+    "MultiLabelSquareLoss",
     "SquareLoss",
     "SquentropyLoss",
     "check_loss",
@@ -71,39 +82,56 @@ __all__ = [
     "gram_pays",
     "linear_square_loss",
     "make_loss",
+    "multilabel_square_loss",
     "square_loss",
     "squentropy_loss",
 ]
 
 
-def check_loss(name: str, k: float | None = None, M: float | None = None) -> LossSpec:
+def check_loss(name: str, k: float | None = None, M: float | None = None, *, is_multi_label: bool = False) -> LossSpec:
     """The loss of that name, if it exists and can have this k and M (None: not given).
 
+    Args:
+        name: a key of :data:`LOSSES`.
+        k, M: rescaling.
+        is_multi_label: whether its form for multi-label classification is asked for.
+
     Raises:
-        ValueError: unknown name; k or M not positive and finite, or given to a loss that has neither.
+        ValueError: unknown name; k or M not positive and finite, or given to a loss that has neither; no form for
+            multi-label classification.
     """
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}: choose from {', '.join(LOSSES)}")
     if not LOSSES[name].is_rescaled and not (k is None and M is None):
         raise ValueError(f"k and M rescale the square loss, and the loss {name} has neither: leave them out")
     check_rescaling(1.0 if k is None else k, 1.0 if M is None else M)
+    if is_multi_label and LOSSES[name].multilabel is None:
+        others = ", ".join(other for other, spec in LOSSES.items() if spec.multilabel is not None)
+        raise ValueError(f"the loss {name} has no form for multi-label classification: choose from {others}")
     return LOSSES[name]
 
 
-def make_loss(name: str, *, k: float | None = None, M: float | None = None, **options: Any) -> nn.Module:
+def make_loss(
+    name: str, *, k: float | None = None, M: float | None = None, is_multi_label: bool = False, **options: Any
+) -> nn.Module:
     """A loss module by name.
 
     Args:
         name: a key of :data:`LOSSES`: ``square``, ``cross_entropy`` or ``squentropy``.
         k, M: rescaling, for the square loss alone; None means 1.
-        **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``.
+        is_multi_label: the form for multi-label classification, such as :class:`MultiLabelSquareLoss`.
+        **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``; of the multi-label form ``weight``
+            and ``reduction``.
 
     Raises:
-        ValueError: unknown name or reduction; k or M given to a loss that has none, or not positive.
+        ValueError: unknown name or reduction; k or M given to a loss that has none, or not positive; no multi-label
+            form.
         RuntimeError: label smoothing outside [0, 1].
     """
     check_options(options.get("reduction", "mean"), options.get("label_smoothing", 0.0))
-    spec = check_loss(name, k, M)
+    spec = check_loss(name, k, M, is_multi_label=is_multi_label)
     if spec.is_rescaled:
         options |= {"k": 1.0 if k is None else k, "M": 1.0 if M is None else M}
+    if is_multi_label and spec.multilabel is not None:
+        return spec.multilabel(**options)
     return spec.module(**options)
