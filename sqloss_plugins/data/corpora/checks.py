@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.data.corpora.corpus import SAMPLE_RATE, Utterance
+from sqloss_plugins.data.corpora.sphere import declared_samples
 from sqloss_plugins.errors import UserError
 
 
@@ -88,6 +89,7 @@ def _seconds(path: Path, sample_rate: int) -> float:
     import soundfile
 
     try:
+        declared = declared_samples(path)
         info = soundfile.info(path)
         if info.samplerate != sample_rate or info.channels != 1:
             raise UserError(
@@ -105,8 +107,9 @@ def _seconds(path: Path, sample_rate: int) -> float:
         raise UserError(f"{path} cannot be read as audio: {error}") from error
     if info.frames == 0:
         raise UserError(f"{path} is empty: it has no samples")
-    if frames != info.frames:
-        raise UserError(f"{path} is cut short: it has {frames} of {info.frames} samples")
+    expected = declared or info.frames
+    if frames < expected:
+        raise UserError(f"{path} is cut short: it has {frames} of {expected} samples")
     return frames / sample_rate
 
 
