@@ -15,10 +15,8 @@ from sqloss_plugins.data.corpora.sphere import declared_samples
 from sqloss_plugins.errors import UserError
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file in UTF-8 that are not empty, with their numbers, from 1 on.
-
-    White space is single spaces, whichever it was. A byte order mark is dropped.
+def read_raw_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file in UTF-8 as they are, with their numbers, from 1 on. A byte order mark is dropped.
 
     Raises:
         UserError: the file cannot be read, or is not UTF-8.
@@ -31,7 +29,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
     # Not str.splitlines, which takes U+0085 and U+2028 for ends of lines as well.
-    for number, line in enumerate(text.split("\n"), start=1):
+    yield from enumerate(text.split("\n"), start=1)
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file in UTF-8 that are not empty, with their numbers, from 1 on.
+
+    White space is single spaces, whichever it was. A byte order mark is dropped.
+
+    Raises:
+        UserError: the file cannot be read, or is not UTF-8.
+    """
+    for number, line in read_raw_lines(path):
         words = " ".join(line.split())
         if words:
             yield number, words
@@ -59,7 +68,7 @@ def check_audio(
     nj: int = 1,
     on_progress: Callable[[], object] | None = None,
     sample_rate: int = SAMPLE_RATE,
-) -> float:
+) -> list[int]:
     """Decodes every file once, and refuses what would fail in the middle of training, or spoil it.
 
     Args:
@@ -69,33 +78,42 @@ def check_audio(
         sample_rate: what all files must have, in Hz.
 
     Returns:
-        The duration of all, in seconds.
+        The number of samples of each.
 
     Raises:
         UserError: a file that cannot be read, is empty or cut short, has NaN or infinite samples, or is not mono at
             the sample rate.
     """
-    total = 0.0
+    found = []
     with ThreadPoolExecutor(nj) as pool:
-        for seconds in pool.map(lambda item: _seconds(item.audio, sample_rate), utterances):
-            total += seconds
+        for samples in pool.map(lambda item: _samples(item.audio, sample_rate), utterances):
+            found.append(samples)
             if on_progress:
                 on_progress()
-    return total
+    return found
 
 
-def _seconds(path: Path, sample_rate: int) -> float:
+def _samples(path: Path, sample_rate: int) -> int:
+    info = inspect_audio(path)
+    if info.samplerate != sample_rate or info.channels != 1:
+        raise UserError(
+            f"{path} has {info.samplerate} Hz and {info.channels} channel(s): this recipe takes mono at "
+            f"{sample_rate} Hz"
+        )
+    return int(info.frames)
+
+
+def inspect_audio(path: Path) -> Any:
+    """What soundfile says of a file: ``samplerate`` in Hz, ``channels``, ``frames``, ``format``. The file is decoded.
+
+    Raises:
+        UserError: it cannot be read, is empty or cut short, or has NaN or infinite samples.
+    """
     import numpy as np
     import soundfile
 
     try:
-        declared = declared_samples(path)
         info = soundfile.info(path)
-        if info.samplerate != sample_rate or info.channels != 1:
-            raise UserError(
-                f"{path} has {info.samplerate} Hz and {info.channels} channel(s): this recipe takes mono at "
-                f"{sample_rate} Hz"
-            )
         # Only floating-point formats have samples that are not finite.
         dtype = "float32" if info.subtype in ("FLOAT", "DOUBLE") else "int16"
         frames = 0
@@ -103,14 +121,15 @@ def _seconds(path: Path, sample_rate: int) -> float:
             frames += len(block)
             if dtype == "float32" and not np.isfinite(block).all():
                 raise UserError(f"{path} has samples that are not numbers (NaN or infinite): repair or remove it")
+    except TypeError as error:  # soundfile's, for a file called *.raw, which has no header
+        raise UserError(f"{path} cannot be read as audio: it has no header") from error
     except (soundfile.LibsndfileError, OSError) as error:
         raise UserError(f"{path} cannot be read as audio: {error}") from error
     if info.frames == 0:
         raise UserError(f"{path} is empty: it has no samples")
-    expected = declared or info.frames
-    if frames < expected:
-        raise UserError(f"{path} is cut short: it has {frames} of {expected} samples")
-    return frames / sample_rate
+    if frames != info.frames:
+        raise UserError(f"{path} is cut short: it has {frames} of {info.frames} samples")
+    return info
 
 
 def check_names(utterances: Iterable[Utterance]) -> None:

@@ -113,7 +113,8 @@ def prepare_data(corpus: Corpus, source: Path, subsets: Sequence[str], data: Dat
             print(f"  {subset:20s} done before, in {data.subset(subset)}", flush=True)
             continue
         with tqdm(total=len(utterances), desc=f"  {subset}", unit=" files") as bar:
-            seconds = check_audio(utterances, nj, bar.update, corpus.sample_rate)
+            samples = check_audio(utterances, nj, bar.update, corpus.sample_rate)
+        seconds = sum(samples) / corpus.sample_rate
         write_data_dir(data.subset(subset), utterances)
         found = hashlib.sha256()
         for item in sorted(utterances, key=lambda item: item.name):
