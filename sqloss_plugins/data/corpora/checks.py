@@ -113,6 +113,7 @@ def inspect_audio(path: Path) -> Any:
     import soundfile
 
     try:
+        declared = declared_samples(path)
         info = soundfile.info(path)
         # Only floating-point formats have samples that are not finite.
         dtype = "float32" if info.subtype in ("FLOAT", "DOUBLE") else "int16"
@@ -127,8 +128,9 @@ def inspect_audio(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as audio: {error}") from error
     if info.frames == 0:
         raise UserError(f"{path} is empty: it has no samples")
-    if frames != info.frames:
-        raise UserError(f"{path} is cut short: it has {frames} of {info.frames} samples")
+    expected = declared or info.frames
+    if frames < expected:
+        raise UserError(f"{path} is cut short: it has {frames} of {expected} samples")
     return info
 
 
