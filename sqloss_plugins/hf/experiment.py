@@ -26,7 +26,6 @@ from datasets.exceptions import DatasetsError
 from datasets.utils.logging import disable_progress_bar
 from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 
-from sqloss_plugins import paper
 from sqloss_plugins.errors import RunError, UserError, run_command
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.hf.config import SquareLossConfig
@@ -105,19 +104,24 @@ def _prepare(task: Task) -> None:
     config = task.config
     if config.push_to_hub or not all(Path(name).is_dir() for name in task.from_hub()):
         task.is_hub_reachable = reach_hub(config.push_to_hub)
+    task.model_path, task.arch = task.find_model()
     try:
         task.data = task.load()
     except (OSError, DatasetsError) as error:
         if "No space left on device" in str(error):
             raise
         raise UserError(f"the data cannot be read, or not be kept in --cache_dir: {sentence(error)}") from error
+    splits = {split.partition("_")[0] for split in task.data.splits}
+    for phase, split in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
+        if phase in task.given and getattr(config, phase) and split not in splits:
+            raise UserError(f"--{phase} needs {split} data, and there is none")
     if not config.do_train and not any(_is_wanted(task, split) for split in task.data.splits):
-        raise UserError("--do_predict needs test data, and there is none")
-    task.model_path, task.arch = task.find_model()
-    if config.paper_task is None and task.name in paper.tasks():
-        config.paper_task = task.name
+        raise UserError("there is no data to score: give validation or test data")
+    task.settle()
+    if config.paper_task is None:
+        config.paper_task = task.paper_task
     try:
-        task.rescaling = config.choose_rescaling(task.num_outputs)
+        task.rescaling = task.rescaling or config.choose_rescaling(task.num_outputs, task.is_multi_label)
     except ValueError as error:
         raise UserError(str(error)) from error
     if task.rescaling:
@@ -253,8 +257,9 @@ def _trainer(task: Task, model: PreTrainedModel, datasets: Mapping[str, Dataset]
         trainer = SquareLossTrainer(
             model=model,
             args=task.config,
-            train_dataset=datasets["train"],
-            eval_dataset=datasets["validation"],
+            train_dataset=datasets.get("train"),
+            # Where nothing is trained there may be none, which the Trainer does not take with early stopping.
+            eval_dataset=datasets.get("validation", next(iter(datasets.values()))),
             processing_class=task.processor,
             data_collator=task.collator(),
             compute_metrics=task.compute_metrics,
@@ -262,7 +267,7 @@ def _trainer(task: Task, model: PreTrainedModel, datasets: Mapping[str, Dataset]
             **task.trainer_options(),
         )
         head = trainer.compute_loss_func.head
-        if head is not None:
+        if head is not None and task.config.do_train:
             inputs = dict(trainer.data_collator([datasets["train"][0]]))
             inputs.pop("labels", None)
             head.try_out(model, **inputs)
@@ -316,9 +321,9 @@ def _score(
             )
         if task.keeps_outputs:
             outputs[f"{split}_outputs"] = predicted.predictions
+        if trainer.is_world_process_zero():
+            lines += task.predicted(split, predicted.predictions, predicted.label_ids)
         if predicted.label_ids is None:
-            if trainer.is_world_process_zero():
-                lines += task.unlabelled(split, predicted.predictions)
             continue
         if task.keeps_outputs:
             outputs[f"{split}_targets"] = predicted.label_ids

@@ -42,6 +42,8 @@ def parse(task_type: type[Task], argv: Sequence[str]) -> Task:
     """
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         argv = [*_arguments_of_file(Path(argv[0])), *argv[1:]]  # the later of two values counts
+    program = task_type.program  # as the user has typed it
+    task_type = task_type.chosen_by({word[2:].partition("=")[0] for word in argv if word.startswith("--")})
     kinds = (task_type.arguments, SquareLossConfig)
     names = [[entry.name for entry in fields(kind) if entry.init] for kind in kinds]
     parser = _Parser(
@@ -49,8 +51,8 @@ def parse(task_type: type[Task], argv: Sequence[str]) -> Task:
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
         add_help=False,
-        prog=task_type.program,
-        usage=f"{task_type.program} [options]",
+        prog=program,
+        usage=f"{program} [options]",
         description=task_type.description or task_type.__doc__,
     )
     parser.add_argument("-h", "--help", action="store_true", help="Show this, and end.")

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, default_data_collator
 
+from sqloss_plugins import paper
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.metrics import compute
 from sqloss_plugins.paper import Rescaling
+from sqloss_plugins.probability import label_probabilities, probabilities
 from sqloss_plugins.results import OF_OUTPUTS
 
 Scores = dict[str, dict[str, float]]
@@ -67,6 +70,7 @@ class Task(ABC):
         not_decisive: of its own options those that do not decide the result.
         mini_warning: what is said of mini data.
         keeps_outputs: whether what the Trainer predicts goes into ``outputs.npz``.
+        is_multi_label: whether an example has any number of classes, each of them a decision of its own.
         name: its short name, for folders and results.
         metrics: by which early stopping may go, the usual one first.
         args, config: the command line: its own options, and the rest.
@@ -86,12 +90,13 @@ class Task(ABC):
     not_decisive: ClassVar[tuple[str, ...]] = ()
     mini_warning: ClassVar[str] = "MINI DATA: not the real task"
     keeps_outputs: ClassVar[bool] = True
+    is_multi_label: bool = False
     name: str
     metrics: tuple[str, ...]
     data: TaskData
     model_path: str | None
     arch: str
-    rescaling: Rescaling | None
+    rescaling: Rescaling | None = None
     processor: Any
 
     def __init__(self, args: Any, config: SquareLossConfig, given: frozenset[str]) -> None:
@@ -101,6 +106,11 @@ class Task(ABC):
         self.is_hub_reachable = True
 
     # What a task says.
+
+    @classmethod
+    def chosen_by(cls, names: Collection[str]) -> type[Task]:
+        """The task that a command line is for: this one, or another that takes options of these names."""
+        return cls
 
     @classmethod
     def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
@@ -117,7 +127,10 @@ class Task(ABC):
 
     @abstractmethod
     def load(self) -> TaskData:
-        """Reads and checks the data."""
+        """Reads and checks the data; the model is found already."""
+
+    def settle(self) -> None:  # noqa: B027
+        """Settles what data and model decide together, or refuses them, by a UserError, where they do not fit."""
 
     @property
     @abstractmethod
@@ -159,8 +172,14 @@ class Task(ABC):
     def begin_scoring(self) -> None:  # noqa: B027
         """Called when training has ended, before the splits are scored: validation first."""
 
-    def unlabelled(self, split: str, outputs: Any) -> list[str]:
-        """Called with the outputs on a split without labels; returns lines to print."""
+    def predicted(self, split: str, outputs: Any, targets: Any | None) -> list[str]:
+        """Called with the outputs on every split that is scored, by the first process; returns lines to print.
+
+        Args:
+            split: its name.
+            outputs: what the Trainer predicted, NumPy.
+            targets: the labels, NumPy; None for a split without labels.
+        """
         return []
 
     def facts(self, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
@@ -170,6 +189,11 @@ class Task(ABC):
     def fitted(self) -> dict[str, float]:
         """What was fitted on the validation data after training, for ``Result.data``."""
         return {}
+
+    @property
+    def paper_task(self) -> str | None:
+        """The paper's name of the task, for k and M; None for a task that it does not have."""
+        return self.name if self.name in paper.tasks() else None
 
     @property
     def has_classes(self) -> bool:
@@ -202,6 +226,11 @@ class Task(ABC):
         return {**scores.get(OF_OUTPUTS, {}), **scores.get(self.method, {})}
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence: the first of them."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")
+
+
 class Classification(Task):
     """One label, or one number, for each example.
 
@@ -217,9 +246,34 @@ class Classification(Task):
         """Classes, or 1 for a regression."""
         return max(len(self.labels), 1)
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether it is no regression."""
+        return bool(self.labels)
+
+    @property
+    def method(self) -> str:
+        """The method that turns outputs into probabilities."""
+        return (self.is_multi_label and LOSSES[self.config.loss].multilabel_method) or super().method
+
     def decided(self, outputs: Any) -> Any:
-        """Class numbers (the largest output), or numbers; NumPy, of shape (N,)."""
-        return np.argmax(outputs, axis=-1) if self.has_classes else np.squeeze(outputs, -1)
+        """What the model says; NumPy.
+
+        Returns:
+            Class numbers (the largest output), of shape (N,); of multi-label classification 1 for each class whose
+            probability is at least 1/2, else 0, of shape (N, C); of a regression numbers, of shape (N,).
+        """
+        if not self.has_classes:
+            return np.squeeze(outputs, -1)
+        if self.is_multi_label:
+            return (self.class_probabilities(outputs) >= 0.5).astype(np.int64)
+        return np.argmax(outputs, axis=-1)
+
+    def class_probabilities(self, outputs: Any) -> Any:
+        """The probability of each class by the loss's own method; NumPy, of shape (N, C)."""
+        read = label_probabilities if self.is_multi_label else probabilities
+        k, M = self.config.k or 1.0, self.config.M or 1.0
+        return read(torch.as_tensor(outputs), self.method, k=k, M=M).numpy()
 
     def scores(self, outputs: Any, targets: Any) -> Scores:
         """The task's metrics, which no method decides."""
@@ -230,15 +284,14 @@ class Classification(Task):
         """What looks wrong with the data, and how a model is scored that is not trained."""
         notes = []
         for split, rows in self.data.splits.items():
-            if not self.has_classes or "label" not in rows.column_names:
+            if not self.has_classes or self.is_multi_label or "label" not in rows.column_names:
                 continue
             found = set(rows.unique("label"))
             lacking = [name for i, name in enumerate(self.labels) if i not in found]
             if lacking:
                 is_useless = split == "train" and len(found) == 1
                 hint = "nothing can be learnt" if is_useless else f"is it data of {self.name}?"
-                names = ", ".join(lacking[:5]) + (f" and {len(lacking) - 5} others" if len(lacking) > 5 else "")
-                notes.append(f"WARNING: no example of {names} in the {split} data: {hint}")
+                notes.append(f"WARNING: no example of {listed(lacking)} in the {split} data: {hint}")
         if not self.config.do_train:
             notes.append("NO TRAINING: the model is scored as it is, and a head that it lacks is random")
         return notes

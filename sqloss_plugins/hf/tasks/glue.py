@@ -24,21 +24,14 @@ from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.options import refuse_given
-from sqloss_plugins.hf.tasks.sequence_classification import SequenceClassification, SequenceClassificationArguments
+from sqloss_plugins.hf.tasks.sequence_classification import (
+    COMMON,
+    SequenceClassification,
+    SequenceClassificationArguments,
+    fine_tuning,
+)
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.paper import HyperParameters, hyperparameters
-
-_COMMON = HyperParameters(
-    batch_size=32,
-    max_length=128,
-    learning_rate=2e-5,
-    epochs=3,
-    steps=None,
-    dropout=None,
-    backbone="bert-base-cased",
-    config=None,
-)
-"""For the GLUE tasks that the paper does not have: what Table 10 has for most of those it does."""
 
 
 @dataclass
@@ -67,7 +60,7 @@ class Glue(SequenceClassification):
             raise UserError(f"--task is missing: choose from {', '.join(TASKS)}")
         task = self.task = TASKS[self.args.task]
         self.name, self.texts, self.labels, self.metrics = task.name, task.texts, task.labels, task.metrics
-        self.default_model = _paper_values(self.args, self.config.loss).backbone or str(_COMMON.backbone)
+        self.default_model = _paper_values(self.args, self.config.loss).backbone or str(COMMON.backbone)
         super().check()
         if task.is_regression:
             options = ("k", "M", "rescaling", "paper_task", "label_smoothing_factor")
@@ -81,13 +74,7 @@ class Glue(SequenceClassification):
     def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
         """The paper's hyper-parameters for the task and the loss."""
         values, task = _paper_values(args, loss), TASKS.get(args.task or "")
-        return {
-            "learning_rate": values.learning_rate,
-            "num_train_epochs": float(values.epochs or 3),
-            "per_device_train_batch_size": values.batch_size,
-            "max_seq_length": values.max_length or _COMMON.max_length,
-            "metric_for_best_model": task.metrics[0] if task else "accuracy",
-        }
+        return {**fine_tuning(values), "metric_for_best_model": task.metrics[0] if task else "accuracy"}
 
     def from_hub(self) -> list[str]:
         """The data, too."""
@@ -115,17 +102,15 @@ class Glue(SequenceClassification):
                     flush=True,
                 )
                 data = load_mini(task)
-        limits = {
-            "train": args.max_train_samples,
-            "validation": args.max_eval_samples,
-            "test": args.max_predict_samples,
-        }
-        return data.limited(limits)
+        return self.limited(data)
 
-    def unlabelled(self, split: str, outputs: Any) -> list[str]:
-        """Writes the predictions for GLUE's server."""
+    def predicted(self, split: str, outputs: Any, targets: Any | None) -> list[str]:
+        """Of data without labels also the predictions for GLUE's server."""
+        lines = super().predicted(split, outputs, targets)
+        if targets is not None:
+            return lines
         path = write_submission(self.task, split, self.decided(outputs), self.folder)
-        return [f"Labels are not public: predictions for GLUE's server are in {path}."]
+        return [*lines, f"Labels are not public: predictions for GLUE's server are in {path}."]
 
     def notes(self) -> list[str]:
         """With a word on losses that the paper does not have."""
@@ -136,7 +121,7 @@ class Glue(SequenceClassification):
 
 
 def _paper_values(args: GlueArguments, loss: str) -> HyperParameters:
-    return hyperparameters(args.task or "", "bert", loss) or _COMMON
+    return hyperparameters(args.task or "", "bert", loss) or COMMON
 
 
 def main(argv: Sequence[str] | None = None) -> int:

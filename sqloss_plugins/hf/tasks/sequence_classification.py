@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError
@@ -17,18 +19,43 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     default_data_collator,
 )
 
+from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, find_config
 from sqloss_plugins.hf.options import check_at_least, sentence
-from sqloss_plugins.hf.task import Classification, TaskArguments
+from sqloss_plugins.hf.task import Classification, Scores, TaskArguments, listed
+from sqloss_plugins.paper import HyperParameters, Rescaling
+
+COMMON = HyperParameters(
+    batch_size=32,
+    max_length=128,
+    learning_rate=2e-5,
+    epochs=3,
+    steps=None,
+    dropout=None,
+    backbone="bert-base-cased",
+    config=None,
+)
+"""For tasks that the paper does not have: what its Table 10 has for most of those it does."""
 
 _VERY_LONG = 50
 """Characters of a text for each token that the model takes, from which on a text is cut before it is tokenised."""
+
+
+def fine_tuning(values: HyperParameters) -> dict[str, Any]:
+    """Hyper-parameters as options."""
+    return {
+        "learning_rate": values.learning_rate,
+        "num_train_epochs": float(values.epochs or COMMON.epochs or 0),
+        "per_device_train_batch_size": values.batch_size,
+        "max_seq_length": values.max_length or COMMON.max_length,
+    }
 
 
 @dataclass
@@ -55,11 +82,19 @@ class SequenceClassification(Classification):
     Attributes:
         texts: the one or two text columns.
         default_model: the model where none is named: a name on the hub or :data:`EMBEDDED_MODEL`.
+        quantity: what a regression's output is called in the model's configuration.
+        names: of the labels in the order of the model's outputs; its own names, where it has had the same labels.
+        order: for each of the model's outputs the number of the label that it is of.
+        label_delimiter: between the labels of one example, where predictions are written.
     """
 
     arguments = SequenceClassificationArguments
     texts: Sequence[str] = ("text",)
     default_model = EMBEDDED_MODEL
+    quantity = "similarity"
+    label_delimiter = ","
+    names: Sequence[str]
+    order: Sequence[int]
 
     def check(self) -> None:
         """Refuses numbers of tokens and examples that are too small."""
@@ -88,10 +123,52 @@ class SequenceClassification(Classification):
             print(f"No {name} at hand: using the embedded model {EMBEDDED_MODEL}.", flush=True)
         return str(embedded_model()), EMBEDDED_MODEL
 
+    @cached_property
+    def origin(self) -> PretrainedConfig | None:
+        """The configuration that the model comes with; None for a new model."""
+        path = self.model_path
+        return None if path is None else find_config(path, self.is_hub_reachable, **self.args.hub)
+
+    @property
+    def own_names(self) -> tuple[str, ...]:
+        """The names that the model comes with for its labels, in the order of its outputs; empty where it has none."""
+        numbered = getattr(self.origin, "id2label", None) or {}
+        names = tuple(str(name) for _, name in sorted(numbered.items()))
+        return () if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
+
+    def settle(self) -> None:
+        """The order of the labels is the model's where it has had the same; of a model as it is, so is the loss.
+
+        Raises:
+            UserError: the model is scored as it is, and has other labels.
+        """
+        theirs = self.own_names
+        order = _order(theirs, self.labels)
+        self.names, self.order = (self.labels, range(len(self.labels))) if order is None else (theirs, order)
+        if self.config.do_train:
+            return
+        if self.has_classes and theirs and order is None:
+            raise UserError(
+                f"{self.arch} has the labels {listed(theirs)}, and the data of {self.name} has {listed(self.labels)}: "
+                "train it, or score data with its labels"
+            )
+        if not {"loss", "k", "M", "rescaling", "paper_task"} & self.given:
+            found = getattr(self.origin, "square_loss", None)
+            self.config.loss = "square" if found else "cross_entropy"
+            if found and self.has_classes:
+                self.rescaling = Rescaling(found["k"], found["M"], "the model's own")
+
+    @property
+    def problem_type(self) -> str:
+        """What Transformers calls it."""
+        if not self.has_classes:
+            return "regression"
+        return "multi_label_classification" if self.is_multi_label else "single_label_classification"
+
     def load_model(self, path: str | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The model with a head for the task, and its tokenizer."""
         args, hub = self.args, self.args.hub
-        names = dict(enumerate(self.labels)) or {0: "similarity"}
+        names = dict(enumerate(self.names)) or {0: self.quantity}
         tokenizer_path = str(args.tokenizer_name or self.model_path)
         try:
             config = AutoConfig.from_pretrained(
@@ -102,8 +179,7 @@ class SequenceClassification(Classification):
                 finetuning_task=self.name,
                 **hub,
             )
-            if not self.has_classes:
-                config.problem_type = "regression"
+            config.problem_type = self.problem_type
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, **hub)
             if tokenizer.pad_token is None:  # GPT-2's and Llama's have none
                 tokenizer.pad_token = tokenizer.eos_token
@@ -140,6 +216,8 @@ class SequenceClassification(Classification):
         padding = "max_length" if self.args.pad_to_max_length else False
         options = {"padding": padding, "truncation": True, "max_length": self.args.max_seq_length}
         tokenize = partial(_tokenize, tokenizer=self.processor, texts=tuple(self.texts), options=options)
+        if "label" in rows.column_names and list(self.order) != sorted(self.order):
+            rows = rows.map(partial(_reordered, order=tuple(self.order)), batched=True)
         return rows.map(tokenize, batched=True, remove_columns=list(self.texts))
 
     def collator(self) -> Callable[..., Any]:
@@ -149,9 +227,77 @@ class SequenceClassification(Classification):
         multiple = 8 if self.config.fp16 else None
         return DataCollatorWithPadding(self.processor, pad_to_multiple_of=multiple)  # type: ignore[no-any-return]
 
+    def decided(self, outputs: Any) -> Any:
+        """In the numbers of the task, whichever order the model's outputs have."""
+        return self._numbered(super().decided(outputs))
+
+    def scores(self, outputs: Any, targets: Any) -> Scores:
+        """In the numbers of the task, because F1 is of class 1."""
+        return super().scores(outputs, self._numbered(targets))
+
+    def _numbered(self, of_model: Any) -> Any:
+        if not self.has_classes:
+            return of_model
+        return of_model[:, np.argsort(self.order)] if of_model.ndim == 2 else np.asarray(self.order)[of_model]
+
+    def predicted(self, split: str, outputs: Any, targets: Any | None) -> list[str]:
+        """Writes the predictions on test data."""
+        if not split.startswith("test"):
+            return []
+        path = self.folder / f"predict_results{split.removeprefix('test')}.tsv"
+        decided = super().decided(outputs)
+        columns = [f"p({name})" for name in self.names]
+        likely = self.class_probabilities(outputs) if self.has_classes else [()] * len(outputs)
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow(["index", "prediction", *columns])
+            for i, (one, values) in enumerate(zip(decided, likely, strict=True)):
+                writer.writerow([i, self._named(one), *(f"{value:.6g}" for value in values)])
+        return [f"Predictions for {split} are in {path}."]
+
+    def _named(self, decided: Any) -> str:
+        """What the model says of one example, for people."""
+        if not self.has_classes:
+            return f"{decided:.6g}"
+        if self.is_multi_label:
+            return self.label_delimiter.join(self.names[i] for i in np.flatnonzero(decided))
+        return self.names[decided]
+
+    def limited(self, data: TaskData) -> TaskData:
+        """With as many examples as the options say."""
+        args = self.args
+        limits = {
+            "train": args.max_train_samples,
+            "validation": args.max_eval_samples,
+            "test": args.max_predict_samples,
+        }
+        return data.limited(limits)
+
     def about(self) -> dict[str, str]:
         """The length."""
         return {"training": f", {self.args.max_seq_length} tokens"}
+
+
+def _order(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
+    """For each of a model's names the number of the label that it is; None where they are not the same labels.
+
+    Labels that are only numbered take the names as they come; upper and lower case are the same where that is clear.
+    """
+    if len(names) != len(labels):
+        return None
+    if list(labels) == [str(i) for i in range(len(labels))]:
+        return list(range(len(labels)))
+    for form in (str, str.casefold):
+        ours, theirs = ([form(name) for name in side] for side in (labels, names))
+        if set(ours) == set(theirs) and len(set(ours)) == len(ours):
+            return [ours.index(name) for name in theirs]
+    return None
+
+
+def _reordered(rows: dict[str, list[Any]], order: Sequence[int]) -> dict[str, list[Any]]:
+    """Class numbers, or label sets, in the order of a model's outputs."""
+    labels = np.asarray(rows["label"])
+    return {"label": (labels[:, order] if labels.ndim == 2 else np.argsort(order)[labels]).tolist()}
 
 
 def _tokenize(
