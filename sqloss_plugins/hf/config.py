@@ -132,26 +132,33 @@ class SquareLossConfig(TrainingArguments):
         if self.protocol == "same_epochs" and self.load_best_model_at_end:
             raise ValueError("--protocol same_epochs takes the last model: leave --load_best_model_at_end out")
 
-    def choose_rescaling(self, num_classes: int | None) -> paper.Rescaling | None:
+    def choose_rescaling(self, num_classes: int | None, is_multi_label: bool = False) -> paper.Rescaling | None:
         """k and M for a model.
 
         Args:
             num_classes: outputs of the model; 1 is a regression; None where they are not known.
+            is_multi_label: whether it is multi-label classification, of any number of classes: (1, 1), unless k and M
+                are given.
 
         Returns:
             None where the loss has neither k nor M, and for a regression.
 
         Raises:
-            ValueError: k or M given for a regression, or not given where the number of classes is not known.
+            ValueError: k or M given for a regression, or not given where the number of classes is not known; a rule
+                that multi-label classification does not have.
         """
         if not LOSSES[self.loss].is_rescaled:
             return None
-        if num_classes == 1:
+        if num_classes == 1 and not is_multi_label:
             if self.k is None and self.M is None:
                 return None
             raise ValueError("--k and --M rescale the true class, and a model with one output is a regression")
         if self.k is not None and self.M is not None:
             return paper.Rescaling(float(self.k), float(self.M), "given by the user")
+        if is_multi_label:
+            return paper.choose_rescaling(
+                num_classes or 1, is_multi_label=True, rule=self.rescaling, k=self.k, M=self.M
+            )
         if num_classes is None and self.paper_task is not None:
             num_classes = paper.num_classes(self.paper_task)
         if num_classes is None:

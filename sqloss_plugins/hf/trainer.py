@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,8 @@ class TrainerLoss:
     Serves every head that returns ``logits`` with the classes last: sequence and token classification, multiple
     choice, masked and causal language models. The ``labels`` are class indices, or class probabilities of the logits'
     shape (mixup, distillation). One output (``num_labels=1``) is regression, where there are no classes, and the loss
-    the mean squared error.
+    the mean squared error. In multi-label classification the labels have the logits' shape and hold, for each class by
+    itself, 1 where it is true and 0 where it is not, or a probability.
 
     Args:
         loss: a key of :data:`sqloss_plugins.losses.LOSSES`.
@@ -56,9 +58,14 @@ class TrainerLoss:
         shift_labels: True for causal language models: outputs at position i are held against label i + 1. Then pair
             it with a model whose targets the Trainer counts likewise, or use :class:`SquareLossTrainer`, which sees to
             that, and to DataParallel, where a plain Trainer's scale is off.
+        multi_label: whether it is multi-label classification. Cross-entropy is binary cross-entropy then.
+        weight: a weight for each class, as that of cross-entropy, all positive. The weighted losses are divided by
+            the number of targets, not by their summed weights: with weights whose mean over the training data is 1
+            the gradient is as large as without.
 
     Raises:
-        ValueError: unknown loss; k or M not positive, or given to another loss.
+        ValueError: unknown loss; k or M not positive, or given to another loss; weights that are not positive; for
+            multi-label classification a loss that has no form for it, label smoothing, class weights, shifted labels.
         RuntimeError: label smoothing outside [0, 1].
     """
 
@@ -70,18 +77,20 @@ class TrainerLoss:
         M: float | None = None,
         label_smoothing: float = 0.0,
         shift_labels: bool = False,
+        multi_label: bool = False,
+        weight: Sequence[float] | None = None,
     ) -> None:
         self.name = loss
         self.shift_labels = shift_labels
         self.label_smoothing = label_smoothing
-        rescaling = {name: value for name, value in (("k", k), ("M", M)) if value is not None}
-        self.options: dict[str, Any] = {
-            "ignore_index": IGNORE_INDEX,
-            "reduction": "sum",
-            "label_smoothing": label_smoothing,
-            **rescaling,
-        }
-        self.loss = make_loss(loss, **self.options)
+        self.multi_label = multi_label
+        self.options: dict[str, Any] = {"reduction": "sum"}
+        if multi_label:
+            _refuse_for_multi_label(label_smoothing, shift_labels, weight)
+        else:
+            self.options |= {"ignore_index": IGNORE_INDEX, "label_smoothing": label_smoothing}
+        self.options |= {name: value for name, value in (("k", k), ("M", M)) if value is not None}
+        self.loss = make_loss(loss, is_multi_label=multi_label, weight=_class_weights(weight), **self.options)
         self.head: HeadWithoutLogits | None = None
 
     def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -90,10 +99,12 @@ class TrainerLoss:
         Args:
             outputs: what the model returned: a mapping with ``logits``, or a tuple that starts with them.
             labels: class indices, -100 where they do not count; or class probabilities, floating point, of the
-                logits' shape, with a row of -100 where they do not count; for regression, floating point values.
+                logits' shape, with a row of -100 where they do not count; for regression, floating point values; for
+                multi-label classification values from 0 to 1 of any dtype, of the logits' shape, with a row of -100
+                for an example that does not count.
             num_items_in_batch: how many values of the labels in the whole accumulated batch, on all ranks, are not
-                -100, as the Trainer counts them: of class probabilities, every target has as many as there are
-                classes. None for "as many as are here".
+                -100, as the Trainer counts them: of class probabilities and multi-label targets, every target has as
+                many as there are classes. None for "as many as are here".
 
         Raises:
             ValueError: no labels or no logits, or labels that are none of these.
@@ -102,7 +113,7 @@ class TrainerLoss:
         if labels is None or logits is None:
             raise ValueError(f"the {self.name} loss needs `labels` in the batch and `logits` among the model's outputs")
         labels = labels.to(logits.device)
-        if logits.shape[-1] == 1:
+        if logits.shape[-1] == 1 and not self.multi_label:
             total, values_each = self._squared_error(logits, labels), 1
             count = torch.tensor(labels.numel())
         else:
@@ -122,22 +133,26 @@ class TrainerLoss:
         return F.mse_loss(outputs.reshape(-1).float(), labels.reshape(-1).float(), reduction="sum")
 
     def _classification(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of the losses, and the labels that it is of: (N) indices or (N, C) probabilities."""
+        """The sum of the losses, and the labels that it is of: (N) indices, or (N, C) for all others."""
         head = self.head if self.head is not None and self.head.is_open else None
-        if labels.is_floating_point():
+        if self.multi_label or labels.is_floating_point():
             if head is not None:
                 raise ValueError("class probabilities need all outputs: leave --without_logits out")
-            self._check_probabilities(labels, logits.shape)
+            if self.multi_label:
+                _check_label_sets(labels, logits.shape)
+            else:
+                self._check_probabilities(labels, logits.shape)
             counted = labels[..., 0] != IGNORE_INDEX
             rows, labels = logits[counted], labels[counted].float()
         else:
             if self.shift_labels:
                 labels = F.pad(labels, (0, 1), value=IGNORE_INDEX)[..., 1:]
             rows, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+        loss = self.loss.to(logits.device)  # where its class weights must be
         if head is not None:
-            return head.loss(logits, labels), labels
+            return head.loss(logits, labels, cast("Tensor | None", loss.weight)), labels
         # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
-        total: Tensor = self.loss(rows.float(), labels)
+        total: Tensor = loss(rows.float(), labels)
         return total, labels
 
     def _check_probabilities(self, labels: Tensor, shape: torch.Size) -> None:
@@ -154,9 +169,45 @@ class TrainerLoss:
         sums = labels.float().sum(-1)[labels[..., 0] != IGNORE_INDEX]
         if sums.numel() and not bool(((sums - 1.0).abs() < 0.01).all()):
             raise ValueError(
-                "the labels are floating point, and a row of them does not sum to 1: class probabilities do, and "
-                "multi-label classification has no single true class, which these losses need"
+                "the labels are floating point, and a row of them does not sum to 1, as class probabilities do: for "
+                "multi-label classification set model.config.problem_type to 'multi_label_classification', or give "
+                "TrainerLoss multi_label=True"
             )
+
+
+def _check_label_sets(labels: Tensor, shape: torch.Size) -> None:
+    if labels.shape != shape:
+        raise ValueError(
+            f"the labels are of shape {tuple(labels.shape)}: in multi-label classification they have a value for each "
+            f"class, 1 where it is true, else 0, and thus the outputs' shape, {tuple(shape)}"
+        )
+    values = labels[labels[..., 0] != IGNORE_INDEX].float()
+    wrong = values[~((values >= 0.0) & (values <= 1.0))]
+    if wrong.numel():
+        raise ValueError(
+            f"in multi-label classification the labels are values from 0 to 1 for each class, and one is {wrong[0]:g}"
+        )
+
+
+def _refuse_for_multi_label(label_smoothing: float, shift_labels: bool, weight: Sequence[float] | None) -> None:
+    """Refuses what is for classes of which one is true."""
+    for given, what in (
+        (label_smoothing, "label smoothing is"),
+        (shift_labels, "shifted labels are"),
+        (weight is not None, "class weights are"),
+    ):
+        if given:
+            raise ValueError(f"{what} for examples with one true class, and this is multi-label classification")
+
+
+def _class_weights(weight: Sequence[float] | None) -> Tensor | None:
+    """The weights as the losses take them."""
+    if weight is None:
+        return None
+    found = torch.as_tensor(weight, dtype=torch.float32)
+    if found.dim() != 1 or not bool(((found > 0.0) & found.isfinite()).all()):
+        raise ValueError(f"class weights are positive finite numbers, one for each class, got {weight}")
+    return found
 
 
 class SquareLossTrainer(Trainer):
@@ -166,14 +217,17 @@ class SquareLossTrainer(Trainer):
     :class:`sqloss_plugins.hf.SquareLossConfig` (plain ``TrainingArguments`` have its defaults). They may be changed
     before every training, and by ``hyperparameter_search``. ``label_smoothing_factor`` is applied by the loss. Which
     loss, k and M is logged, and k and M are saved with the model as ``config.square_loss``, for
-    :func:`sqloss_plugins.probability.probabilities` (PEFT saves adapters without it). The evaluation loss is the
-    Trainer's mean over batches, weighted by their examples. ``protocol="early_stopping"`` adds the callback for it.
+    :func:`sqloss_plugins.probability.probabilities` (PEFT saves adapters without it). A model whose
+    ``config.problem_type`` is ``multi_label_classification`` is trained as such. The evaluation loss is the Trainer's
+    mean over batches, weighted by their examples. ``protocol="early_stopping"`` adds the callback for it.
 
     Args:
         model: as for the Trainer.
         args: a SquareLossConfig, or plain TrainingArguments.
         *others, **keywords: as for the Trainer.
         shift_labels: whether outputs are held against the next label; by default as the model's own loss does.
+        class_weights: a weight for each class in training and evaluation loss, in the order of the class numbers; see
+            ``weight`` of :class:`TrainerLoss`. Not for regression, multi-label classification and multiple choice.
 
     Attributes:
         rescaling: k and M of the loss, and where they come from; None for a loss without, and for regression.
@@ -195,6 +249,7 @@ class SquareLossTrainer(Trainer):
         args: TrainingArguments | None = None,
         *others: Any,
         shift_labels: bool | None = None,
+        class_weights: Sequence[float] | None = None,
         **keywords: Any,
     ) -> None:
         if model is not None and not isinstance(model, nn.Module):
@@ -213,6 +268,7 @@ class SquareLossTrainer(Trainer):
         # What the Trainer counts must be what the loss adds up; by itself it knows some causal models only (not GPT-2).
         self._loss_shifts_labels = shift_labels
         self._logged = ""
+        self.class_weights = class_weights
         self._set_loss()
         if config.stops_early:
             self.add_callback(EarlyStoppingCallback(config.patience))
@@ -229,24 +285,29 @@ class SquareLossTrainer(Trainer):
         """Makes the loss that the arguments ask for now, for the model that is trained now."""
         args, model = self.args, self._bare_model()
         args.check_loss()
-        num_classes = _num_classes(model)
-        self.rescaling = found = args.choose_rescaling(num_classes)
-        if num_classes == 1 and args.label_smoothing_factor:
+        num_classes, is_multi_label = _num_classes(model), _is_multi_label(model)
+        self.rescaling = found = args.choose_rescaling(num_classes, is_multi_label)
+        is_regression = num_classes == 1 and not is_multi_label
+        if is_regression and args.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor needs classes, and a model with one output is a regression")
+        if self.class_weights is not None:
+            _check_class_weights(self.class_weights, model, num_classes, is_regression)
         self.compute_loss_func = TrainerLoss(
             args.loss,
             k=found.k if found else None,
             M=found.M if found else None,
             label_smoothing=args.label_smoothing_factor,
             shift_labels=self._loss_shifts_labels,
+            multi_label=is_multi_label,
+            weight=self.class_weights,
         )
         if args.without_logits:
+            self._refuse_without_logits(is_regression, is_multi_label)
             self.compute_loss_func.head = self._head_without_logits(model, num_classes)
         self._keep_rescaling(model)
-        self._log_loss(num_classes)
+        self._log_loss(is_regression, is_multi_label)
 
     def _head_without_logits(self, model: nn.Module, num_classes: int | None) -> HeadWithoutLogits:
-        self._refuse_without_logits(num_classes)
         loss = LOSSES[self.args.loss].of_linear_layer
         assert loss is not None, "check_loss refuses without_logits for such a loss"
         steps = self.args.gradient_accumulation_steps if self.args.world_size == 1 else 1
@@ -262,10 +323,17 @@ class SquareLossTrainer(Trainer):
         elif hasattr(config, "square_loss"):
             del config.square_loss
 
-    def _log_loss(self, num_classes: int | None) -> None:
+    def _log_loss(self, is_regression: bool, is_multi_label: bool) -> None:
         """Says what the loss is, once, and again when it changes."""
-        line = f"Loss: {self.args.loss}" + (f", {self.rescaling}" if self.rescaling else "")
-        if num_classes == 1:
+        parts = [self.args.loss]
+        if is_multi_label:
+            parts.append("multi-label")
+        if self.rescaling:
+            parts.append(str(self.rescaling))
+        if self.class_weights is not None:
+            parts.append(f"class weights from {min(self.class_weights):.4g} to {max(self.class_weights):.4g}")
+        line = f"Loss: {', '.join(parts)}"
+        if is_regression:
             line = "One output: a regression. The loss is the mean squared error, whatever the loss named."
         if line != self._logged:
             logger.warning(line)
@@ -323,11 +391,13 @@ class SquareLossTrainer(Trainer):
             self.compute_loss_func.head.finish_step()
         return loss
 
-    def _refuse_without_logits(self, num_classes: int | None) -> None:
+    def _refuse_without_logits(self, is_regression: bool, is_multi_label: bool) -> None:
         """Refuses, with a reason, where the loss cannot be had without logits."""
         reason = None
-        if num_classes == 1:
+        if is_regression:
             reason = "a regression has no classes"
+        elif is_multi_label:
+            reason = "multi-label classification needs all outputs"
         elif self.args.n_gpu > 1:
             reason = "DataParallel gathers logits: start one process for each GPU, with torchrun"
         elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
@@ -342,8 +412,6 @@ class SquareLossTrainer(Trainer):
     def _refuse_bypasses(self, model: nn.Module) -> None:
         """Refuses, with a reason, what would train on another loss than the one asked for."""
         name, config = type(model).__name__, getattr(model, "config", None)
-        if getattr(config, "problem_type", None) == "multi_label_classification":
-            raise ValueError("multi-label classification has no single true class, and these losses need one")
         labels = [label for label in self.label_names if label != "labels"]
         if labels:
             raise ValueError(
@@ -422,6 +490,22 @@ def _shifts_labels(model: nn.Module, trainer_says: bool) -> bool:
     if names & _UNSHIFTED:
         return False
     return trainer_says or bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
+
+
+def _is_multi_label(model: nn.Module) -> bool:
+    return getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification"
+
+
+def _check_class_weights(
+    weights: Sequence[float], model: nn.Module, num_classes: int | None, is_regression: bool
+) -> None:
+    """Refuses class weights that the model has no classes for."""
+    if is_regression:
+        raise ValueError("class weights need classes, and a model with one output is a regression")
+    if type(model).__name__.endswith("MultipleChoice"):
+        raise ValueError("class weights need classes, and the choices of an example are none")
+    if num_classes is not None and len(weights) != num_classes:
+        raise ValueError(f"there are {len(weights)} class weights, and the model has {num_classes} classes")
 
 
 def _num_classes(model: nn.Module) -> int | None:

@@ -63,12 +63,13 @@ class HeadWithoutLogits:
         self._given = passed
         return passed
 
-    def loss(self, returned: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, returned: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
         """The loss of the layer's outputs.
 
         Args:
             returned: what the model returned as its logits, of shape (..., d).
             labels: class indices, of shape (N).
+            weight: a weight for each class, of shape (C).
 
         Raises:
             ValueError: the model does more to its logits than the layer does.
@@ -81,6 +82,7 @@ class HeadWithoutLogits:
                 self.layer.weight,
                 labels,
                 linear_bias=self.layer.bias,
+                weight=weight,
                 accumulation=self.accumulation,
             )
 
