@@ -136,7 +136,7 @@ def _checked(input: Tensor, target: Tensor, weight: Tensor | None, reduction: st
         raise RuntimeError(f"multi-label targets are floating point, 0.0 or 1.0 for each class, got {target.dtype}")
     if weight is not None and weight.shape != input.shape[-1:]:
         raise RuntimeError(
-            f"weight is of shape {tuple(input.shape[-1:])}, one for each class, got {tuple(weight.shape)}"
+            f"weight has one value for each of the {input.shape[-1]} classes, got shape {tuple(weight.shape)}"
         )
     dtype = compute_dtype(input)
     return input.to(dtype), target.to(dtype)
