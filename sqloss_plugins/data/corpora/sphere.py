@@ -1,67 +1,142 @@
-"""NIST SPHERE, the audio format of the LDC's corpora: a header in ASCII, then the samples.
+"""NIST SPHERE, the audio format of LDC's corpora: its header, writing it, and decoding what is compressed.
 
-libsndfile reads it, but neither what is compressed with shorten, nor whether the file is as long as its header says.
+libsndfile reads uncompressed SPHERE, whatever the file's suffix, but does not notice that a file is shorter than its
+header says. It does not read what is compressed by shorten, as the files of WSJ are when LDC ships them
+(``sample_coding -s26 pcm,embedded-shorten-v1.09``): another program decodes these.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqloss_plugins.errors import UserError
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 _MAGIC = b"NIST_1A\n"
-_HEADER_BYTES = 1024
+_SIZE_LENGTH = 8  # of the second line, which says how long the header is
+# What reads embedded shorten and writes WAV. SoX does not read it.
+_DECODERS = {
+    "sph2pipe": ("-p", "-f", "wav", "{source}", "{target}"),
+    "ffmpeg": ("-nostdin", "-v", "error", "-y", "-i", "{source}", "-c:a", "pcm_s16le", "-f", "wav", "{target}"),
+}
+
+
+@dataclass(frozen=True)
+class SphereHeader:
+    """What the header of a SPHERE file says.
+
+    Attributes:
+        sample_rate: in Hz.
+        sample_count: samples of each channel, once they are decoded.
+        channels: how many there are.
+        coding: ``pcm``, ``ulaw``, ... and, after a comma, how that is compressed.
+    """
+
+    sample_rate: int
+    sample_count: int
+    channels: int
+    coding: str
+
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the samples are compressed, so that libsndfile does not read them."""
+        return "," in self.coding
+
+
+def read_header(path: Path) -> SphereHeader | None:
+    """The header of a SPHERE file; None for a file of another format.
+
+    Raises:
+        UserError: the file cannot be read, or its header is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_MAGIC)) != _MAGIC:
+                return None
+            size = file.read(_SIZE_LENGTH).strip()
+            header = file.read(int(size) - file.tell()) if size.isdigit() and int(size) > file.tell() else b""
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
+    lines = [line.split(maxsplit=2) for line in header.decode("latin-1").split("\n")]
+    if ["end_head"] not in lines:
+        raise UserError(f"{path} has a damaged SPHERE header: there is no end_head")
+    fields = {words[0]: words[2].strip() for words in lines[: lines.index(["end_head"])] if len(words) == 3}
+    try:
+        return SphereHeader(
+            sample_rate=int(fields["sample_rate"]),
+            sample_count=int(fields["sample_count"]),
+            channels=int(fields.get("channel_count", "1")),
+            coding=fields.get("sample_coding", "pcm"),  # TIMIT's headers say nothing of it
+        )
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path} has a damaged SPHERE header: {error}") from error
 
 
 def declared_samples(path: Path) -> int | None:
-    """How many samples a channel has by its header; None where that does not say, and for other formats.
+    """How many samples a channel has by its header; None for other formats.
 
     Raises:
-        OSError: the file cannot be read.
-        UserError: it is compressed with shorten, which libsndfile cannot read.
+        UserError: the file cannot be read, has a damaged header, or is compressed, so that libsndfile cannot read it.
     """
-    with path.open("rb") as file:
-        head = file.read(_HEADER_BYTES)
-    if not head.startswith(_MAGIC):
+    header = read_header(path)
+    if header is None:
         return None
-    fields: dict[str, str] = {}
-    for line in head.decode("latin-1").split("\n")[2:]:
-        name, _, typed = line.partition(" ")
-        if name == "end_head":
-            break
-        fields[name] = typed.partition(" ")[2].strip()
-    if "shorten" in fields.get("sample_coding", ""):
+    if header.is_compressed:
         raise UserError(
-            f"{path} is compressed with shorten, which libsndfile cannot read: convert it, for instance with "
+            f"{path} is compressed ({header.coding}), which libsndfile cannot read: convert it, for instance with "
             "sph2pipe -p -f wav, and put the result in its place"
         )
-    count = fields.get("sample_count", "")
-    return int(count) if count.isdigit() else None
+    return header.sample_count
 
 
-def write_sphere(path: Path, samples: NDArray[Any], sample_rate: int) -> None:
-    """Writes mono audio.
+def write_sphere(path: Path, samples: Any, sample_rate: int) -> None:
+    """Writes uncompressed 16-bit SPHERE, little-endian, with a header of 1024 bytes.
 
     Args:
-        path: the file.
-        samples: shape (n,), floating point, in [-1, 1].
+        path: the file, whatever its suffix.
+        samples: shape (n,), int16, or floating point in [-1, 1].
         sample_rate: in Hz.
     """
-    import numpy as np
+    import soundfile
 
-    data = np.round(np.clip(samples, -1.0, 1.0) * 32767.0).astype("<i2")
-    fields = {
-        "channel_count": "-i 1",
-        "sample_count": f"-i {len(data)}",
-        "sample_rate": f"-i {sample_rate}",
-        "sample_n_bytes": "-i 2",
-        "sample_byte_format": "-s2 01",  # little-endian
-        "sample_sig_bits": "-i 16",
-        "sample_coding": "-s3 pcm",
-    }
-    lines = ["NIST_1A", f"{_HEADER_BYTES:7d}", *(f"{name} {value}" for name, value in fields.items()), "end_head", ""]
-    path.write_bytes("\n".join(lines).encode("ascii").ljust(_HEADER_BYTES) + data.tobytes())
+    soundfile.write(path, samples, sample_rate, format="NIST", subtype="PCM_16", endian="LITTLE")
+
+
+def find_decoder() -> str | None:
+    """The path of a program that decodes compressed SPHERE; None where there is none."""
+    return next((found for found in map(shutil.which, _DECODERS) if found), None)
+
+
+def decode(source: Path, target: Path, decoder: str) -> None:
+    """Decodes a SPHERE file to 16-bit WAV.
+
+    Args:
+        source: the file.
+        target: the WAV file, which is there when it is whole.
+        decoder: of :func:`find_decoder`.
+
+    Raises:
+        UserError: the file is not SPHERE, the program fails, or it finds fewer samples than the header says.
+    """
+    import soundfile
+
+    header = read_header(source)
+    if header is None:
+        raise UserError(f"{source} is not NIST SPHERE, which begins with NIST_1A")
+    partial = target.with_name(f".{target.name}.partial")
+    words = [word.format(source=source.absolute(), target=partial) for word in _DECODERS[Path(decoder).stem]]
+    ended = subprocess.run([decoder, *words], capture_output=True, text=True, errors="replace")
+    try:
+        found = soundfile.info(partial).frames if ended.returncode == 0 else None
+    except soundfile.LibsndfileError:
+        found = None
+    if found is None:
+        said = ended.stderr.strip().rpartition("\n")[2] or f"it ended with status {ended.returncode}"
+        raise UserError(f"{source} cannot be decoded by {decoder}: {said}")
+    if found != header.sample_count:
+        raise UserError(f"{source} is cut short: {decoder} finds {found} of {header.sample_count} samples")
+    os.replace(partial, target)
