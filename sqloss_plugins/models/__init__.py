@@ -1,0 +1,54 @@
+"""The paper's architectures that no maintained library has: two models for pairs of texts, on words.
+
+Importing this package registers them with Transformers, so that ``AutoConfig`` and
+``AutoModelForSequenceClassification`` know what they saved. A new architecture is one file and one entry in
+:data:`ARCHITECTURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from sqloss_plugins.models.esim import EsimConfig, EsimForSequenceClassification
+from sqloss_plugins.models.pairs import PairConfig, PairModel
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model that is trained from scratch, on words.
+
+    Attributes:
+        config: its configuration; the defaults are the original paper's.
+        model: the model itself.
+        about: one line for people.
+        training: defaults for TrainingArguments: what the toolkit of Lan & Xu (2018) trains it with.
+        trains_word_vectors: whether word vectors from a file are trained further.
+    """
+
+    config: type[PairConfig]
+    model: type[PairModel]
+    about: str
+    training: Mapping[str, Any]
+    trains_word_vectors: bool
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "lstm_attention": Architecture(
+        EsimConfig,
+        EsimForSequenceClassification,
+        "ESIM, two LSTMs with attention between (Chen et al. 2017)",
+        {"lr_scheduler_type": "constant", "max_grad_norm": 10.0},  # and Adam, which AdamW without decay is
+        trains_word_vectors=True,
+    ),
+}
+"""Names as in the paper's tables -> architectures."""
+
+for _entry in ARCHITECTURES.values():
+    AutoConfig.register(_entry.config.model_type, _entry.config)
+    AutoModelForSequenceClassification.register(_entry.config, _entry.model)
+
+__all__ = ["ARCHITECTURES", "Architecture"]
