@@ -154,6 +154,14 @@ def check_subsets(subsets: Mapping[str, Sequence[Utterance]]) -> None:
     Raises:
         UserError: an utterance of two subsets, with their names.
     """
+    digests: dict[Path, bytes] = {}
+
+    def digest(path: Path) -> bytes:
+        if path not in digests:
+            with path.open("rb") as file:
+                digests[path] = hashlib.file_digest(file, "sha256").digest()
+        return digests[path]
+
     seen: dict[Any, str] = {}
     sizes = {item.audio: item.audio.stat().st_size for group in subsets.values() for item in group}
     subsets_of_size = Counter(size for group in subsets.values() for size in {sizes[item.audio] for item in group})
@@ -162,8 +170,7 @@ def check_subsets(subsets: Mapping[str, Sequence[Utterance]]) -> None:
         for item in utterances:
             keys[item.name] = item
             if subsets_of_size[sizes[item.audio]] > 1:  # only these can have the same content
-                with item.audio.open("rb") as file:
-                    keys[hashlib.file_digest(file, "sha256").digest()] = item
+                keys[digest(item.audio), item.start, item.end] = item
         for key, item in keys.items():
             if key in seen:
                 raise UserError(
