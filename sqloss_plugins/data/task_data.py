@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from datasets import DatasetDict
 
@@ -52,15 +54,15 @@ class TaskData:
         return {split: self.digest((split,)) for split in self.splits if split not in ("train", "validation")}
 
     def digest(self, splits: Sequence[str]) -> str:
-        """SHA-256 of all rows of some splits, in order."""
+        """SHA-256 of all rows of some splits, in order; of those that are there."""
         digest = hashlib.sha256()
-        for split in sorted(splits):
+        for split in sorted(set(splits) & set(self.splits)):
             names = self.splits[split].column_names
             digest.update(json.dumps([split, names]).encode())
             for batch in self.splits[split].iter(1000):
                 for row in zip(*(batch[name] for name in names), strict=True):
                     # The hub's files have STS-B's similarities in single precision.
-                    plain = [round(value, 3) if isinstance(value, float) else value for value in row]
+                    plain = [float(f"{value:.6g}") if isinstance(value, float) else value for value in row]
                     digest.update(json.dumps(plain, ensure_ascii=False).encode())
         return digest.hexdigest()
 
@@ -76,6 +78,34 @@ class TaskData:
             if limit is not None and limit < len(rows):
                 splits[split] = rows.select(range(limit))
         return replace(self, splits=splits)
+
+    def relabelled(self, numbers: Sequence[int]) -> TaskData:
+        """With other numbers for the labels, as a saved model has them. The fingerprints stay: it is the same data.
+
+        Args:
+            numbers: the new number of each label, by its old one. The columns of label sets are put in this order, so
+                that for them it has to be a permutation.
+        """
+        splits = DatasetDict(self.splits)
+        for split, rows in splits.items():
+            if "label" in rows.column_names:
+                splits[split] = rows.map(
+                    lambda batch: {"label": [_renumbered(label, numbers) for label in batch["label"]]},
+                    batched=True,
+                    features=rows.features,
+                )
+        data = replace(self, splits=splits)
+        vars(data).update(fingerprint=self.fingerprint, test_fingerprints=self.test_fingerprints)
+        return data
+
+
+def _renumbered(label: Any, numbers: Sequence[int]) -> Any:
+    if not isinstance(label, list):
+        return numbers[label]
+    permuted = [0.0] * len(numbers)
+    for value, number in zip(label, numbers, strict=True):
+        permuted[number] = value
+    return permuted
 
 
 def decoded_lines(path: Path | str, what: str) -> Iterator[str]:
@@ -94,6 +124,10 @@ def decoded_lines(path: Path | str, what: str) -> Iterator[str]:
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")
                 except UnicodeDecodeError as error:
-                    raise UserError(f"{what} is not UTF-8 text (line {number})") from error
+                    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+                    guess = "UTF-16" if number == 1 and line.startswith(marks) else "ISO-8859-1"
+                    raise UserError(
+                        f"{what} is not UTF-8 text (line {number}): convert it, perhaps by iconv -f {guess} -t UTF-8"
+                    ) from error
     except OSError as error:
         raise UserError(f"{what} cannot be read: {error.strerror or error}") from error
