@@ -17,13 +17,15 @@ from sqloss_plugins.models.pairs import PairModel
 from sqloss_plugins.models.words import WordVectors, read_word_vectors, set_word_vectors, train_tokenizer
 from sqloss_plugins.paper import hyperparameters
 
+WORD_MODELS = frozenset(entry.config.model_type for entry in ARCHITECTURES.values())
+"""Names by which configurations tell the models on words."""
+
 PRE_TRAINED = "bert"
 _STAND_IN = "mrpc"
 """The paper's task whose values are the defaults for tasks that it does not have."""
 
 _SIZES = ("word_vectors", "embedding_size", "hidden_size", "dropout")
-_OF_PRE_TRAINED = ("model_name_or_path", "model_revision", "config_name", "tokenizer_name", "ignore_mismatched_sizes")
-_OF_PRE_TRAINED += ("trust_remote_code",)
+_OF_PRE_TRAINED = ("model_name_or_path", "config_name", "tokenizer_name", "ignore_mismatched_sizes")
 
 
 @dataclass

@@ -28,7 +28,7 @@ from sqloss_plugins.hf.tasks.sequence_classification import (
     COMMON,
     SequenceClassification,
     SequenceClassificationArguments,
-    fine_tuning,
+    training_defaults,
 )
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.paper import HyperParameters, hyperparameters
@@ -73,8 +73,9 @@ class Glue(SequenceClassification):
     @classmethod
     def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
         """The paper's hyper-parameters for the task and the loss."""
-        values, task = _paper_values(args, loss), TASKS.get(args.task or "")
-        return {**fine_tuning(values), "metric_for_best_model": task.metrics[0] if task else "accuracy"}
+        task = TASKS.get(args.task or "")
+        chosen_by = task.metrics[0] if task else "accuracy"
+        return {**training_defaults(args, args.task, loss), "metric_for_best_model": chosen_by}
 
     def from_hub(self) -> list[str]:
         """The data, too."""

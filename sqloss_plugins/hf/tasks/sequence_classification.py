@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -29,8 +29,18 @@ from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, find_config
 from sqloss_plugins.hf.options import check_at_least, sentence
-from sqloss_plugins.hf.task import Classification, Scores, TaskArguments, listed
-from sqloss_plugins.paper import HyperParameters, Rescaling
+from sqloss_plugins.hf.task import Classification, Scores, listed
+from sqloss_plugins.hf.word_models import (
+    PRE_TRAINED,
+    WORD_MODELS,
+    WordModelArguments,
+    check_word_model,
+    new_word_model,
+    word_model_defaults,
+)
+from sqloss_plugins.models import ARCHITECTURES
+from sqloss_plugins.models.words import encode_pairs, longest
+from sqloss_plugins.paper import HyperParameters, Rescaling, hyperparameters
 
 COMMON = HyperParameters(
     batch_size=32,
@@ -48,8 +58,11 @@ _VERY_LONG = 50
 """Characters of a text for each token that the model takes, from which on a text is cut before it is tokenised."""
 
 
-def fine_tuning(values: HyperParameters) -> dict[str, Any]:
-    """Hyper-parameters as options."""
+def training_defaults(args: SequenceClassificationArguments, task: str | None, loss: str) -> dict[str, Any]:
+    """Options as the paper has them for its task, architecture and loss; for other tasks common ones."""
+    if args.arch != PRE_TRAINED:
+        return word_model_defaults(args, task, loss)
+    values = hyperparameters(task or "", PRE_TRAINED, loss) or COMMON
     return {
         "learning_rate": values.learning_rate,
         "num_train_epochs": float(values.epochs or COMMON.epochs or 0),
@@ -59,7 +72,7 @@ def fine_tuning(values: HyperParameters) -> dict[str, Any]:
 
 
 @dataclass
-class SequenceClassificationArguments(TaskArguments):
+class SequenceClassificationArguments(WordModelArguments):
     """Model, length and numbers of examples."""
 
     config_name: str | None = field(default=None, metadata={"help": "Configuration, if not the model's."})
@@ -67,7 +80,13 @@ class SequenceClassificationArguments(TaskArguments):
     ignore_mismatched_sizes: bool = field(
         default=False, metadata={"help": "Allow a model whose head has another number of classes."}
     )
-    max_seq_length: int = field(default=128, metadata={"help": "Tokens; longer inputs are cut."})
+    max_seq_length: int | None = field(
+        default=128,
+        metadata={
+            "help": "Tokens; longer inputs are cut. With a model on words: words of each text; None is as many as the "
+            "longest training text has."
+        },
+    )
     pad_to_max_length: bool = field(
         default=False, metadata={"help": "Pad every batch to max_seq_length rather than to its longest input."}
     )
@@ -99,16 +118,21 @@ class SequenceClassification(Classification):
     def check(self) -> None:
         """Refuses numbers of tokens and examples that are too small."""
         check_at_least(1, self.args, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
+        check_word_model(self.args, self.given, self.config.do_train)
 
     def from_hub(self) -> list[str]:
         """The model, and what else is named."""
         args = self.args
+        if args.arch != PRE_TRAINED:
+            return []
         model = args.model_name_or_path or (EMBEDDED_MODEL if args.mini else self.default_model)
         names = [model, args.tokenizer_name, args.config_name]
         return [name for name in names if name and name != EMBEDDED_MODEL]
 
-    def find_model(self) -> tuple[str, str]:
-        """The named model; else the embedded one for mini data, and where the default is not at hand."""
+    def find_model(self) -> tuple[str | None, str]:
+        """A new model; the named one; else the embedded one for mini data, and where the default is not at hand."""
+        if self.args.arch != PRE_TRAINED:
+            return None, self.args.arch
         named = self.args.model_name_or_path
         name = named or (EMBEDDED_MODEL if self.args.mini else self.default_model)
         if Path(name).is_dir():
@@ -130,6 +154,11 @@ class SequenceClassification(Classification):
         return None if path is None else find_config(path, self.is_hub_reachable, **self.args.hub)
 
     @property
+    def takes_words(self) -> bool:
+        """Whether it is a model for pairs on words."""
+        return self.origin is None or self.origin.model_type in WORD_MODELS
+
+    @property
     def own_names(self) -> tuple[str, ...]:
         """The names that the model comes with for its labels, in the order of its outputs; empty where it has none."""
         numbered = getattr(self.origin, "id2label", None) or {}
@@ -140,8 +169,10 @@ class SequenceClassification(Classification):
         """The order of the labels is the model's where it has had the same; of a model as it is, so is the loss.
 
         Raises:
-            UserError: the model is scored as it is, and has other labels.
+            UserError: the model is for pairs, and there is one text; or it is scored as it is, and has other labels.
         """
+        if self.takes_words and len(self.texts) != 2:
+            raise UserError(f"{self.arch} is a model for pairs of texts, and those of {self.name} are single")
         theirs = self.own_names
         order = _order(theirs, self.labels)
         self.names, self.order = (self.labels, range(len(self.labels))) if order is None else (theirs, order)
@@ -169,16 +200,20 @@ class SequenceClassification(Classification):
         """The model with a head for the task, and its tokenizer."""
         args, hub = self.args, self.args.hub
         names = dict(enumerate(self.names)) or {0: self.quantity}
-        tokenizer_path = str(args.tokenizer_name or self.model_path)
+        about_labels = {
+            "num_labels": self.num_outputs,
+            "id2label": names,
+            "label2id": {name: i for i, name in names.items()},
+            "finetuning_task": self.name,
+        }
+        if path is None:
+            model, tokenizer = new_word_model(args, self._training_texts, about_labels)
+            model.config.problem_type = self.problem_type
+            self.words_with_vectors = model.config.words_with_vectors
+            return model, tokenizer
+        tokenizer_path = str(args.tokenizer_name or self.model_path or path)
         try:
-            config = AutoConfig.from_pretrained(
-                args.config_name or path,
-                num_labels=self.num_outputs,
-                id2label=names,
-                label2id={name: i for i, name in names.items()},
-                finetuning_task=self.name,
-                **hub,
-            )
+            config = AutoConfig.from_pretrained(args.config_name or path, **about_labels, **hub)
             config.problem_type = self.problem_type
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, **hub)
             if tokenizer.pad_token is None:  # GPT-2's and Llama's have none
@@ -199,8 +234,22 @@ class SequenceClassification(Classification):
         check_tokenizer(tokenizer, tokenizer_path, model, "give one by --tokenizer_name")
         if tokenizer.pad_token is None:
             raise UserError(f"the tokenizer of {tokenizer_path} has no token to pad with: give one by --tokenizer_name")
-        self._check_length(tokenizer, config)
+        self.words_with_vectors = getattr(config, "words_with_vectors", 0)
+        if not self.takes_words:
+            self._check_length(tokenizer, config)
         return model, tokenizer
+
+    def _training_texts(self) -> Iterator[str]:
+        for rows in self.data.splits["train"].iter(1000):
+            for name in self.texts:
+                yield from rows[name]
+
+    @cached_property
+    def max_length(self) -> int | None:
+        """How long a text, or a pair of texts, may be; None for any length."""
+        if self.args.max_seq_length is None and "train" in self.data.splits:
+            return longest(self.processor, self._training_texts())
+        return self.args.max_seq_length  # type: ignore[no-any-return]
 
     def _check_length(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
         length = self.args.max_seq_length
@@ -213,12 +262,19 @@ class SequenceClassification(Classification):
 
     def encode(self, rows: Dataset) -> Dataset:
         """Tokens in the place of texts."""
+        if self.takes_words:
+            pairs = partial(_words, tokenizer=self.processor, texts=tuple(self.texts), max_length=self.max_length)
+            return self._ordered(rows).map(pairs, batched=True, remove_columns=list(self.texts))
         padding = "max_length" if self.args.pad_to_max_length else False
         options = {"padding": padding, "truncation": True, "max_length": self.args.max_seq_length}
         tokenize = partial(_tokenize, tokenizer=self.processor, texts=tuple(self.texts), options=options)
+        return self._ordered(rows).map(tokenize, batched=True, remove_columns=list(self.texts))
+
+    def _ordered(self, rows: Dataset) -> Dataset:
+        """With labels in the order of the model's outputs."""
         if "label" in rows.column_names and list(self.order) != sorted(self.order):
-            rows = rows.map(partial(_reordered, order=tuple(self.order)), batched=True)
-        return rows.map(tokenize, batched=True, remove_columns=list(self.texts))
+            return rows.map(partial(_reordered, order=tuple(self.order)), batched=True)
+        return rows
 
     def collator(self) -> Callable[..., Any]:
         """Pads to the longest of a batch, unless all are padded already."""
@@ -274,8 +330,21 @@ class SequenceClassification(Classification):
         return data.limited(limits)
 
     def about(self) -> dict[str, str]:
-        """The length."""
-        return {"training": f", {self.args.max_seq_length} tokens"}
+        """The length; of a new model, that it is one."""
+        if not self.takes_words:
+            return {"training": f", {self.args.max_seq_length} tokens"}
+        limit = "as the longest one" if self.args.max_seq_length is None else f"{self.args.max_seq_length} words"
+        origin = f" (new, {ARCHITECTURES[self.arch].about})" if self.origin is None else ""
+        return {"model": origin, "training": f", texts up to {limit}"}
+
+    def facts(self, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
+        """Of a model on words: how many it knows, and for how many a file had vectors."""
+        if not self.takes_words:
+            return super().facts(datasets)
+        words: dict[str, float] = {"known": len(self.processor) - len(self.processor.all_special_ids)}
+        if self.words_with_vectors:
+            words["with_vectors"] = self.words_with_vectors
+        return {**super().facts(datasets), "words": words}
 
 
 def _order(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
@@ -298,6 +367,13 @@ def _reordered(rows: dict[str, list[Any]], order: Sequence[int]) -> dict[str, li
     """Class numbers, or label sets, in the order of a model's outputs."""
     labels = np.asarray(rows["label"])
     return {"label": (labels[:, order] if labels.ndim == 2 else np.argsort(order)[labels]).tolist()}
+
+
+def _words(
+    rows: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], max_length: int | None
+) -> Any:
+    first, second = texts
+    return encode_pairs(tokenizer, rows[first], rows[second], max_length)
 
 
 def _tokenize(
