@@ -76,7 +76,7 @@ setup(
     packages=[*find_packages(include=["sqloss_plugins", "sqloss_plugins.*"]), "sqloss_plugins.recipes"],
     package_dir={"sqloss_plugins.recipes": "recipes"},  # so that `sqloss asr librispeech` runs from a wheel
     package_data={
-        "sqloss_plugins": ["py.typed", "paper_tables.yaml"],
+        "sqloss_plugins": ["py.typed", "paper_tables.yaml", "data/corpora/timit.yaml"],
         "sqloss_plugins.recipes": ["*/run.sh", "*/*.md", "*/conf/**/*.yaml"],
     },
     include_package_data=False,

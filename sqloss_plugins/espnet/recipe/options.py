@@ -12,7 +12,7 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,26 @@ class Options(argparse.Namespace):
 
 
 @dataclass(frozen=True)
+class Variants:
+    """An option of one recipe, each value of which brings settings: a mapping of mappings in ``recipe.yaml``.
+
+    Attributes:
+        option: its name, such as ``trans_type``.
+        sections: its values, the default first -> what ``recipe.yaml`` says of each.
+    """
+
+    option: str
+    sections: Mapping[str, Mapping[str, Any]]
+
+    def add_to(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the option."""
+        values = list(self.sections)
+        parser.add_argument(
+            f"--{self.option}", choices=values, default=values[0], help="of this recipe (default: %(default)s)"
+        )
+
+
+@dataclass(frozen=True)
 class Definition:
     """What a ``recipe.yaml`` says.
 
@@ -110,6 +130,8 @@ class Definition:
         metrics: the error rates to report; the first decides.
         folding: which tokens count as which when errors are counted, such as 48 phones as 39.
         defaults: options of the command line and their values.
+        variants: the option that this recipe has of its own; None for none.
+        variant: its value; None where there is no such option.
     """
 
     path: Path
@@ -118,6 +140,8 @@ class Definition:
     metrics: tuple[str, ...]
     folding: dict[str, str]
     defaults: dict[str, Any]
+    variants: Variants | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,8 +161,9 @@ class CommandLine:
     def config(self, which: str) -> Path:
         """The configuration ``asr``, ``lm`` or ``inference``: the one given, or the recipe's."""
         given: Path | None = getattr(self.options, f"{which}_config")
+        of_variant = f"{self.definition.variant}/" if self.definition.variant else ""
         names = {
-            "asr": f"tuning/train_asr_{self.options.arch}.yaml",
+            "asr": f"tuning/{of_variant}train_asr_{self.options.arch}.yaml",
             "lm": "train_lm.yaml",
             "inference": "decode_asr.yaml",
         }
@@ -262,8 +287,13 @@ def find_recipe(word: str) -> Path:
     )
 
 
-def read_definition(folder: Path, mini: bool) -> Definition:
+def read_definition(folder: Path, mini: bool, argv: Sequence[str] = ()) -> Definition:
     """A recipe's definition: ``conf/recipe.yaml``, or for the mini corpus ``conf/mini/recipe.yaml``.
+
+    Args:
+        folder: the recipe's.
+        mini: which of the two.
+        argv: the command line, which may choose a variant.
 
     Raises:
         UserError: it cannot be read, or says something that cannot be.
@@ -272,6 +302,13 @@ def read_definition(folder: Path, mini: bool) -> Definition:
     if not path.is_file():
         raise UserError(f"there is no {path}: this recipe has no mini corpus, give --corpus")
     content = read_mapping(path)
+    variants, variant = _read_variants(path, content), None
+    if variants:
+        parser = OptionParser(PROGRAM, None, add_help=False)
+        variants.add_to(parser)
+        variant = getattr(parser.parse_known_args(argv)[0], variants.option)
+        content = {**content, **variants.sections[variant]}
+        del content[variants.option]
     for name, value in content.items():
         if not isinstance(value, str | int | float):
             raise UserError(f"{path}: {name} must be one word or number, got {value!r}")
@@ -287,7 +324,27 @@ def read_definition(folder: Path, mini: bool) -> Definition:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     folding = read_folding(path.parent / own["folding"]) if own["folding"] else {}
-    return Definition(path, CORPORA[own["corpus"]], own["task"], tuple(metrics), folding, _defaults(path, content))
+    corpus, defaults = CORPORA[own["corpus"]], _defaults(path, content)
+    return Definition(path, corpus, own["task"], tuple(metrics), folding, defaults, variants, variant)
+
+
+def _read_variants(path: Path, content: Mapping[str, Any]) -> Variants | None:
+    found = {name: value for name, value in content.items() if isinstance(value, dict)}
+    if not found:
+        return None
+    option, sections = next(iter(found.items()))
+    known = {word for action in make_parser()._actions for word in action.option_strings}
+    if len(found) > 1 or f"--{option}" in known or not all(isinstance(value, dict) for value in sections.values()):
+        raise UserError(
+            f"{path}: {option} must be one word or number, or the one option of this recipe's own, with a mapping of "
+            "settings for each of its values"
+        )
+    for name in (option, *sections):
+        try:
+            check_name("the variant", str(name))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+    return Variants(option, sections) if sections else None
 
 
 def _defaults(path: Path, content: dict[str, Any]) -> dict[str, Any]:
@@ -317,16 +374,18 @@ def parse(argv: Sequence[str]) -> CommandLine:
         make_parser().parse_args(["--help"])
     first, _ = make_parser(add_help=False).parse_known_args(argv, Options())
     folder = find_recipe(first.recipe)
-    found = _read(argv, read_definition(folder, first.mini), first.mini)
+    found = _read(argv, read_definition(folder, first.mini, argv), first.mini)
     _check(found)
     if not (found.options.mini or found.options.corpus or _is_at_hand(found, folder)):
-        found = _read(argv, read_definition(folder, mini=True), mini=True)
+        found = _read(argv, read_definition(folder, True, argv), mini=True)
         _check(found)
     return found
 
 
 def _read(argv: Sequence[str], definition: Definition, mini: bool) -> CommandLine:
     parser = make_parser()
+    if definition.variants:
+        definition.variants.add_to(parser)
     parser.set_defaults(**definition.defaults)
     options, free = parser.parse_known_args(argv, Options())
     options.mini = mini
@@ -337,12 +396,15 @@ def _read(argv: Sequence[str], definition: Definition, mini: bool) -> CommandLin
 def _is_at_hand(found: CommandLine, folder: Path) -> bool:
     """Whether the corpus was downloaded before, or can be; says so if not."""
     corpus = found.definition.corpus
-    if (found.options.workdir / "downloads" / corpus.name).is_dir() or is_reachable(corpus.source):
+    if corpus.download and (
+        (found.options.workdir / "downloads" / corpus.folder_name).is_dir() or is_reachable(corpus.source)
+    ):
         return True
+    why = f"{corpus.source} cannot be reached" if corpus.download else f"{corpus.title} is not public ({corpus.source})"
     if corpus.mini is None or not (folder / "conf/mini/recipe.yaml").is_file():
-        raise UserError(f"there is no --corpus, {corpus.source} cannot be reached, and this recipe has no mini corpus")
+        raise UserError(f"there is no --corpus, {why}, and this recipe has no mini corpus")
     print(
-        f"\n*** There is no --corpus, and {corpus.source} cannot be reached: using the embedded MINI corpus. ***\n"
+        f"\n*** There is no --corpus, and {why}: using the embedded MINI corpus. ***\n"
         f"*** It is synthetic speech of about a hundred words, and says nothing about {corpus.title}. ***\n",
         flush=True,
     )

@@ -46,10 +46,12 @@ class DataFolder:
     Attributes:
         root: the folder.
         token_type: ESPnet's: ``bpe``, ``char`` or ``phn``.
+        symbols: words that are one token each, such as ``<NOISE>``.
     """
 
     root: Path
     token_type: str
+    symbols: tuple[str, ...] = ()
 
     def subset(self, name: str) -> Path:
         """The folder of a subset, with ``wav.scp``, ``text`` and ``utt2spk``."""
@@ -82,6 +84,11 @@ class DataFolder:
         """Sentencepiece's model; None for other tokens."""
         return self.root / "bpe.model" if self.token_type == "bpe" else None
 
+    @property
+    def symbols_file(self) -> Path | None:
+        """The symbols for ESPnet's tokenizer of characters, one a line; None where there are none."""
+        return self.root / "symbols.txt" if self.symbols and self.token_type == "char" else None
+
     @cached_property
     def tokens(self) -> list[str]:
         """The token list."""
@@ -91,7 +98,8 @@ class DataFolder:
         """What ESPnet's programs are told of the tokens."""
         arguments = ["--use_preprocessor", "true", "--token_type", self.token_type]
         arguments += ["--token_list", str(self.token_list)]
-        return [*arguments, "--bpemodel", str(self.bpe_model)] if self.bpe_model else arguments
+        arguments += ["--bpemodel", str(self.bpe_model)] if self.bpe_model else []
+        return [*arguments, *(["--non_linguistic_symbols", str(self.symbols_file)] if self.symbols_file else [])]
 
 
 @dataclass(frozen=True)
@@ -156,12 +164,14 @@ class Paths:
         self.workdir = options.workdir
         self.downloads = self.workdir / "downloads"
         mini = "-mini" if options.mini else ""
-        self.corpus = options.corpus or self.downloads / f"{definition.corpus.name}{mini}"
+        self.corpus = options.corpus or self.downloads / f"{definition.corpus.folder_name}{mini}"
         self.lm_text: Path | None = None
         if given.lm_text:
             is_file = not is_url(given.lm_text)
             self.lm_text = Path(given.lm_text) if is_file else self.downloads / given.lm_text.rpartition("/")[2]
         tokens = f"unigram{options.nbpe}" if options.token_type == "bpe" else options.token_type
         self.data = DataFolder(
-            self.workdir / "data" / definition.task / f"{options.train_set}-{tokens}{mini}", options.token_type
+            self.workdir / "data" / definition.task / f"{options.train_set}-{tokens}{mini}",
+            options.token_type,
+            definition.corpus.symbols,
         )

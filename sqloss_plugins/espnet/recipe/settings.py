@@ -240,6 +240,8 @@ class Settings:
         options, definition = self.given.options, self.given.definition
         names = ("train_set", "dev_set", "token_type", "nbpe", "mini")
         found = {name: getattr(options, name) for name in names}
+        if definition.variants:
+            found[definition.variants.option] = definition.variant
         return {**found, "corpus": definition.corpus.name, "folder": str(self.paths.corpus.resolve())}
 
     def asr_exp(self) -> RunFolder:
