@@ -179,6 +179,11 @@ def check_subsets(subsets: Mapping[str, Sequence[Utterance]]) -> None:
         seen.update(dict.fromkeys(keys, subset))
 
 
+def fits_wav_scp(path: str) -> bool:
+    """Whether ESPnet's and Kaldi's ``wav.scp`` can hold a path: without white space and unprintable characters."""
+    return len(path.split()) == 1 and path.isprintable()
+
+
 def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> None:
     """Writes ``wav.scp``, ``text`` and ``utt2spk``, sorted by utterance, as ESPnet and Kaldi have them.
 
@@ -190,7 +195,7 @@ def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> None:
     check_names(ordered)
     for item in ordered:
         path = str(item.audio.absolute())
-        if len(path.split()) != 1 or not path.isprintable():
+        if not fits_wav_scp(path):
             raise UserError(
                 f"the path {path!r} has white space or unprintable characters, which ESPnet's wav.scp cannot hold"
             )
