@@ -4,8 +4,9 @@ r"""Makes a model that was trained by this package one that plain ESPnet loads.
         --asr_model_file exp/asr/valid.acc.ave.pth --output_dir exported
 
 Writes ``config.yaml``, without what only this package knows, ``model.pth``, and copies of the files that the
-configuration names: the token model and the statistics of the features. The configuration has the absolute paths of the
-copies, because ESPnet looks for relative ones where it runs: change these two when you move the folder.
+configuration names: the token model, the symbols that are not spelled, and the statistics of the features. The
+configuration has the absolute paths of the copies, because ESPnet looks for relative ones where it runs: change these
+when you move the folder.
 
 Plain ESPnet takes the softmax of the outputs for probabilities; with ``--temperature T`` the output layer is divided by
 T, which makes that softmax(f / T). The method ``square`` has no such form.
@@ -73,8 +74,9 @@ def export(config: Path, model_file: Path, folder: Path, temperature: float = 1.
 
 
 def _copy_named_files(content: dict[str, Any], folder: Path) -> None:
-    """Copies the token model and the statistics, and has the configuration name the copies."""
-    for settings, name in ((content, "bpemodel"), (content.get("normalize_conf") or {}, "stats_file")):
+    """Copies the token model, the symbols and the statistics, and has the configuration name the copies."""
+    statistics = content.get("normalize_conf") or {}
+    for settings, name in ((content, "bpemodel"), (content, "non_linguistic_symbols"), (statistics, "stats_file")):
         source = settings.get(name)
         if isinstance(source, str) and Path(source).is_file():
             target = folder.absolute() / Path(source).name

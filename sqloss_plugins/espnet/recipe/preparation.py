@@ -7,13 +7,16 @@ import os
 import shutil
 import urllib.request
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from sqloss_plugins.data.corpora import Corpus, MiniCorpus, check_audio, check_subsets, write_data_dir
+from sqloss_plugins.data.corpora import Corpus, MiniCorpus, Utterance, check_audio, check_subsets, write_data_dir
+from sqloss_plugins.data.corpora.sphere import decode, find_decoder, read_header
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe.error_rates import read_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder
@@ -35,8 +38,10 @@ def download_corpus(corpus: Corpus, subsets: Sequence[str], folder: Path) -> Non
         folder: where it goes.
 
     Raises:
-        UserError: the download failed.
+        UserError: the download failed, or the corpus is not public.
     """
+    if corpus.download is None:
+        raise UserError(f"{corpus.title} is not public (see {corpus.source}): give --corpus")
     with lock_folder(folder.parent, wait=True):  # it may serve several folders of data
         try:
             corpus.download(subsets, folder)
@@ -101,27 +106,74 @@ def prepare_data(corpus: Corpus, source: Path, subsets: Sequence[str], data: Dat
         nj: threads.
 
     Raises:
-        UserError: audio or transcripts that cannot be used; an utterance in two subsets.
+        UserError: audio or transcripts that cannot be used; an utterance in two subsets; compressed audio, and no
+            program that decodes it.
     """
     if not source.is_dir():
         raise UserError(f"{source} is no folder: begin with --stage 1, or give --corpus")
     # All are read, so that an utterance in two of them is found whenever a subset is added.
     read = {subset: corpus.read(source, subset) for subset in subsets}
     check_subsets(read)
+    is_done = {subset: data.about_file(subset).is_file() for subset in subsets}
+    compressed = {
+        item.audio for subset in subsets if not is_done[subset] for item in read[subset] if _is_compressed(item.audio)
+    }
+    decoder = _decoder_of(compressed)
     for subset, utterances in read.items():
-        if data.about_file(subset).is_file():
+        if is_done[subset]:
             print(f"  {subset:20s} done before, in {data.subset(subset)}", flush=True)
             continue
-        with tqdm(total=len(utterances), desc=f"  {subset}", unit=" files") as bar:
-            samples = check_audio(utterances, nj, bar.update, corpus.sample_rate)
+        readable = _decode_all(utterances, compressed, data.subset(subset) / "decoded", decoder, nj)
+        with tqdm(total=len(readable), desc=f"  {subset}", unit=" files") as bar:
+            samples = check_audio(readable, nj, bar.update, corpus.sample_rate)
         seconds = sum(samples) / corpus.sample_rate
-        write_data_dir(data.subset(subset), utterances)
+        write_data_dir(data.subset(subset), readable)
         found = hashlib.sha256()
         for item in sorted(utterances, key=lambda item: item.name):
             found.update(f"{subset} {item.name} {item.text} {item.audio.stat().st_size}\n".encode())
         about = {"utterances": len(utterances), "seconds": seconds, "fingerprint": found.hexdigest()}
         write_json(data.about_file(subset), about)
         print(f"  {subset:20s} {len(utterances):7d} utterances {seconds / 3600:8.2f} h", flush=True)
+
+
+def _is_compressed(audio: Path) -> bool:
+    header = read_header(audio)
+    return header is not None and header.is_compressed
+
+
+def _decoder_of(compressed: Collection[Path]) -> str:
+    """The program that decodes these files, before anything is done; nothing where there are none."""
+    decoder = find_decoder()
+    if compressed and not decoder:
+        raise UserError(
+            f"{min(compressed)} is compressed, and there is neither sph2pipe nor ffmpeg on the PATH to decode it: "
+            "install one of them, for instance Debian's package ffmpeg"
+        )
+    return decoder or ""
+
+
+def _decode_all(
+    utterances: Sequence[Utterance], compressed: Collection[Path], folder: Path, decoder: str, nj: int
+) -> list[Utterance]:
+    """The utterances, with the compressed audio as WAV files in the folder, which are made once."""
+    found = [replace(item, audio=folder / f"{item.name}.wav") for item in utterances if item.audio in compressed]
+    sources = [item.audio for item in utterances if item.audio in compressed]
+    if not found:
+        return list(utterances)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def run(source: Path, target: Path) -> None:
+        if not target.is_file():
+            decode(source, target, decoder)
+
+    with tqdm(total=len(found), desc=f"  {Path(decoder).name}", unit=" files") as bar, ThreadPoolExecutor(nj) as pool:
+        try:
+            for _ in pool.map(run, sources, [item.audio for item in found]):
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # of the files that are still to come
+            raise
+    return [*(item for item in utterances if item.audio not in compressed), *found]
 
 
 # ---------------------------------------------------------------- 3 dictionary
@@ -139,10 +191,12 @@ def make_dictionary(text_file: Path, data: DataFolder, nbpe: int) -> None:
         UserError: the text does not support so many pieces.
     """
     text = list(read_text(text_file).values())
+    if data.symbols_file:
+        data.symbols_file.write_text("".join(f"{symbol}\n" for symbol in data.symbols), encoding="utf-8")
     if data.bpe_model:
-        symbols = _train_pieces(text, data.bpe_model, nbpe)
-    tokenizer = _tokenizer(data)
-    counts = Counter(token for line in text for token in tokenizer.text2tokens(line))
+        symbols = _train_pieces(text, data.bpe_model, nbpe, data.symbols)
+    tokenize = tokenizer(data).text2tokens
+    counts = Counter(token for line in text for token in tokenize(line))
     if not data.bpe_model:
         symbols = [token for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     counts[SOS_EOS] = len(text)
@@ -154,7 +208,7 @@ def make_dictionary(text_file: Path, data: DataFolder, nbpe: int) -> None:
     print(f"  {len(tokens)} tokens", flush=True)
 
 
-def _train_pieces(text: Sequence[str], model: Path, nbpe: int) -> list[str]:
+def _train_pieces(text: Sequence[str], model: Path, nbpe: int, symbols: Sequence[str]) -> list[str]:
     import sentencepiece
 
     try:
@@ -165,6 +219,7 @@ def _train_pieces(text: Sequence[str], model: Path, nbpe: int) -> list[str]:
             model_type="unigram",
             character_coverage=1.0,
             minloglevel=2,
+            user_defined_symbols=list(symbols),
         )
     except RuntimeError as error:
         reason = " ".join(str(error).split()).rpartition("] ")[2]
@@ -174,7 +229,12 @@ def _train_pieces(text: Sequence[str], model: Path, nbpe: int) -> list[str]:
     return [piece for piece in pieces if piece not in ("<unk>", "<s>", "</s>")]
 
 
-def _tokenizer(data: DataFolder) -> Any:
+def tokenizer(data: DataFolder) -> Any:
+    """ESPnet's tokenizer for the tokens of the dictionary."""
     from espnet2.text.build_tokenizer import build_tokenizer
 
-    return build_tokenizer(data.token_type, bpemodel=str(data.bpe_model) if data.bpe_model else None)
+    return build_tokenizer(
+        data.token_type,
+        bpemodel=str(data.bpe_model) if data.bpe_model else None,
+        non_linguistic_symbols=data.symbols_file,
+    )
