@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
-from tiny import HEADS, SOFT, WITHOUT_LOGITS, examples, model, one_sgd_step, soft_labels
+from tiny import HEADS, MULTI_LABEL, SOFT, WEIGHTS, WITHOUT_LOGITS, examples, model, one_sgd_step, soft_labels
 
 from sqloss_plugins.losses import LOSSES, linear_square
 
@@ -28,6 +28,14 @@ if __name__ == "__main__":
         data = soft_labels(head, examples(head, 12), ignored=(1, 8, 9))
         gradients[head, "soft"], _ = one_sgd_step(
             head, "square", 12, folder / "out", data=data, gradient_accumulation_steps=3, **sizes
+        )
+    for head, loss, options in (
+        (MULTI_LABEL, "square", {}),
+        (MULTI_LABEL, "cross_entropy", {}),
+        ("token classification", "square", {"class_weights": WEIGHTS}),
+    ):
+        gradients[head, loss, "more"], _ = one_sgd_step(
+            head, loss, 12, folder / "out", trainer_options=options, gradient_accumulation_steps=3, **sizes
         )
     if trainer.is_world_process_zero():
         torch.save((gradients, losses), folder / "gradients.pt")

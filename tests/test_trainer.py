@@ -15,8 +15,11 @@ from peft import LoraConfig, TaskType, get_peft_model
 from tiny import (
     CLASSES,
     HEADS,
+    LENGTH,
+    MULTI_LABEL,
     SOFT,
     VOCABULARY,
+    WEIGHTS,
     WITHOUT_LOGITS,
     capped_model,
     examples,
@@ -38,11 +41,15 @@ from transformers import (
     TrainingArguments,
 )
 
-from sqloss_plugins import square_loss
+from sqloss_plugins import multilabel_square_loss, square_loss
 from sqloss_plugins.errors import RunError
 from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer, TrainerLoss
 from sqloss_plugins.hf.trainer import DivergenceCallback
 from sqloss_plugins.losses import LOSSES, _products, linear_square
+from sqloss_plugins.metrics import compute
+from sqloss_plugins.probability import label_probabilities
+
+MULTI_LABEL_LOSSES = ["square", "cross_entropy"]
 
 
 def arguments(folder, **options):
@@ -83,6 +90,10 @@ def test_two_ranks_equal_one_full_batch(tmp_path):
     for head in SOFT:
         data = soft_labels(head, examples(head, 12), ignored=(1, 8, 9))
         assert_same_gradient(gradients[head, "soft"], full_batch(head, "square", 12, data=data)[0])
+    for loss in MULTI_LABEL_LOSSES:
+        assert_same_gradient(gradients[MULTI_LABEL, loss, "more"], full_batch(MULTI_LABEL, loss, 12)[0])
+    head = "token classification"
+    assert_same_gradient(gradients[head, "square", "more"], full_batch(head, "square", 12, weight=WEIGHTS)[0])
 
 
 @pytest.mark.parametrize("head", WITHOUT_LOGITS)
@@ -202,6 +213,206 @@ def test_class_probabilities_need_logits(tmp_path):
         one_sgd_step("sequence classification", "square", 4, tmp_path, data=data, without_logits=True)
 
 
+# ---------------------------------------------------------------- multi-label classification
+
+
+@pytest.mark.parametrize("loss", MULTI_LABEL_LOSSES)
+@pytest.mark.parametrize(("count", "ignored"), [(12, ()), (10, ()), (10, (1, 8, 9))])
+def test_multi_label_accumulated_equals_one_full_batch(loss, count, ignored, tmp_path):
+    """Also with an uneven last micro-batch, and with examples that do not count, two of them alone in it."""
+    data = examples(MULTI_LABEL, count)
+    for i in ignored:
+        data[i]["labels"] = torch.full((CLASSES,), -100.0)
+    sizes = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3, "per_device_eval_batch_size": count}
+    gradient, trainer = one_sgd_step(MULTI_LABEL, loss, count, tmp_path, data=data, **sizes)
+    expected, value = full_batch(MULTI_LABEL, loss, count, data=data)
+    assert_same_gradient(gradient, expected)
+    trainer.model.load_state_dict(model(MULTI_LABEL).state_dict())
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(value, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("loss", "rescaling"), [("square", {}), ("square", {"k": 5.0, "M": 2.0}), ("cross_entropy", {})]
+)
+def test_multi_label_learns_how_often_each_class_is_true(loss, rescaling, tmp_path, caplog):
+    """Three texts, four label sets of each: a saved model's probabilities are the shares of the classes."""
+    shares = torch.tensor([[0.0, 1.0, 0.75, 0.25, 1.0], [1.0, 1.0, 0.25, 0.0, 0.75], [0.0, 1.0, 1.0, 0.75, 0.0]])
+    texts = torch.arange(1, 4)[:, None].expand(3, LENGTH)
+    data = [
+        {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": (4 * row > i).long()}
+        for ids, row in zip(texts, shares, strict=True)
+        for i in range(4)
+    ]
+    options = {"max_steps": 200, "learning_rate": 1e-2, "per_device_train_batch_size": 12, "save_strategy": "no"}
+    with caplog.at_level(logging.WARNING):
+        trainer = SquareLossTrainer(
+            model(MULTI_LABEL), arguments(tmp_path, loss=loss, **options, **rescaling), train_dataset=data
+        )
+    assert f"Loss: {loss}, multi-label" in caplog.text
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    again = type(trainer.model).from_pretrained(tmp_path / "saved").eval()
+    saved = getattr(again.config, "square_loss", {})
+    assert saved == ((rescaling or {"k": 1.0, "M": 1.0}) if loss == "square" else {})
+    with torch.no_grad():
+        p = label_probabilities(again(texts).logits, LOSSES[loss].multilabel_method, **saved)
+    torch.testing.assert_close(p, shares, rtol=0, atol=0.05)
+    assert compute("accuracy", p >= 0.5, shares >= 0.5) == 1.0
+
+
+def test_one_class_alone_can_be_multi_label(tmp_path):
+    """It is no regression: one output with a label set of one."""
+    config = model(MULTI_LABEL).config
+    config.num_labels = 1
+    data = [{**example, "labels": example["labels"][:1]} for example in examples(MULTI_LABEL, 8)]
+    trainer = SquareLossTrainer(
+        type(model(MULTI_LABEL))(config), arguments(tmp_path, loss="cross_entropy"), eval_dataset=data
+    )
+    outputs = torch.tensor(trainer.predict(data).predictions)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        outputs, torch.stack([example["labels"] for example in data])
+    )
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert SquareLossTrainer(trainer.model, arguments(tmp_path, k=3.0)).rescaling.k == 3.0
+
+
+def test_multi_label_by_hand():
+    logits, labels = torch.randn(6, 5), torch.rand(6, 5).round()
+    loss = TrainerLoss("square", k=3.0, M=2.0, multi_label=True)
+    own = multilabel_square_loss(logits, labels, k=3.0, M=2.0)
+    assert loss({"logits": logits}, labels).item() == pytest.approx(own.item())
+    for same in (labels.long(), labels.bool(), labels.double(), labels.half()):
+        assert loss((logits,), same).item() == pytest.approx(own.item())
+    assert loss((logits,), labels, num_items_in_batch=torch.tensor(60)).item() == pytest.approx(own.item() / 2)
+    assert loss((logits.half(),), labels).dtype == torch.float32
+    assert loss((logits,), torch.full((6, 5), -100.0), num_items_in_batch=0).item() == 0.0
+    with pytest.raises(ValueError, match=r"the labels are of shape \(6,\).* the outputs' shape, \(6, 5\)"):
+        loss((logits,), torch.arange(6))
+    for value in (2.0, -1.0, -100.0, math.nan):
+        wrong = labels.clone()
+        wrong[3, 2] = value
+        with pytest.raises(ValueError, match=f"values from 0 to 1 for each class, and one is {value:g}"):
+            loss((logits,), wrong)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "words"),
+    [
+        ({"loss": "squentropy"}, {}, "squentropy has no form for multi-label .*: choose from square, cross_entropy"),
+        ({"label_smoothing_factor": 0.1}, {}, "label smoothing is for examples with one true class"),
+        ({"without_logits": True}, {}, "--without_logits .*, and multi-label classification needs all outputs"),
+        ({"rescaling": "level"}, {}, "the rescaling level is for examples with one true class"),
+        ({}, {"class_weights": WEIGHTS}, "class weights are for examples with one true class"),
+        ({}, {"shift_labels": True}, "shifted labels are for examples with one true class"),
+    ],
+)
+def test_what_multi_label_cannot_have(config, options, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        SquareLossTrainer(model(MULTI_LABEL), arguments(tmp_path, **config), **options)
+
+
+# ---------------------------------------------------------------- class weights
+
+
+@pytest.mark.parametrize("head", ["sequence classification", "token classification"])
+@pytest.mark.parametrize("loss", list(LOSSES))
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_class_weights_accumulated_equal_one_full_batch(head, loss, smoothing, tmp_path):
+    gradient, trainer = one_sgd_step(
+        head,
+        loss,
+        10,
+        tmp_path,
+        trainer_options={"class_weights": WEIGHTS},
+        label_smoothing_factor=smoothing,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=3,
+        per_device_eval_batch_size=10,
+    )
+    expected, value = full_batch(head, loss, 10, label_smoothing=smoothing, weight=WEIGHTS)
+    assert_same_gradient(gradient, expected)
+    assert not torch.allclose(gradient, full_batch(head, loss, 10, label_smoothing=smoothing)[0], rtol=1e-2)
+    trainer.model.load_state_dict(model(head).state_dict())
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(value, rel=1e-4)
+
+
+def test_class_weights_are_those_of_cross_entropy():
+    """PyTorch divides by the summed weights of the targets, this by their number: the same for balanced weights."""
+    logits, labels = torch.randn(40, 5), torch.arange(40) % 5 * (torch.arange(40) % 2)
+    counts = torch.bincount(labels, minlength=5)
+    weight = 40 / (5 * counts)  # balanced: the mean over the targets is 1
+    labels = torch.cat([labels, torch.full((3,), -100)])
+    logits = torch.cat([logits, torch.randn(3, 5)])
+    found = TrainerLoss("cross_entropy", weight=weight.tolist())((logits,), labels)
+    torch.testing.assert_close(found, torch.nn.functional.cross_entropy(logits, labels, weight))
+    weight = torch.tensor(WEIGHTS)
+    found = TrainerLoss("cross_entropy", weight=WEIGHTS)((logits,), labels)
+    theirs = torch.nn.functional.cross_entropy(logits, labels, weight, reduction="sum")
+    torch.testing.assert_close(found, theirs / 40)
+    soft = torch.rand(6, 5).softmax(-1)
+    found = TrainerLoss("square", k=3.0, M=2.0, weight=WEIGHTS)((logits[:6],), soft)
+    torch.testing.assert_close(found, square_loss(logits[:6], soft, weight, k=3.0, M=2.0))
+
+
+@pytest.mark.parametrize("head", ["sequence classification", "token classification"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_class_weights_without_logits(head, smoothing, tmp_path, monkeypatch):
+    """In the Gram form; with label smoothing there is none, and the outputs are built."""
+    monkeypatch.setattr(linear_square, "_SMALL", 0)
+    monkeypatch.setattr(linear_square, "prefers_gram", lambda *args: True)
+    gradient, _ = one_sgd_step(
+        head,
+        "square",
+        10,
+        tmp_path,
+        trainer_options={"class_weights": WEIGHTS},
+        without_logits=True,
+        label_smoothing_factor=smoothing,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=3,
+    )
+    assert_same_gradient(gradient, full_batch(head, "square", 10, label_smoothing=smoothing, weight=WEIGHTS)[0])
+
+
+def test_class_weights_outlast_a_change_of_the_loss(tmp_path, caplog):
+    head = "sequence classification"
+    with caplog.at_level(logging.WARNING):
+        trainer = SquareLossTrainer(
+            model(head),
+            arguments(tmp_path, max_steps=1, save_strategy="no"),
+            train_dataset=examples(head, 4),
+            class_weights=WEIGHTS,
+        )
+    assert "(not rescaled, as the paper below 42 classes), class weights from 0.25 to 3" in caplog.text
+    trainer.args.loss = "squentropy"
+    trainer.train()
+    assert trainer.compute_loss_func.name == "squentropy"
+    assert trainer.compute_loss_func.loss.weight.tolist() == WEIGHTS
+
+
+@pytest.mark.parametrize(
+    ("head", "weights", "words"),
+    [
+        ("sequence classification", WEIGHTS[1:], "there are 4 class weights, and the model has 5 classes"),
+        ("sequence classification", [1.0, 1.0, 0.0, 1.0, 1.0], "class weights are positive finite numbers"),
+        ("sequence classification", [1.0, 1.0, math.nan, 1.0, 1.0], "class weights are positive finite numbers"),
+        ("sequence classification", [1.0, 1.0, math.inf, 1.0, 1.0], "class weights are positive finite numbers"),
+        ("sequence classification", [WEIGHTS] * CLASSES, "class weights are positive finite numbers"),
+        ("multiple choice", [1.0, 1.0], "the choices of an example are none"),
+        ("regression", [1.0], "class weights need classes, and a model with one output is a regression"),
+    ],
+)
+def test_wrong_class_weights_are_refused(head, weights, words, tmp_path):
+    network = model("sequence classification" if head == "regression" else head)
+    if head == "regression":
+        network.config.num_labels = 1
+    with pytest.raises(ValueError, match=words):
+        SquareLossTrainer(network, arguments(tmp_path), class_weights=weights)
+
+
+# ---------------------------------------------------------------- arguments that change, and protocols
+
+
 def test_a_search_over_the_loss_takes_effect(tmp_path):
     """Every trial trains with the loss that it asks for, and starts with the arguments of the search."""
     head = "sequence classification"
@@ -210,6 +421,7 @@ def test_a_search_over_the_loss_takes_effect(tmp_path):
         args=arguments(tmp_path, max_steps=1, save_strategy="no"),
         train_dataset=examples(head, 4),
         eval_dataset=examples(head, 4),
+        class_weights=WEIGHTS,
     )
     trials = [
         {"loss": "square", "k": 3.0, "M": 2.0},
@@ -228,6 +440,7 @@ def test_a_search_over_the_loss_takes_effect(tmp_path):
 
     trainer.add_callback(Seen)
     trainer.hyperparameter_search(space, backend="optuna", n_trials=len(trials))
+    assert all(loss.loss.weight.tolist() == WEIGHTS for loss in losses)
     assert [loss.name for loss in losses] == ["square", "cross_entropy", "squentropy"]
     assert [loss.label_smoothing for loss in losses] == [0.0, 0.2, 0.0]
     assert (losses[0].loss.k, losses[0].loss.M) == (3.0, 2.0)

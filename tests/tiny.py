@@ -36,6 +36,10 @@ WITHOUT_LOGITS = [
 """Those whose output layer's outputs are the logits."""
 SOFT = ["sequence classification", "token classification"]
 """Those that are tried with class probabilities as labels."""
+WEIGHTS = [0.5, 2.0, 1.0, 3.0, 0.25]
+"""Class weights."""
+MULTI_LABEL = "multi-label"
+"""A head beside HEADS, because not every loss has a form for it: the classes of an example are any number of them."""
 
 
 def model(head):
@@ -48,6 +52,9 @@ def model(head):
         sizes |= {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
         config = (LlamaConfig if "Llama" in head or head == "causal LM" else BertConfig)(**sizes)
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = config.attention_dropout = 0.0
+    if head == MULTI_LABEL:
+        config.problem_type = "multi_label_classification"
+        return BertForSequenceClassification(config)
     return HEADS[head](config)
 
 
@@ -71,6 +78,8 @@ def examples(head, count):
         ids = draw(VOCABULARY, *shape)
         if head.startswith("sequence"):
             labels = draw(CLASSES)
+        elif head == MULTI_LABEL:
+            labels = draw(4, CLASSES).float() / 3  # 1, and one and two thirds: a probability serves as well
         elif head == "multiple choice":
             labels = draw(CHOICES)
         else:
@@ -92,7 +101,7 @@ def soft_labels(head, data, ignored=()):
     return data
 
 
-def one_sgd_step(head, loss, count, output_dir, trainer_class=None, data=None, **arguments):
+def one_sgd_step(head, loss, count, output_dir, trainer_class=None, data=None, trainer_options=None, **arguments):
     """Gradients, one flat tensor, that a Trainer's first optimiser step takes over ``count`` examples."""
     from transformers import TrainingArguments
 
@@ -121,13 +130,17 @@ def one_sgd_step(head, loss, count, output_dir, trainer_class=None, data=None, *
         train_dataset=data,
         eval_dataset=data,
         optimizers=(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)),
+        **(trainer_options or {}),
     )
     trainer.train()
     return before - _flat(network), trainer
 
 
-def full_batch(head, loss, count, label_smoothing=0.0, data=None):
-    """The gradient and value over all examples at once, by the loss functions alone."""
+def full_batch(head, loss, count, label_smoothing=0.0, data=None, weight=None):
+    """The gradient and value over all examples at once, by the loss functions alone.
+
+    With class weights the sum is divided by the number of targets.
+    """
     from sqloss_plugins.losses import LOSSES, make_loss
 
     network = model(head).train()
@@ -138,13 +151,21 @@ def full_batch(head, loss, count, label_smoothing=0.0, data=None):
     if head.startswith("causal"):
         logits, labels = logits[:, :-1], labels[:, 1:]
     options = {"k": 3.0, "M": 2.0} if LOSSES[loss].is_rescaled else {}
-    function = make_loss(loss, label_smoothing=label_smoothing, **options)
+    if head == MULTI_LABEL:
+        function = make_loss(loss, is_multi_label=True, **options)
+    else:
+        function = make_loss(loss, label_smoothing=label_smoothing, **options)
     logits = logits.reshape(-1, logits.shape[-1])
     if labels.is_floating_point():
         labels = labels.reshape(-1, labels.shape[-1])
         counted = labels[:, 0] >= 0
         logits, labels = logits[counted], labels[counted]
-    value = function(logits, labels if labels.is_floating_point() else labels.reshape(-1))
+    labels = labels if labels.is_floating_point() else labels.reshape(-1)
+    if weight is not None:
+        function.weight, function.reduction = torch.tensor(weight), "sum"
+    value = function(logits, labels)
+    if weight is not None:
+        value = value / (len(labels) if labels.is_floating_point() else (labels >= 0).sum())
     value.backward()
     gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in network.parameters()])
     return gradient, value.item()

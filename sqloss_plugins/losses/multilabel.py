@@ -17,7 +17,6 @@ Cross-entropy's counterpart is binary cross-entropy, the mean over the classes o
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -149,4 +148,4 @@ def _reduced(terms: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
     rows = terms.mean(-1)
     if reduction == "none":
         return rows
-    return torch.sum(rows) if reduction == "sum" else torch.mean(rows)
+    return rows.sum() if reduction == "sum" else rows.mean()
