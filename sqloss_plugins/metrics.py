@@ -143,28 +143,41 @@ class Edits:
 
     Attributes:
         substitutions, deletions, insertions: how many of each.
-        length: words, characters or phones of the references.
+        length: words, characters, phones or tokens of the references.
+        texts: how many texts there are.
+        wrong_texts: texts with an edit.
     """
 
     substitutions: int
     deletions: int
     insertions: int
     length: int
+    texts: int
+    wrong_texts: int
 
     @property
     def rate(self) -> float:
-        """Edits for each word, character or phone of the references, a fraction.
+        """Edits for each word, character, phone or token of the references, a fraction.
 
         Of references that are all empty: the number of insertions, as jiwer has it.
         """
         return (self.substitutions + self.deletions + self.insertions) / max(self.length, 1)
+
+    @property
+    def rate_of_texts(self) -> float:
+        """Texts with an edit, a fraction."""
+        return self.wrong_texts / max(self.texts, 1)
+
+
+EDIT_RATES = ("wer", "cer", "per", "ter")
+"""The metrics that are counted in edits of words, characters, phones, or tokens of a vocabulary."""
 
 
 def count_edits(name: str, predictions: Sequence[str], references: Sequence[str]) -> Edits:
     """The edits of an error rate over all texts together, counted by jiwer.
 
     Args:
-        name: ``wer``, ``cer``, or ``per``, of phones that are separated by spaces.
+        name: ``wer``, ``cer``, or ``per`` and ``ter``, of phones and of tokens that are separated by spaces.
         predictions, references: as many texts.
 
     Raises:
@@ -172,17 +185,22 @@ def count_edits(name: str, predictions: Sequence[str], references: Sequence[str]
     """
     import jiwer
 
-    if metric(name).inputs != "texts":
-        raise ValueError(f"{name} is no error rate of texts: choose from wer, cer and per")
+    if name not in EDIT_RATES:
+        raise ValueError(f"{name} is no error rate of texts: choose from {', '.join(EDIT_RATES)}")
     _check_length(name, predictions, references)
     process = jiwer.process_characters if name == "cer" else jiwer.process_words
     found = process(list(references), list(predictions))
     length = found.hits + found.substitutions + found.deletions
-    return Edits(found.substitutions, found.deletions, found.insertions, length)
+    wrong = sum(any(chunk.type != "equal" for chunk in chunks) for chunks in found.alignments)
+    return Edits(found.substitutions, found.deletions, found.insertions, length, len(found.alignments), wrong)
 
 
 def _error_rate(name: str) -> Callable[[Sequence[str], Sequence[str]], float]:
     return lambda predictions, references: count_edits(name, predictions, references).rate
+
+
+def _sentence_error_rate(predictions: Sequence[str], references: Sequence[str]) -> float:
+    return count_edits("wer", predictions, references).rate_of_texts
 
 
 # ---------------------------------------------------------------- probabilities
@@ -245,6 +263,8 @@ METRICS: dict[str, Metric] = {
         Metric("wer", higher_is_better=False, inputs="texts", function=_error_rate("wer")),
         Metric("cer", higher_is_better=False, inputs="texts", function=_error_rate("cer")),
         Metric("per", higher_is_better=False, inputs="texts", function=_error_rate("per")),
+        Metric("ter", higher_is_better=False, inputs="texts", function=_error_rate("ter")),
+        Metric("ser", higher_is_better=False, inputs="texts", function=_sentence_error_rate),
         Metric("perplexity", higher_is_better=False, unit="", inputs="probabilities", function=_perplexity),
         Metric("bpc", higher_is_better=False, unit="bits", inputs="probabilities", function=_bpc),
         Metric("nll", higher_is_better=False, unit="nats", inputs="probabilities", function=_nll),
@@ -277,7 +297,9 @@ def compute(name: str, predictions: Any, references: Any, **options: Any) -> flo
       numbers is the accuracy. An F1 where nothing is predicted and nothing there counts as 0.
     * ``pearson``, ``spearmanr``: 0 where one side is constant, which leaves them undefined; nan where a number is.
     * ``mse``: the mean squared error; nan where a number is.
-    * ``wer``, ``cer``, ``per``: edits over all texts together, divided by the length of all references.
+    * ``wer``, ``cer``, ``per``, ``ter``: edits over all texts together, divided by the length of all references.
+      Phones and the tokens of a vocabulary are separated by spaces.
+    * ``ser``: sentence error rate, the fraction of texts of which a word is wrong.
     * ``nll``: mean negative log-likelihood in nats. A probability of 0 counts as 2.2e-16, as in scikit-learn.
     * ``perplexity``: exp(nll). ``bpc``: nll in bits, by token; by character where ``characters``, how many the text
       has, is given.

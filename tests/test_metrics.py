@@ -36,6 +36,13 @@ def labels(draw, classes=2):
 
 
 @st.composite
+def label_sets(draw):
+    """Predictions and references, 0 and 1, of shape (N, C)."""
+    shape = draw(st.integers(1, 12)), draw(st.integers(2, 4))
+    return tuple(draw(arrays(np.int64, shape, elements=st.integers(0, 1))) for _ in range(2))
+
+
+@st.composite
 def numbers(draw):
     shape, elements = draw(st.integers(2, 30)), st.integers(-50, 50)
     return tuple(draw(arrays(np.float64, shape, elements=elements)) / 10 for _ in range(2))
@@ -82,14 +89,51 @@ def test_of_four_classes(pair):
     assert compute("accuracy", predictions.tolist(), references.tolist()) == (predictions == references).mean()
     found = compute("f1", predictions, references, average="macro")
     assert found == sklearn.metrics.f1_score(references, predictions, average="macro", zero_division=0)
+    assert compute("f1_macro", predictions, references) == found
+    assert compute("f1_micro", predictions, references) == pytest.approx((predictions == references).mean())
     assert compute("matthews_correlation", predictions, references) == pytest.approx(
         sklearn.metrics.matthews_corrcoef(references, predictions)
     )
 
 
-@given(numbers())
-def test_correlations(pair):
+def f1_by_its_definition(predictions, references):
+    """2 TP / (2 TP + FP + FN), and 0 where there is none of them."""
+    both = (predictions & references).sum()
+    return 2 * both / max(predictions.sum() + references.sum(), 1)
+
+
+@given(label_sets())
+def test_of_label_sets(pair):
     predictions, references = pair
+    by_class = [f1_by_its_definition(p, y) for p, y in zip(predictions.T, references.T, strict=True)]
+    exact = [list(p) == list(y) for p, y in zip(predictions, references, strict=True)]
+    wanted = {"accuracy": exact, "f1_macro": by_class, "f1_micro": f1_by_its_definition(predictions, references)}
+    for name, value in wanted.items():
+        assert compute(name, predictions, references) == pytest.approx(np.mean(value))
+        assert compute(name, torch.tensor(predictions).bool(), references.astype(float).tolist()) == compute(
+            name, predictions, references
+        )
+    options = {"task": "multilabel", "num_labels": predictions.shape[1]}
+    p, y = torch.tensor(predictions), torch.tensor(references)
+    assert wanted["f1_micro"] == pytest.approx(tm.f1_score(p, y, average="micro", **options).item())
+    assert compute("f1", predictions, references, average="macro") == compute("f1_macro", predictions, references)
+
+
+@given(label_sets())
+def test_of_label_sets_of_one_class(pair):
+    """They are no class numbers 0 and 1, whose macro F1 is also that of class 0."""
+    predictions, references = (side[:, :1] for side in pair)
+    wanted = f1_by_its_definition(predictions, references)
+    for name in ("f1_macro", "f1_micro"):
+        assert compute(name, predictions, references) == pytest.approx(wanted)
+    assert compute("accuracy", predictions, references) == (predictions == references).mean()
+
+
+@given(numbers())
+def test_of_numbers(pair):
+    predictions, references = pair
+    found = compute("mse", predictions, references)
+    assert found == pytest.approx(sklearn.metrics.mean_squared_error(references, predictions))
     for name, function in (("pearson", scipy.stats.pearsonr), ("spearmanr", scipy.stats.spearmanr)):
         found = compute(name, predictions, references)
         if np.ptp(predictions) == 0 or np.ptp(references) == 0:
@@ -106,6 +150,9 @@ def test_error_rates(pair):
     predictions, references = pair
     assert compute("wer", predictions, references) == jiwer.wer(references, predictions)
     assert compute("per", predictions, references) == jiwer.wer(references, predictions)
+    assert compute("ter", predictions, references) == jiwer.wer(references, predictions)
+    wrong = [p.split() != r.split() for p, r in zip(predictions, references, strict=True)]
+    assert compute("ser", predictions, references) == sum(wrong) / len(wrong)
     assert compute("cer", predictions, references) == jiwer.cer(references, predictions)
     assert compute("wer", predictions, references) == pytest.approx(
         tm.text.word_error_rate(predictions, references).item()
@@ -158,6 +205,7 @@ def test_constant_predictions():
         assert compute(name, predictions, references) == compute(name, references, predictions) == 0.0
         assert compute(name, [0.5], [0.5]) == 0.0
         assert math.isnan(compute(name, [math.nan, 1.0], [0.0, 1.0]))
+    assert math.isnan(compute("mse", [math.nan, 1.0], [0.0, 1.0]))
 
 
 def test_one_class_in_the_references():
@@ -203,6 +251,14 @@ BAD = [
     ("f1", [1], [math.nan], "f1: the references must be class numbers, of shape (N,)"),
     ("accuracy", ["a"], ["a"], "accuracy: the predictions must be class numbers, of shape (N,)"),
     ("accuracy", [[0.1, 0.9]], [1], "accuracy: the predictions must be class numbers, of shape (N,)"),
+    ("accuracy", [[0, 2]], [[0, 1]], "accuracy: the predictions must be class numbers, of shape (N,), or label sets"),
+    ("f1_macro", [[0, 1]], [[0, -1]], "f1_macro: the references must be class numbers, of shape (N,), or label sets"),
+    ("f1_micro", [[[0]]], [[[0]]], "f1_micro: the predictions must be class numbers, of shape (N,), or label sets"),
+    ("accuracy", [[0, 1]], [1], "accuracy: predictions of shape (1, 2) and references of shape (1,) do not pair up"),
+    ("accuracy", [[0, 1]], [[1]], "accuracy: predictions of shape (1, 2) and references of shape (1, 1) do not pair"),
+    ("f1", [[0, 1]], [[0, 1]], "f1: of label sets take f1_macro or f1_micro"),
+    ("matthews_correlation", [[0, 1]], [[0, 1]], "matthews_correlation: it is of class numbers, and these are label"),
+    ("mse", [[1.0], [2.0]], [1.0, 2.0], "mse: predictions and references must be numbers, of shape (N,)"),
     ("pearson", [[1.0], [2.0]], [1.0, 2.0], "pearson: predictions and references must be numbers, of shape (N,)"),
     ("per", [1, 2], ["a", "b"], "per: predictions and references must be strings"),
     ("nll", [0.5], [0], "nll: the predictions must be class probabilities, of shape (N, C) with C >= 2"),
@@ -292,6 +348,22 @@ def test_as_a_module(name):
     module.add_batch(predictions=np.array(predictions), references=np.array(references))
     assert module.compute() == wanted
     assert INPUTS[METRICS[name].inputs] in module.inputs_description
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1_macro", "f1_micro"])
+def test_label_sets_as_a_module(name):
+    """As evaluate's own accuracy and f1 with their configuration for label sets, which needs no name here."""
+    predictions, references = [[0, 1, 1], [1, 0, 0]], [[0, 1, 0], [1, 0, 0]]
+    wanted = {name: compute(name, predictions, references)}
+    module = load_metric(name)
+    assert module.compute(predictions=predictions, references=references) == wanted
+    for prediction, reference in zip(predictions, references, strict=True):
+        module.add(prediction=prediction, reference=reference)
+    assert module.compute() == wanted
+    assert module.compute(predictions=np.array(predictions), references=np.array(references)) == wanted
+    assert module.compute(predictions=[1, 0], references=[1, 1]) == {name: compute(name, [1, 0], [1, 1])}
+    combined = evaluate.combine([load_metric("accuracy"), load_metric("f1_macro")])
+    assert combined.compute(predictions=predictions, references=references)["accuracy"] == 0.5
 
 
 def test_modules_refuse_what_the_metrics_refuse():

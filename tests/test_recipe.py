@@ -148,7 +148,7 @@ def test_all_stages(whole, options):
     assert not (folder / "outputs.npz").exists()
     dev, test = result.metrics["validation"], result.metrics["test"]
     assert set(dev) == {"square", "softmax", "temperature", "outputs"}
-    assert set(dev["square"]) == {"wer", "cer", "nll"}
+    assert set(dev["square"]) == {"wer", "cer", "ter", "ser", "nll"}
     assert set(dev["outputs"]) == {"accuracy"}
     assert set(test) == {result.method}
     assert dev[result.method]["wer"] == min(dev[method]["wer"] for method in METHODS)
@@ -260,7 +260,7 @@ def test_a_further_test_set_needs_no_training(whole, options):
     result = read_result(copy)
     assert result.data["sizes"]["test-other"] == 2
     assert result.metrics["test"] == read_result(folder).metrics["test"]
-    assert set(result.metrics["test test-other"][result.method]) == {"wer", "cer"}
+    assert set(result.metrics["test test-other"][result.method]) == {"wer", "cer", "ter", "ser"}
     before, after = read_result(folder).data, result.data
     assert before["fingerprint"] == after["fingerprint"], "of training and development data"
     assert set(after["test_fingerprints"]) == {"test", "test test-other"}
@@ -904,8 +904,8 @@ def test_error_rates():
     assert found["wer"].rate == pytest.approx(0.5)
     assert found["wer"].length == 6
     assert found["cer"].length == 26
-    assert Edits(1, 2, 3, 12).rate == 0.5
-    assert count_errors({"a": "ONE"}, {"a": ""}, ["wer"])["wer"] == Edits(0, 1, 0, 1)
+    assert Edits(1, 2, 3, 12, texts=2, wrong_texts=2).rate == 0.5
+    assert count_errors({"a": "ONE"}, {"a": ""}, ["wer"])["wer"] == Edits(0, 1, 0, 1, texts=1, wrong_texts=1)
     with pytest.raises(UserError, match="1 utterances have only one of reference and hypothesis, such as b"):
         count_errors({"a": "ONE", "b": "TWO"}, {"a": "ONE"}, ["wer"])
 
@@ -915,8 +915,8 @@ def test_folded_phones_count_as_the_same(tmp_path):
     (tmp_path / "fold.txt").write_text("ax ah\nq\n\n")
     folding = read_folding(tmp_path / "fold.txt")
     said, heard = {"a": "sil ax q t ah"}, {"a": "sil ah t ax"}
-    assert count_errors(said, heard, ["per"], folding)["per"] == Edits(0, 0, 0, 4)
-    assert count_errors(said, heard, ["per"])["per"] == Edits(2, 1, 0, 5)
+    assert count_errors(said, heard, ["per"], folding)["per"] == Edits(0, 0, 0, 4, texts=1, wrong_texts=0)
+    assert count_errors(said, heard, ["per"])["per"] == Edits(2, 1, 0, 5, texts=1, wrong_texts=1)
     (tmp_path / "fold.txt").write_text("ax ah b\n")
     with pytest.raises(UserError, match="line 1 has more than a token and what it counts as"):
         read_folding(tmp_path / "fold.txt")
@@ -958,7 +958,7 @@ def test_a_new_corpus_is_a_reader_and_a_recipe_folder(tmp_path, monkeypatch):
     (path,) = (tmp_path / "runs/timit_phone").rglob("result.json")
     result = read_result(path)
     assert (result.task, result.selection, result.data["lm_text"]) == ("timit_phone", "per", None)
-    assert set(result.metrics["test"]["softmax"]) == {"per"}
+    assert set(result.metrics["test"]["softmax"]) == {"per", "ser"}
     tokens = (tmp_path / "data/timit_phone/train-phn/tokens.txt").read_text().split()
     assert tokens == ["<blank>", "<unk>", "sil", "ae", "ax", "k", "t", "<sos/eos>"]
     errors = count_errors(

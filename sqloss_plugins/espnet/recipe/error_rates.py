@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.metrics import METRICS, Edits, count_edits
+from sqloss_plugins.metrics import Edits, count_edits
 
-ERROR_RATES = tuple(name for name, found in METRICS.items() if found.inputs == "texts")
-"""The metrics that a recipe may name."""
+ERROR_RATES = ("wer", "cer", "per")
+"""The metrics that a recipe may name. The token and sentence error rates come by themselves."""
 
 
 def read_text(path: Path) -> dict[str, str]:
@@ -44,6 +44,7 @@ def count_errors(
     hypotheses: Mapping[str, str],
     metrics: Sequence[str],
     folding: Mapping[str, str] | None = None,
+    tokenize: Callable[[str], Sequence[str]] | None = None,
 ) -> dict[str, Edits]:
     """Errors over all utterances together, by metric.
 
@@ -51,6 +52,7 @@ def count_errors(
         references, hypotheses: utterance -> text.
         metrics: of :data:`ERROR_RATES`.
         folding: which tokens count as which.
+        tokenize: cuts a text into tokens that have no spaces in them; with it ``ter`` is counted as well.
 
     Raises:
         UserError: the two do not have the same utterances.
@@ -60,4 +62,8 @@ def count_errors(
         raise UserError(f"{len(missing)} utterances have only one of reference and hypothesis, such as {missing[0]}")
     names = sorted(references)
     said, heard = ([fold(texts[name], folding or {}) for name in names] for texts in (references, hypotheses))
-    return {metric: count_edits(metric, heard, said) for metric in metrics}
+    found = {metric: count_edits(metric, heard, said) for metric in metrics}
+    if tokenize:
+        heard, said = ([" ".join(tokenize(text)) for text in texts] for texts in (heard, said))
+        found["ter"] = count_edits("ter", heard, said)
+    return found

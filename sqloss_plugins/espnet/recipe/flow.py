@@ -17,7 +17,15 @@ from sqloss_plugins.espnet.recipe import preparation, training
 from sqloss_plugins.espnet.recipe.decoding import BeamSearch, decode, measure_calibration
 from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, CommandLine, is_url
 from sqloss_plugins.espnet.recipe.paths import Paths
-from sqloss_plugins.espnet.recipe.scoring import Scorer, make_result, papers_results, report, results_table, test_splits
+from sqloss_plugins.espnet.recipe.scoring import (
+    Scorer,
+    espnets_tables,
+    make_result,
+    papers_results,
+    report,
+    results_table,
+    test_splits,
+)
 from sqloss_plugins.espnet.recipe.settings import Settings
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.results import versions, write_result
@@ -85,8 +93,8 @@ class Stage:
 def _download(recipe: Recipe) -> None:
     given, paths = recipe.given, recipe.paths
     corpus = given.definition.corpus
-    if given.options.corpus:
-        print(f"  not needed: the corpus is {given.options.corpus}", flush=True)
+    if given.options.corpus or given.options.train:
+        print(f"  not needed: the corpus is {paths.corpus}", flush=True)
     elif given.options.mini:
         assert corpus.mini is not None
         preparation.make_mini_corpus(corpus.mini, paths.corpus)
@@ -169,6 +177,8 @@ def _score(recipe: Recipe) -> None:
     published = str(given.definition.defaults.get("test_sets", "")).split()[:1]  # the paper has one test set
     if given.is_as_published and set(published) <= set(options.tests):
         table += "".join(papers_results(task, options.arch, test) for test in published)
+    table += espnets_tables(errors, result.method)
+    table += scorer.beside_other_losses(result, {options.dev_set: "validation", **test_splits(options.tests)})
     text = report(result, table, len(data.tokens), rescaling, options.dev_set)
     asr_exp.table.write_text(text, encoding="utf-8")
     write_result(asr_exp.root, result, {})

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqloss_plugins import paper
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder, read_json
+from sqloss_plugins.espnet.recipe.preparation import tokenizer
 from sqloss_plugins.metrics import Edits, metric
 from sqloss_plugins.probability import METHODS
-from sqloss_plugins.results import OF_OUTPUTS, Result, markdown_table
+from sqloss_plugins.results import OF_OUTPUTS, RESULT_NAME, Result, markdown_table, read_result
+
+_SCLITE = ("Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,9 @@ class Scorer:
                     raise UserError(f"{subset} was not decoded with the method {method}: begin with --stage 7")
 
     def errors(self, subset: str, method: str) -> dict[str, Edits]:
-        """By metric.
+        """By metric: those of the recipe, and where the model has sentencepiece's pieces their ``ter``.
+
+        The tokens of other models are characters or phones, whose error rates are ``cer`` and ``per``.
 
         Raises:
             UserError: the subset was not decoded by this method.
@@ -54,7 +59,8 @@ class Scorer:
         self.check_decoded([subset], [method])
         references = read_text(self.data.subset(subset) / "text")
         hypotheses = read_text(self.asr_exp.decoded(subset, method) / "text")
-        return count_errors(references, hypotheses, self.metrics, self.folding)
+        tokenize = tokenizer(self.data).text2tokens if self.data.bpe_model else None
+        return count_errors(references, hypotheses, self.metrics, self.folding, tokenize)
 
     def best_method(self, dev: str, methods: Sequence[str]) -> str:
         """The method with the fewest errors on the development set; of equals the first."""
@@ -66,6 +72,48 @@ class Scorer:
         """By subset and method, of whatever was decoded."""
         pairs = [(subset, method) for subset in subsets for method in METHODS]
         return {pair: self.errors(*pair) for pair in pairs if self._is_decoded(*pair)}
+
+    def beside_other_losses(self, result: Result, subsets: Mapping[str, str]) -> str:
+        """The first metric of this run and of those of other losses beside it, in Markdown; empty where there are none.
+
+        These are the finished runs in the folders beside this one with the same data, model, seed and decoding, each
+        with the method that counts in it.
+
+        Args:
+            result: of this run.
+            subsets: of which the errors are shown -> their splits in the result.
+        """
+        runs = {self.asr_exp: result}
+        for path in sorted(self.asr_exp.root.parent.glob(f"*/{RESULT_NAME}")):
+            try:
+                other = read_result(path)
+            except ValueError:
+                continue  # damaged, or of another version; that is said where it is asked for
+            if other.loss != result.loss and _what_is_shared(other) == _what_is_shared(result):
+                runs[RunFolder(path.parent)] = other
+        if len(runs) == 1:
+            return ""
+        name = self.metrics[0]
+        rows: list[Sequence[str]] = [["loss", "dataset", *_SCLITE, "run"]]
+        for subset, split in subsets.items():
+            for folder, found in sorted(runs.items(), key=lambda run: (run[1].loss, run[0].root.name)):
+                scorer = replace(self, asr_exp=folder)
+                is_same = _fingerprint(found, split) == _fingerprint(result, split)
+                if is_same and scorer._is_decoded(subset, found.method):
+                    edits = scorer.errors(subset, found.method)[name]
+                    rows.append([found.loss, f"{subset}/{found.method}", *_as_sclite(edits), folder.root.name])
+        return f"\n\n### {name.upper()} of the losses side by side\n\n{markdown_table(rows)}"
+
+
+def _what_is_shared(result: Result) -> tuple[object, ...]:
+    """What runs have in common that are shown in one table."""
+    decoding = result.hyperparameters.get("decoding")
+    return result.task, result.arch, result.mini, result.seed, result.data.get("fingerprint"), decoding
+
+
+def _fingerprint(result: Result, split: str) -> object:
+    """Of a test set; None for the development set, of which :func:`_what_is_shared` knows."""
+    return result.data.get("test_fingerprints", {}).get(split)
 
 
 def test_splits(tests: Sequence[str]) -> dict[str, str]:
@@ -84,6 +132,7 @@ def metrics_by_split(
     found: dict[str, dict[str, dict[str, float]]] = {}
     for (subset, method), by_metric in errors.items():
         values = {name: value.rate for name, value in by_metric.items()}
+        values["ser"] = _decisive(by_metric).rate_of_texts
         found.setdefault(splits[subset], {})[method] = values
     validation = found["validation"]
     for method in validation.keys() & calibration["nll"].keys():
@@ -92,18 +141,51 @@ def metrics_by_split(
     return found
 
 
+def _decisive(by_metric: Mapping[str, Edits]) -> Edits:
+    """Of the first metric, whose errors also decide which sentences are wrong."""
+    return next(iter(by_metric.values()))
+
+
 def results_table(errors: Mapping[tuple[str, str], Mapping[str, Edits]], chosen: str, sizes: Mapping[str, int]) -> str:
     """The error rates by subset and method, in Markdown; the chosen method is marked."""
     names = list(next(iter(errors.values())))
     first, further = names[0], names[1:]
-    headings = [f"{name.upper()} %" for name in names]
+    headings = [f"{name.upper()} %" for name in (*names, "ser")]
     rows: list[Sequence[str]] = [["set", "utterances", "method", headings[0], "S", "D", "I", *headings[1:]]]
     for (subset, method), found in errors.items():
         edits = [str(value) for value in (found[first].substitutions, found[first].deletions, found[first].insertions)]
         rates = {name: f"{100 * found[name].rate:.2f}" for name in names}
-        marked = f"{method} *" if method == chosen else method
-        rows.append([subset, str(sizes[subset]), marked, rates[first], *edits, *(rates[name] for name in further)])
+        of_sentences = f"{100 * _decisive(found).rate_of_texts:.2f}"
+        shown = [rates[first], *edits, *(rates[name] for name in further), of_sentences]
+        rows.append([subset, str(sizes[subset]), _marked(method, chosen), *shown])
     return markdown_table(rows)
+
+
+def _marked(method: str, chosen: str) -> str:
+    return f"{method} *" if method == chosen else method
+
+
+def espnets_tables(errors: Mapping[tuple[str, str], Mapping[str, Edits]], chosen: str) -> str:
+    """A table for each metric as ESPnet's recipes have it from sclite, in Markdown.
+
+    ``Snt`` and ``Wrd`` are the numbers of sentences and words (characters, tokens), ``S.Err`` is in per cent of the
+    sentences, all else in per cent of the words. The edits are jiwer's. Where two substitutions serve as well as a
+    deletion and an insertion, jiwer counts the former, and sclite, with its costs of 4, 3 and 3, the latter.
+    """
+    found = ""
+    for name in next(iter(errors.values())):
+        rows: list[Sequence[str]] = [["dataset", *_SCLITE]]
+        for (subset, method), by_metric in errors.items():
+            rows.append([f"{subset}/{_marked(method, chosen)}", *_as_sclite(by_metric[name])])
+        found += f"\n\n### {name.upper()}\n\n{markdown_table(rows)}"
+    return found
+
+
+def _as_sclite(edits: Edits) -> list[str]:
+    correct = edits.length - edits.substitutions - edits.deletions
+    counts = (correct, edits.substitutions, edits.deletions, edits.insertions)
+    shares = [*(count / max(edits.length, 1) for count in counts), edits.rate, edits.rate_of_texts]
+    return [str(edits.texts), str(edits.length), *(f"{100 * share:.1f}" for share in shares)]
 
 
 def papers_results(task: str, arch: str, test: str) -> str:

@@ -1,0 +1,146 @@
+"""What an ESPnet user finds in the speech recipes as in ``egs2/TEMPLATE/asr1/asr.sh``, on one small finished run."""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from test_recipe import TINY_ASR, TINY_LM
+
+from sqloss_plugins.data.corpora.librispeech import write_mini
+from sqloss_plugins.espnet.recipe import decoding, main, training
+from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_text
+from sqloss_plugins.espnet.recipe.scoring import espnets_tables
+from sqloss_plugins.metrics import METRICS
+from sqloss_plugins.probability import METHODS
+from sqloss_plugins.results import read_result
+
+# One run serves all; pytest-xdist would make it once for each worker.
+pytestmark = pytest.mark.xdist_group("asr_options")
+DATA = "data/librispeech/train-clean-100-unigram40"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus")
+    write_mini(root, subsets={"train-clean-100": (2, 10), "dev-clean": (1, 3), "test-clean": (1, 2)})
+    return root
+
+
+def run_here(jobs, nj=1, on_success=None, on_line=None):
+    """In this process, where ESPnet is imported already."""
+    for job in jobs:
+        assert importlib.import_module(job.module).main(list(job.arguments)) == 0
+        if on_success:
+            on_success(job)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _in_this_process():
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (training, decoding):
+            patch.setattr(module, "run_jobs", run_here)
+        yield
+
+
+@pytest.fixture(scope="module")
+def options(corpus, tmp_path_factory):
+    """A recipe's command line for a tiny model, and the folder that it works in."""
+    work = tmp_path_factory.mktemp("work")
+    inference = "beam_size: 2\nctc_weight: 0.3\nlm_weight: 0.1\n"
+    texts = {"asr": TINY_ASR.replace("max_epoch: 3", "max_epoch: 2"), "lm": TINY_LM, "inference": inference}
+    words = []
+    for name, text in texts.items():
+        (work / f"{name}.yaml").write_text(text)
+        words += [f"--{name}_config", str(work / f"{name}.yaml")]
+    return ["librispeech", "--corpus", str(corpus), "--workdir", str(work), *words, "--nbpe", "40", "--nj", "1"]
+
+
+@pytest.fixture(scope="module")
+def whole(options):
+    """One run through all stages; all methods on both sets."""
+    assert main([*options, "--method", "softmax square temperature"]) == 0
+    (result,) = Path(options[4], "runs").rglob("result.json")
+    return result.parent
+
+
+@pytest.fixture
+def copy(whole):
+    """A copy of the run under another tag, and the option for it."""
+    folder = whole.with_name(f"{whole.name}-copy")
+    shutil.copytree(whole, folder, symlinks=True)
+    yield folder
+    shutil.rmtree(folder)
+
+
+# ---------------------------------------------------------------- scoring
+
+
+def test_the_table_of_sclite():
+    """By hand: one substitution, one deletion and one insertion in three of four sentences with ten words."""
+    said = {"a": "ONE TWO THREE", "b": "FOUR FIVE SIX", "c": "SEVEN EIGHT", "d": "SEVEN SEVEN"}
+    heard = {"a": "ONE TOO THREE", "b": "FOUR FIVE", "c": "SEVEN EIGHT NINE", "d": "SEVEN SEVEN"}
+    pieces = {"SEVEN": ["_SE", "VEN"]}
+    errors = count_errors(
+        said, heard, ["wer"], tokenize=lambda text: [p for w in text.split() for p in pieces.get(w, [w])]
+    )
+    tables = espnets_tables({("test", "square"): errors}, "square").split("\n\n")
+    names = ["dataset", "Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err"]
+    for heading, table, row in (
+        (1, 2, ["4", "10", "80.0", "10.0", "10.0", "10.0", "30.0", "75.0"]),
+        (3, 4, ["4", "13", "84.6", "7.7", "7.7", "7.7", "23.1", "75.0"]),
+    ):
+        assert tables[heading] == ("### WER" if heading == 1 else "### TER")
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables[table].splitlines()]
+        assert (lines[0], lines[2]) == (names, ["test/square *", *row])
+
+
+def test_token_and_sentence_error_rates_are_in_the_result(whole, options):
+    import jiwer
+    import sentencepiece
+
+    result = read_result(whole)
+    data = Path(options[4], DATA)
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(data / "bpe.model"))
+    said, heard = read_text(data / "test-clean/text"), read_text(whole / "decode/test-clean/softmax/text")
+    tokens = [[" ".join(pieces.encode(texts[name], out_type=str)) for name in said] for texts in (said, heard)]
+    assert result.metrics["test"]["softmax"]["ter"] == jiwer.wer(*tokens)
+    wrong = sum(said[name] != heard[name] for name in said)
+    assert result.metrics["test"]["softmax"]["ser"] == wrong / len(said)
+    for name in ("ter", "ser"):
+        assert (METRICS[name].higher_is_better, METRICS[name].unit) == (False, "%")
+    text = (whole / "RESULTS.md").read_text()
+    assert [line for line in text.splitlines() if line.startswith("###")] == ["### WER", "### CER", "### TER"]
+    assert "side by side" not in text
+
+
+def test_another_losss_run_beside_this_one_is_in_the_same_table(whole, options, copy, capsys):
+    """Only of the same data, seed and decoding."""
+    finished = json.loads((whole / "result.json").read_text())
+    changes = {
+        "cross_entropy-a": {},
+        "cross_entropy-seed": {"seed": 1},
+        "cross_entropy-decoding": {"hyperparameters": {**finished["hyperparameters"], "decoding": {"beam_size": 7}}},
+        "cross_entropy-data": {"data": {**finished["data"], "fingerprint": "x"}},
+        "square-same": {"loss": "square"},
+    }
+    for name, change in changes.items():
+        shutil.copytree(whole, whole.with_name(name), symlinks=True)
+        other = {**finished, "loss": "cross_entropy", "k": None, "M": None, "method": "softmax", **change}
+        (whole.with_name(name) / "result.json").write_text(json.dumps(other))
+    (whole.with_name("cross_entropy-seed") / "result.json").write_text("{")
+    assert main([*options, "--tag", "copy", "--stage", "8", "--method", "square"]) == 0
+    for name in changes:
+        shutil.rmtree(whole.with_name(name))
+    heading, table = capsys.readouterr().out.partition("### WER of the losses side by side\n\n")[1:]
+    assert heading
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.partition("\n\n")[0].splitlines()]
+    runs = (("cross_entropy", "softmax", "cross_entropy-a"), ("square", "square", copy.name))
+    for line, (subset, (loss, method, name)) in zip(
+        lines[2:], [(subset, run) for subset in ("dev-clean", "test-clean") for run in runs], strict=True
+    ):
+        assert (line[0], line[1], line[-1]) == (loss, f"{subset}/{method}", name)
+        split = "test" if subset == "test-clean" else "validation"
+        assert line[-3] == f"{100 * read_result(whole).metrics[split][method]['wer']:.1f}"
+    assert set(read_result(copy).metrics["test"]) == set(METHODS)
