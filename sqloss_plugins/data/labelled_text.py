@@ -14,7 +14,7 @@ import numpy.typing as npt
 from datasets import ClassLabel, Dataset, DatasetDict, Features, LargeList, List, Value, load_dataset
 from sklearn.model_selection import train_test_split
 
-from sqloss_plugins.data.tables import Table, read_table
+from sqloss_plugins.data.tables import Table, brief, read_table
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 
@@ -303,7 +303,7 @@ def _check_texts(table: Table, names: Sequence[str], delimiter: str | None) -> n
         for texts in zip(*(batch[name] for name in names), strict=True):
             for name, text in zip(names, texts, strict=True):
                 if not isinstance(text, str):
-                    raise UserError(f"{table.place(row)}: {name!r} is not text but {text!r}: write a text")
+                    raise UserError(f"{table.place(row)}: {name!r} is not text but {brief(text)}: write a text")
             blank = [name for name, text in zip(names, texts, strict=True) if not text.strip()]
             if blank and (delimiter is None or len(blank) == len(names)):
                 raise UserError(f"{table.place(row)}: {blank[0]!r} is empty: fill it in, or leave the row out")
@@ -394,15 +394,18 @@ class _LabelColumn:
 
     def _mistake(self, value: Any, names: Sequence[str], is_multi: bool) -> str | None:
         if isinstance(value, (dict, bytes)) or (not is_multi and isinstance(value, list)):
-            return f"{self.name!r} is not a label but {value!r}: write a word or a number in every row"
+            return (
+                f"{self.name!r} is not a label but {brief(value)}: write a word or a number in every row, or a list of "
+                "words in every row"
+            )
         if not all(names):
             return f"{self.name!r} has no label{' in one place' * (len(names) > 1)}: fill it in, or leave the row out"
         for name in names:
             if name != name.strip():
-                return f"label {name!r} begins or ends with a blank: remove it"
+                return f"label {brief(name)} begins or ends with a blank: remove it"
         if len(set(names)) < len(names):
             hint = " (labels are names, not a 0 or 1 for each label)" if set(names) <= {"0", "1"} else ""
-            return f"{self.name!r} has a label twice: {value!r}{hint}: name each label once"
+            return f"{self.name!r} has a label twice: {brief(value)}{hint}: name each label once"
         return None
 
     def unknown(self, found: Mapping[str, int], known: Collection[str], where: str) -> None:
@@ -476,7 +479,7 @@ def _settle_labels(
             for name, row in first.items():
                 if _number(name) is None:
                     place = labelled[split].table.place(row)
-                    raise UserError(f"{place}: label {name!r} is not a finite number, as a regression needs")
+                    raise UserError(f"{place}: label {brief(name)} is not a finite number, as a regression needs")
         return kind, (), notes
     if saved_labels is not None:
         names, where = tuple(saved_labels), "the model"
@@ -492,7 +495,7 @@ def _settle_labels(
         if kind == "single_label" and len(found["train"]) < 2:
             only = next(iter(found["train"]))
             raise UserError(
-                f"every label of {labelled['train'].table.name} is {only!r}: a classifier needs at least two classes"
+                f"every label of {labelled['train'].table.name} is {brief(only)}: a classifier needs at least two classes"
             )
     for split, column in labelled.items():
         column.unknown(found[split], names, where)
@@ -501,6 +504,8 @@ def _settle_labels(
 
 def _stated_kind(labelled: Mapping[str, _LabelColumn], columns: Columns, saved: str | None) -> str | None:
     """The kind as far as the user, the model or the type of the column says it."""
+    if columns.label_delimiter == "":
+        raise UserError("--label_column_delimiter is empty: give what is between two labels, such as a comma")
     lists = [column for column in labelled.values() if column.is_list]
     if lists and columns.label_delimiter is not None:
         raise UserError(
@@ -545,7 +550,7 @@ def _sorted(names: Collection[str]) -> list[str]:
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} others" if len(names) > 5 else ""
-    return ", ".join(map(repr, names[:5])) + more
+    return ", ".join(map(brief, names[:5])) + more
 
 
 # Rows held out, and texts that are in two splits.
@@ -582,11 +587,12 @@ def _hold_out(
         if labels is not None:
             _, classes, counts = np.unique(labels[rest], return_inverse=True, return_counts=True)
             large = counts[classes] > 1
-            if min(size, large.sum() - size) >= (counts > 1).sum():  # else not every class can be on both sides
-                movable, how = rest[large], "by class"
-                shares = labels[movable]
+            if size < large.sum():
+                movable = rest[large]
                 if not large.all():
-                    notes.append(f"{(~large).sum()} classes of one row stay in the training data")
+                    notes.append(f"{(~large).sum()} of the classes have one row, which stays in the training data")
+                if min(size, len(movable) - size) >= (counts > 1).sum():  # room for every class on both sides
+                    shares, how = labels[movable], "by class"
         _, part = train_test_split(movable, test_size=size, random_state=seed, stratify=shares)
         parts[split] = np.sort(part)
         rest = np.setdiff1d(rest, part)

@@ -108,8 +108,6 @@ def read_table(path: Path, cache_dir: str | None = None, in_memory: bool = False
         if isinstance(cause, (UserError, OSError)):
             raise cause from error
         raise UserError(f"{path} cannot be read: {' '.join(str(cause).split())}") from error
-    if not len(data):
-        raise UserError(f"{path} has no rows")
     return Table(data, str(path), layout.notes, layout.records, layout.unit)
 
 
@@ -271,7 +269,7 @@ def _json(path: Path) -> _Layout:
     def records() -> Records:
         for number, row in (_elements if is_array else _objects)(path):
             if not isinstance(row, dict):
-                raise UserError(f"{path} {unit} {number} is not an object like {{...}} but {_brief(row)}")
+                raise UserError(f"{path} {unit} {number} is not an object like {{...}} but {brief(row)}")
             yield number, row
 
     kinds: dict[str, set[str]] = {}
@@ -348,7 +346,8 @@ def _nested(kinds: set[str]) -> bool:
     return any(kind == "json" or kind.startswith("[") for kind in kinds)
 
 
-def _brief(value: Any) -> str:
+def brief(value: Any) -> str:
+    """A value for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -365,7 +364,8 @@ def _parquet(path: Path) -> _Layout:
             raise UserError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
 
     try:
-        schema = pyarrow.parquet.read_schema(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
         _check_names(path, schema.names)
         # Columns of pandas' categories; datasets knows no dictionaries.
         fields = [
@@ -375,6 +375,8 @@ def _parquet(path: Path) -> _Layout:
         features = Features.from_arrow_schema(pyarrow.schema(fields, schema.metadata))
     except (pyarrow.ArrowException, OSError, ValueError, NotImplementedError) as error:
         raise UserError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
+    if not rows:
+        raise UserError(f"{path} has no rows")
     return _Layout(features, records, "row")
 
 
