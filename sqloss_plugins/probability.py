@@ -120,4 +120,4 @@ def label_probabilities(outputs: Tensor, method: str = "square", *, k: float = 1
 def _inverse_link(f: Tensor, k: float, M: float) -> Tensor:
     """p = f / (k M - (k - 1) f), in [0, 1]; outside of [0, M] the outputs mean no more than at its ends."""
     f = f.clamp(0.0, M)
-    return f / (k * M - (k - 1.0) * f)
+    return f / (f + k * (M - f))  # the same, and by no rounding more than 1

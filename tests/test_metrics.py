@@ -102,6 +102,7 @@ def f1_by_its_definition(predictions, references):
     return 2 * both / max(predictions.sum() + references.sum(), 1)
 
 
+@settings(max_examples=30)
 @given(label_sets())
 def test_of_label_sets(pair):
     predictions, references = pair
@@ -119,6 +120,7 @@ def test_of_label_sets(pair):
     assert compute("f1", predictions, references, average="macro") == compute("f1_macro", predictions, references)
 
 
+@settings(max_examples=30)
 @given(label_sets())
 def test_of_label_sets_of_one_class(pair):
     """They are no class numbers 0 and 1, whose macro F1 is also that of class 0."""

@@ -65,6 +65,17 @@ def test_the_table_read_as_a_rule_agrees_with_the_paper_but_for_enwik8():
     assert differing == ["enwik8"]
 
 
+@pytest.mark.parametrize("num_classes", [1, 2, 90, 5000])
+def test_multi_label_classification_is_not_rescaled_but_by_the_user(num_classes):
+    found = paper.choose_rescaling(num_classes, is_multi_label=True)
+    assert (found.k, found.M, found.source) == (1.0, 1.0, "not rescaled, for multi-label classification")
+    given = paper.choose_rescaling(num_classes, is_multi_label=True, k=3)
+    assert given == paper.Rescaling(3.0, 1.0, "given by the user")
+    for rule in ("paper", "level"):
+        with pytest.raises(ValueError, match=f"the rescaling {rule} is for examples with one true class"):
+            paper.choose_rescaling(num_classes, is_multi_label=True, rule=rule)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [({"rule": "steps"}, "unknown rescaling 'steps': choose from auto, paper, level"), ({}, "two classes and more")],

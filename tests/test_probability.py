@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from sqloss_plugins.probability import METHODS, TEMPERATURES, log_probabilities, probabilities
+from sqloss_plugins.probability import (
+    LABEL_METHODS,
+    METHODS,
+    TEMPERATURES,
+    label_probabilities,
+    log_probabilities,
+    probabilities,
+)
 
 
 def expected_loss(f, p, k, M):
@@ -113,3 +120,65 @@ def test_wrong_arguments(options, message):
     for function in (probabilities, log_probabilities):
         with pytest.raises(ValueError, match=message):
             function(torch.zeros(3), **options)
+
+
+# ---------------------------------------------------------------- multi-label
+
+
+@given(st.floats(0.05, 50), st.floats(0.05, 50), st.sampled_from([torch.float32, torch.float64]), st.integers(0, 2**31))
+def test_each_class_by_itself_inverts_the_minimiser(k, M, dtype, seed):
+    p = torch.rand(5, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    outputs = (k * M * p / (1 + (k - 1) * p)).to(dtype)
+    found = label_probabilities(outputs, "square", k=k, M=M)
+    assert found.dtype == dtype
+    # k spreads the outputs unevenly, and their rounding with them.
+    assert torch.allclose(found.double(), p, rtol=0, atol=1e-12 if dtype == torch.float64 else 2e-5)
+
+
+@given(st.floats(0.05, 50), st.floats(0.05, 50))
+def test_a_class_counts_from_its_threshold_on(k, M):
+    threshold = k * M / (k + 1)
+    outputs = torch.tensor([threshold * 0.999, threshold * 1.001], dtype=torch.float64)
+    assert (label_probabilities(outputs, "square", k=k, M=M) >= 0.5).tolist() == [False, True]
+    assert label_probabilities(outputs.new_tensor(threshold), k=k, M=M).item() == pytest.approx(0.5)
+
+
+@given(
+    st.floats(0.05, 50),
+    st.floats(0.05, 50),
+    st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.float16]),
+    st.sampled_from(LABEL_METHODS),
+    st.integers(0, 2**31),
+)
+def test_label_probabilities_are_between_0_and_1_and_in_order(k, M, dtype, method, seed):
+    outputs = (torch.randn(20, generator=torch.Generator().manual_seed(seed)) * 3 * M).to(dtype).sort().values
+    found = label_probabilities(outputs, method, k=k, M=M)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    assert found.diff().min() > -1e-6
+    found = label_probabilities(torch.tensor([-math.inf, math.inf], dtype=dtype), method, k=k, M=M)
+    assert found.tolist() == [0.0, 1.0]
+    found = label_probabilities(torch.tensor([-1.0, 0.0, M, 2 * M], dtype=dtype), "square", k=k, M=M)
+    assert found[:2].tolist() == [0.0, 0.0]
+    assert found[2:].tolist() == pytest.approx([1.0, 1.0], abs=k * torch.finfo(dtype).eps)
+
+
+def test_methods_of_labels():
+    outputs = torch.tensor([[0.7, 0.6, -0.2]])
+    assert label_probabilities(outputs).tolist()[0] == pytest.approx([0.7, 0.6, 0.0])  # and no sum of one
+    torch.testing.assert_close(label_probabilities(outputs, "sigmoid"), 1 / (1 + (-outputs).exp()))
+    assert math.isnan(label_probabilities(torch.tensor(math.nan)).item())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "softmax"}, "unknown method 'softmax': choose from square, sigmoid"),
+        ({"k": -1.0}, "k must be a positive finite number"),
+        ({"M": math.inf}, "M must be a positive finite number"),
+    ],
+)
+def test_wrong_arguments_of_label_probabilities(options, message):
+    with pytest.raises(ValueError, match=message):
+        label_probabilities(torch.zeros(3), **options)
