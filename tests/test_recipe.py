@@ -406,7 +406,7 @@ def test_wrong_exports(whole, tmp_path, capsys):
 
 
 BAD_OPTIONS = {
-    "recipe": (["--stage", "1"], "no speech recipe 'nothing': choose from an4, librispeech, or a folder with conf/"),
+    "recipe": (["--stage", "1"], "no speech recipe 'nothing': choose from an4, any, librispeech"),
     "stage": (["--stage", "9"], "--stage 9 to --stop_stage 8 is no range of the stages 1 download, 2 data"),
     "stop stage": (["--stop_stage", "0"], "--stage 1 to --stop_stage 0 is no range of the stages"),
     "loss": (["--loss", "hinge"], "--loss hinge: unknown loss 'hinge': choose from square, cross_entropy"),

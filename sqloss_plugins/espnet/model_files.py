@@ -30,24 +30,36 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_sample_rate(frontend_conf: Mapping[str, Any], sample_rate: int) -> None:
-    """Refuses a front end for audio of another sample rate; ESPnet makes its filters for ``fs``, whatever comes.
+def sample_rate(frontend_conf: Mapping[str, Any]) -> float:
+    """The sample rate of a front end, in Hz.
 
     Args:
         frontend_conf: of a training's configuration; ``fs`` is a number or text such as ``16k``, by default 16k.
-        sample_rate: of the audio, in Hz.
 
     Raises:
-        UserError: the two differ, or ``fs`` is no rate.
+        UserError: ``fs`` is no rate.
     """
     fs = frontend_conf.get("fs", "16k")
     number = str(fs).strip().lower().removesuffix("hz").strip()
     try:
-        found = 1000 * float(number.removesuffix("k")) if number.endswith("k") else float(number)
+        return 1000 * float(number.removesuffix("k")) if number.endswith("k") else float(number)
     except ValueError:
         raise UserError(f"frontend_conf: fs must be a sample rate such as 16k, got {fs!r}") from None
-    if found != sample_rate:
-        raise UserError(f"frontend_conf: fs is {fs}, and the audio has {sample_rate} Hz: the two must be the same")
+
+
+def check_sample_rate(frontend_conf: Mapping[str, Any], rate: int) -> None:
+    """Refuses a front end for audio of another sample rate; ESPnet makes its filters for ``fs``, whatever comes.
+
+    Args:
+        frontend_conf: as :func:`sample_rate` takes it.
+        rate: of the audio, in Hz.
+
+    Raises:
+        UserError: the two differ, or ``fs`` is no rate.
+    """
+    if sample_rate(frontend_conf) != rate:
+        fs = frontend_conf.get("fs", "16k")
+        raise UserError(f"frontend_conf: fs is {fs}, and the audio has {rate} Hz: the two must be the same")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -441,7 +441,7 @@ def own_corpus(name: str, manifests: Manifests, sample_rate: int = SAMPLE_RATE, 
         title=name,
         read=read,
         source="",
-        download=_refuse_download,
+        download=None,
         subsets=(*manifests.files, *manifests.sizes),
         sample_rate=sample_rate,
         convert=convert,
@@ -450,11 +450,9 @@ def own_corpus(name: str, manifests: Manifests, sample_rate: int = SAMPLE_RATE, 
     )
 
 
-def _refuse_download(*_: object) -> NoReturn:
-    raise UserError("a corpus of your own is not downloaded: give --train")
+def _refuse(*_: object) -> NoReturn:
+    raise UserError("this recipe is for a corpus of your own: give --train, its manifest")
 
 
-ANY = Corpus(
-    name="any", title="a corpus of your own", read=_refuse_download, source="", download=_refuse_download, subsets=()
-)
+ANY = Corpus(name="any", title="a corpus of your own", read=_refuse, source="", download=None, subsets=())
 """What a ``recipe.yaml`` names for a corpus that the command line gives."""

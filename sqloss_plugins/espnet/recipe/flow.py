@@ -196,6 +196,7 @@ STAGES: dict[int, Stage] = {
             recipe.given.options.subsets,
             recipe.paths.data,
             recipe.given.options.nj,
+            recipe.given.options.durations,
         ),
     ),
     3: Stage(
@@ -284,6 +285,13 @@ def _run_stage(recipe: Recipe, number: int) -> None:
             path.touch()
 
 
+def _check_lengths(recipe: Recipe) -> None:
+    corpus, settings = recipe.given.definition.corpus, recipe.settings
+    preparation.check_lengths(
+        recipe.given.options.subsets, recipe.paths.data, settings.fewest_samples, corpus.sample_rate
+    )
+
+
 def _banner(recipe: Recipe) -> None:
     options, settings, rescaling = recipe.given.options, recipe.settings, recipe.settings.rescaling()
     loss = f"{options.loss}, {rescaling}; {settings.initial_loss(rescaling)}" if rescaling else options.loss
@@ -328,10 +336,14 @@ def run_recipe(given: CommandLine) -> None:
     # The data may serve several runs: the second waits for the first to make it.
     with lock_folder(paths.data.root, wait=True) if of_data else nullcontext():
         claim_folder(paths.data.root, recipe.settings.of_data(), ("*/subset.json",), option="--workdir")
+        preparation.check_prepared(given.definition.corpus, given.options.subsets, paths.data)
         for number in of_data:
             _run_stage(recipe, number)
+            if number == 2:
+                _check_lengths(recipe)
     if not of_run:
         return
+    _check_lengths(recipe)
     with _claimed_run(recipe, of_run):
         _banner(recipe)
         for number in of_run:

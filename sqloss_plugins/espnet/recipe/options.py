@@ -8,20 +8,23 @@ from __future__ import annotations
 import argparse
 import gzip
 import importlib.util
+import math
 import os
 import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.command_line import OptionParser, check_name, is_reachable, read_mapping, recipes_folder
 from sqloss_plugins.data.corpora import CORPORA, Corpus
+from sqloss_plugins.data.corpora.manifest import ANY
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import PROGRAM
 from sqloss_plugins.espnet.recipe.error_rates import ERROR_RATES, read_folding
+from sqloss_plugins.espnet.recipe.own_corpus import add_options, make_own_corpus, refuse_own_options
 
 STAGE_NAMES = (
     "download",
@@ -35,6 +38,8 @@ STAGE_NAMES = (
 )
 TOKEN_TYPES = ("bpe", "char", "phn")
 NO_TEXT = "none"
+ANY_DURATION = (0.0, math.inf)
+OWN_RECIPE = "any"
 _RESERVED_OPTIONS = {
     *("--config", "--model", "--output_dir", "--resume", "--dry_run", "--print_config", "--collect_stats"),
     *("--token_list", "--token_type", "--bpemodel"),
@@ -64,6 +69,15 @@ class Options(argparse.Namespace):
     stage: int
     stop_stage: int
     corpus: Path | None
+    train: Path | None
+    valid: Path | None
+    test: list[Path] | None
+    validation_size: float | None
+    test_size: float | None
+    fs: int | None
+    audio_channel: str | None
+    min_wav_duration: float
+    max_wav_duration: float
     mini: bool
     train_set: str
     dev_set: str
@@ -92,6 +106,12 @@ class Options(argparse.Namespace):
     def subsets(self) -> list[str]:
         """All subsets, the training one first, the development one second."""
         return [self.train_set, self.dev_set, *self.tests]
+
+    @property
+    def durations(self) -> dict[str, tuple[float, float]]:
+        """Training and development subset -> the shortest and the longest duration, in seconds; none is for tests."""
+        limits = (self.min_wav_duration, self.max_wav_duration)
+        return {} if limits == ANY_DURATION else {self.train_set: limits, self.dev_set: limits}
 
     @property
     def has_lm(self) -> bool:
@@ -174,7 +194,7 @@ class CommandLine:
         """Whether data, tokens and model are the recipe's own: only then its epochs and results in the paper apply."""
         options, defaults = self.options, self.definition.defaults
         names = ("train_set", "dev_set", "token_type", "nbpe")
-        return not (options.mini or options.asr_config) and all(
+        return not (options.mini or options.asr_config or options.train) and all(
             defaults.get(name, getattr(options, name)) == getattr(options, name) for name in names
         )
 
@@ -194,9 +214,10 @@ class CommandLine:
 def make_parser(add_help: bool = True) -> OptionParser:
     """The options of a recipe's command line."""
     parser = OptionParser(PROGRAM, DESCRIPTION, add_help)
-    parser.add_argument("recipe", help="name or folder of the recipe, such as librispeech")
+    parser.add_argument("recipe", help="name or folder of the recipe, such as librispeech, or a name for your corpus")
     _add_training(parser.add_argument_group("training").add_argument)
     _add_data(parser.add_argument_group("data").add_argument)
+    add_options(parser.add_argument_group("a corpus of your own: sqloss asr NAME --train MANIFEST").add_argument)
     _add_decoding(parser.add_argument_group("language model and decoding").add_argument)
     _add_stages(parser.add_argument_group("stages and folders").add_argument)
     return parser
@@ -232,6 +253,13 @@ def _add_data(add: Callable[..., object]) -> None:
         help="sentencepiece's unigrams, characters, or phones separated by spaces (default: %(default)s)",
     )
     add("--nbpe", type=int, default=1000, help="number of sentencepiece's unigrams (default: %(default)s)")
+    for name, default, what in (("min", ANY_DURATION[0], "shorter"), ("max", ANY_DURATION[1], "longer")):
+        add(
+            f"--{name}_wav_duration",
+            type=float,
+            default=default,
+            help=f"{what} utterances are left out of training and development data, in seconds (default: %(default)s)",
+        )
 
 
 def _add_decoding(add: Callable[..., object]) -> None:
@@ -271,19 +299,30 @@ def _add_stages(add: Callable[..., object]) -> None:
 # ---------------------------------------------------------------- recipe.yaml
 
 
-def find_recipe(word: str) -> Path:
+def find_recipe(word: str, is_own: bool = False) -> tuple[Path, str | None]:
     """The folder of a recipe, given by its name or its folder.
+
+    Args:
+        word: name or folder.
+        is_own: a name that no recipe has is that of a corpus of the user's own, for which there is one recipe.
+
+    Returns:
+        The folder, and the name of the user's corpus; None where the recipe names it.
 
     Raises:
         UserError: there is none.
     """
-    places = [Path(word)] if os.sep in word or word == "." else [recipes_folder() / word, Path(word)]
-    for folder in places:
+    is_path = os.sep in word or word == "."
+    for folder in [Path(word)] if is_path else [recipes_folder() / word, Path(word)]:
         if (folder / "conf/recipe.yaml").is_file():
-            return folder
+            return folder, None
+    if is_own and not is_path:
+        check_name("the name of the corpus", word)
+        return recipes_folder() / OWN_RECIPE, word
     known = sorted(path.parent.parent.name for path in recipes_folder().glob("*/conf/recipe.yaml"))
     raise UserError(
-        f"there is no speech recipe {word!r}: choose from {', '.join(known)}, or a folder with conf/recipe.yaml"
+        f"there is no speech recipe {word!r}: choose from {', '.join(known)}, or a folder with conf/recipe.yaml, "
+        "or give your own corpus a name, and its manifest by --train"
     )
 
 
@@ -300,7 +339,7 @@ def read_definition(folder: Path, mini: bool, argv: Sequence[str] = ()) -> Defin
     """
     path = folder / "conf" / ("mini" if mini else "") / "recipe.yaml"
     if not path.is_file():
-        raise UserError(f"there is no {path}: this recipe has no mini corpus, give --corpus")
+        raise UserError(f"there is no {path}: this recipe has no mini corpus, leave --mini out")
     content = read_mapping(path)
     variants, variant = _read_variants(path, content), None
     if variants:
@@ -313,8 +352,9 @@ def read_definition(folder: Path, mini: bool, argv: Sequence[str] = ()) -> Defin
         if not isinstance(value, str | int | float):
             raise UserError(f"{path}: {name} must be one word or number, got {value!r}")
     own = {name: str(content.pop(name, "")) for name in ("corpus", "task", "metric", "folding")}
-    if own["corpus"] not in CORPORA:
-        raise UserError(f"{path}: unknown corpus {own['corpus']!r}: choose from {', '.join(CORPORA)}")
+    corpora = {**CORPORA, ANY.name: ANY}
+    if own["corpus"] not in corpora:
+        raise UserError(f"{path}: unknown corpus {own['corpus']!r}: choose from {', '.join(corpora)}")
     metrics = own["metric"].split()
     unknown = [name for name in metrics if name not in ERROR_RATES]
     if unknown or not metrics:
@@ -324,7 +364,7 @@ def read_definition(folder: Path, mini: bool, argv: Sequence[str] = ()) -> Defin
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     folding = read_folding(path.parent / own["folding"]) if own["folding"] else {}
-    corpus, defaults = CORPORA[own["corpus"]], _defaults(path, content)
+    corpus, defaults = corpora[own["corpus"]], _defaults(path, content)
     return Definition(path, corpus, own["task"], tuple(metrics), folding, defaults, variants, variant)
 
 
@@ -373,10 +413,11 @@ def parse(argv: Sequence[str]) -> CommandLine:
     if wants_help and (not argv or argv[0].startswith("-")):
         make_parser().parse_args(["--help"])
     first, _ = make_parser(add_help=False).parse_known_args(argv, Options())
-    folder = find_recipe(first.recipe)
-    found = _read(argv, read_definition(folder, first.mini, argv), first.mini)
+    folder, own_name = find_recipe(first.recipe, first.train is not None)
+    definition = read_definition(folder, first.mini, argv)
+    found = _read(argv, replace(definition, task=own_name) if own_name else definition, first.mini)
     _check(found)
-    if not (found.options.mini or found.options.corpus or _is_at_hand(found, folder)):
+    if not (found.options.mini or found.options.corpus or found.options.train or _is_at_hand(found, folder)):
         found = _read(argv, read_definition(folder, True, argv), mini=True)
         _check(found)
     return found
@@ -390,6 +431,10 @@ def _read(argv: Sequence[str], definition: Definition, mini: bool) -> CommandLin
     options, free = parser.parse_known_args(argv, Options())
     options.mini = mini
     options.workdir = options.workdir.absolute()  # ESPnet's files name each other by path
+    if definition.corpus is ANY:
+        definition = replace(definition, corpus=make_own_corpus(options, definition.task))
+    else:
+        refuse_own_options(options, definition.corpus.title)
     return CommandLine(options, free, definition)
 
 
@@ -431,6 +476,20 @@ def _check(found: CommandLine) -> None:
     _check_configurations(found)
     _check_free(found.free)
     _check_loss(options)
+    if options.train:
+        _check_own(found)
+
+
+def _check_own(found: CommandLine) -> None:
+    """Refuses what is wrong with manifests before anything is made; audio is read in stage 2."""
+    from sqloss_plugins import paper
+
+    options, definition = found.options, found.definition
+    if definition.task in paper.tasks():
+        raise UserError(f"{definition.task} is a task of the paper: choose another name for your corpus")
+    if options.stage <= 2 <= options.stop_stage:
+        for subset in options.subsets:
+            definition.corpus.read(Path(), subset)
 
 
 def _check_data(found: CommandLine) -> None:
@@ -439,6 +498,11 @@ def _check_data(found: CommandLine) -> None:
         raise UserError("--mini and --corpus exclude each other: the mini corpus or your own")
     if options.mini and found.definition.corpus.mini is None:
         raise UserError(f"{found.definition.corpus.title} has no mini corpus: give --corpus")
+    if not 0 <= options.min_wav_duration < options.max_wav_duration:
+        raise UserError(
+            f"--min_wav_duration {options.min_wav_duration:g} and --max_wav_duration {options.max_wav_duration:g} "
+            "are no range of seconds"
+        )
     if options.corpus and not options.corpus.is_dir():
         raise UserError(f"--corpus {options.corpus} is no folder")
     if not options.tests:

@@ -61,6 +61,10 @@ class DataFolder:
         """What a subset is, written last."""
         return self.subset(subset) / "subset.json"
 
+    def lengths_file(self, subset: str) -> Path:
+        """The number of samples of each utterance of a subset."""
+        return self.subset(subset) / "utt2num_samples"
+
     def about(self, subset: str) -> dict[str, Any]:
         """``utterances``, ``seconds`` and ``fingerprint`` of a subset."""
         return read_json(self.about_file(subset))
@@ -154,7 +158,7 @@ class Paths:
     Attributes:
         workdir: the work folder.
         downloads: what is downloaded or made in stage 1.
-        corpus: the folder of the corpus, given or in ``downloads``.
+        corpus: the folder of the corpus, given or in ``downloads``, or the manifest of the training data.
         lm_text: the further text of the language model, None for none.
         data: the prepared data.
     """
@@ -164,7 +168,7 @@ class Paths:
         self.workdir = options.workdir
         self.downloads = self.workdir / "downloads"
         mini = "-mini" if options.mini else ""
-        self.corpus = options.corpus or self.downloads / f"{definition.corpus.folder_name}{mini}"
+        self.corpus = options.corpus or options.train or self.downloads / f"{definition.corpus.folder_name}{mini}"
         self.lm_text: Path | None = None
         if given.lm_text:
             is_file = not is_url(given.lm_text)

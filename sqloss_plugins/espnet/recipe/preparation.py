@@ -7,7 +7,7 @@ import os
 import shutil
 import urllib.request
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -95,7 +95,30 @@ def download_text(url: str, path: Path) -> None:
 # ---------------------------------------------------------------- 2 data preparation
 
 
-def prepare_data(corpus: Corpus, source: Path, subsets: Sequence[str], data: DataFolder, nj: int) -> None:
+def check_prepared(corpus: Corpus, subsets: Sequence[str], data: DataFolder) -> None:
+    """Refuses subsets that were prepared from what is no longer there.
+
+    Raises:
+        UserError: for the first of them.
+    """
+    if corpus.identity is None:
+        return
+    for subset in subsets:
+        if data.about_file(subset).is_file() and data.about(subset).get("identity") != corpus.identity(subset):
+            raise UserError(
+                f"{data.subset(subset)} was made of another manifest, or of what this one was before: remove the "
+                "folder, or choose another --workdir"
+            )
+
+
+def prepare_data(
+    corpus: Corpus,
+    source: Path,
+    subsets: Sequence[str],
+    data: DataFolder,
+    nj: int,
+    durations: Mapping[str, tuple[float, float]],
+) -> None:
     """Writes each subset's transcripts and checked audio as ESPnet takes them, and what it is.
 
     Args:
@@ -104,12 +127,13 @@ def prepare_data(corpus: Corpus, source: Path, subsets: Sequence[str], data: Dat
         subsets: names of its subsets.
         data: where they go.
         nj: threads.
+        durations: subset -> the shortest and the longest duration in seconds; others are left out.
 
     Raises:
         UserError: audio or transcripts that cannot be used; an utterance in two subsets; compressed audio, and no
             program that decodes it.
     """
-    if not source.is_dir():
+    if not (corpus.identity or source.is_dir()):
         raise UserError(f"{source} is no folder: begin with --stage 1, or give --corpus")
     # All are read, so that an utterance in two of them is found whenever a subset is added.
     read = {subset: corpus.read(source, subset) for subset in subsets}
@@ -119,21 +143,80 @@ def prepare_data(corpus: Corpus, source: Path, subsets: Sequence[str], data: Dat
         item.audio for subset in subsets if not is_done[subset] for item in read[subset] if _is_compressed(item.audio)
     }
     decoder = _decoder_of(compressed)
+    for note in corpus.notes() if corpus.notes else ():
+        print(f"  {note}", flush=True)
     for subset, utterances in read.items():
         if is_done[subset]:
             print(f"  {subset:20s} done before, in {data.subset(subset)}", flush=True)
             continue
         readable = _decode_all(utterances, compressed, data.subset(subset) / "decoded", decoder, nj)
         with tqdm(total=len(readable), desc=f"  {subset}", unit=" files") as bar:
-            samples = check_audio(readable, nj, bar.update, corpus.sample_rate)
-        seconds = sum(samples) / corpus.sample_rate
-        write_data_dir(data.subset(subset), readable)
+            if corpus.convert:
+                readable, counts = corpus.convert(readable, data.subset(subset), nj, bar.update)
+                utterances = readable
+            else:
+                counts = check_audio(readable, nj, bar.update, corpus.sample_rate)
+        samples = {item.name: count for item, count in zip(readable, counts, strict=True)}
+        if subset in durations:
+            samples = _of_duration(subset, samples, corpus.sample_rate, *durations[subset])
+        seconds = sum(samples.values()) / corpus.sample_rate
+        write_data_dir(data.subset(subset), [item for item in readable if item.name in samples])
+        lines = [f"{name} {count}\n" for name, count in sorted(samples.items())]
+        data.lengths_file(subset).write_text("".join(lines), encoding="utf-8")
         found = hashlib.sha256()
         for item in sorted(utterances, key=lambda item: item.name):
-            found.update(f"{subset} {item.name} {item.text} {item.audio.stat().st_size}\n".encode())
-        about = {"utterances": len(utterances), "seconds": seconds, "fingerprint": found.hexdigest()}
+            if item.name in samples:
+                found.update(f"{subset} {item.name} {item.text} {item.audio.stat().st_size}\n".encode())
+        about: dict[str, Any] = {"utterances": len(samples), "seconds": seconds, "fingerprint": found.hexdigest()}
+        if corpus.identity:
+            about["identity"] = corpus.identity(subset)
         write_json(data.about_file(subset), about)
-        print(f"  {subset:20s} {len(utterances):7d} utterances {seconds / 3600:8.2f} h", flush=True)
+        print(f"  {subset:20s} {len(samples):7d} utterances {seconds / 3600:8.2f} h", flush=True)
+
+
+def _of_duration(
+    subset: str, samples: Mapping[str, int], sample_rate: int, shortest: float, longest: float
+) -> dict[str, int]:
+    """The utterances from the shortest to the longest duration, in seconds; says how many are left out."""
+    found = {name: count for name, count in samples.items() if shortest <= count / sample_rate <= longest}
+    if not found:
+        raise UserError(
+            f"no utterance of {subset} has {shortest:g} to {longest:g} s: choose another --min_wav_duration or "
+            "--max_wav_duration"
+        )
+    if len(found) < len(samples):
+        short = sum(count / sample_rate < shortest for count in samples.values())
+        long = len(samples) - len(found) - short
+        print(
+            f"  {subset}: {len(samples) - len(found)} of {len(samples)} utterances are left out: {short} shorter than "
+            f"{shortest:g} s, {long} longer than {longest:g} s",
+            flush=True,
+        )
+    return found
+
+
+def check_lengths(subsets: Sequence[str], data: DataFolder, fewest: int, sample_rate: int) -> None:
+    """Refuses utterances that are too short for the encoder, in whose training or decoding ESPnet would end.
+
+    Args:
+        subsets: names of the prepared subsets.
+        data: where they are; one that was prepared without lengths is not checked.
+        fewest: samples that the encoder needs.
+        sample_rate: in Hz.
+
+    Raises:
+        UserError: with the first of them.
+    """
+    for subset in subsets:
+        path = data.lengths_file(subset)
+        lengths = read_text(path) if path.is_file() else {}
+        short = [name for name, count in lengths.items() if int(count) < fewest]
+        if short:
+            audio = read_text(data.subset(subset) / "wav.scp")[short[0]]
+            raise UserError(
+                f"{len(short)} utterance(s) of {subset} are shorter than the {fewest / sample_rate:.3f} s that the "
+                f"encoder's subsampling needs, such as {short[0]} ({audio}): give --min_wav_duration, or take them out"
+            )
 
 
 def _is_compressed(audio: Path) -> bool:

@@ -17,14 +17,14 @@ from typing import Any, NoReturn
 import yaml
 from espnet2.bin import asr_inference
 from espnet2.tasks.abs_task import optim_classes
-from espnet2.tasks.asr import ASRTask
+from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
 from espnet2.tasks.lm import LMTask
 
 from sqloss_plugins import paper
 from sqloss_plugins.command_line import read_mapping
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.model import MODEL_NAME
-from sqloss_plugins.espnet.model_files import check_sample_rate
+from sqloss_plugins.espnet.model_files import check_sample_rate, sample_rate
 from sqloss_plugins.espnet.recipe.options import CommandLine
 from sqloss_plugins.espnet.recipe.paths import LM_CRITERION, MODEL_CRITERION, Paths, RunFolder, digest
 from sqloss_plugins.losses import LOSSES
@@ -38,6 +38,11 @@ _NOT_DECISIVE = {
 }
 _AT_LEAST_ONE = ("max_epoch", "accum_grad", "batch_size", "batch_bins", "keep_nbest_models")
 _DECODING_NEEDS = ("--data_path_and_name_and_type", "x,speech,sound")  # ESPnet's parser insists
+# What ESPnet's encoders refuse fewer frames than, by the layer that subsamples (its check_short_utt).
+_FEWEST_FRAMES = {
+    **{"conv1d1": 5, "conv1d2": 5, "conv1d3": 7},
+    **{"conv2d1": 5, "conv2d2": 7, "conv2d": 7, "conv2d6": 11, "conv2d8": 15},
+}
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -126,7 +131,7 @@ class Settings:
 
     def _first_arguments(self) -> list[str]:
         options = self.given.options
-        own = ["--config", str(self.given.config("asr"))]
+        own = ["--config", str(self.given.config("asr")), *self._of_sample_rate()]
         if self.given.is_as_published:
             published = paper.hyperparameters(self.given.definition.task, options.arch, options.loss)
             own += ["--max_epoch", str(published.epochs)] if published and published.epochs else []
@@ -138,6 +143,30 @@ class Settings:
         if options.ngpu > 1:
             own += ["--multiprocessing_distributed", "true"]
         return [*own, *self._without_figures(), *self.given.free]
+
+    def _of_sample_rate(self) -> list[str]:
+        """The front end of a corpus of the user's own: the recipe's windows, as long at the sample rate of ``--fs``."""
+        options = self.given.options
+        if not options.fs or options.asr_config:
+            return []
+        conf = read_mapping(self.given.config("asr")).get("frontend_conf") or {}
+        found = ["--frontend_conf", f"fs={options.fs}"]
+        factor = options.fs / sample_rate(conf)
+        for name in ("n_fft", "win_length", "hop_length"):
+            if factor != 1 and name in conf:
+                found += ["--frontend_conf", f"{name}={round(conf[name] * factor)}"]
+        return found
+
+    @property
+    def fewest_samples(self) -> int:
+        """How many samples an utterance must have for the encoder's subsampling; 1 where that is not known."""
+        encoder = encoder_choices.classes[self.espnet.encoder]
+        usual = inspect.signature(encoder).parameters.get("input_layer")
+        layer = self.espnet.encoder_conf.get("input_layer", usual.default if usual else None)
+        if self.espnet.frontend != "default" or layer not in _FEWEST_FRAMES:
+            return 1
+        usual_hop = inspect.signature(frontend_choices.classes["default"]).parameters["hop_length"].default
+        return int((_FEWEST_FRAMES[layer] - 1) * self.espnet.frontend_conf.get("hop_length", usual_hop))
 
     def _without_figures(self) -> list[str]:
         """ESPnet draws figures of losses and attention with Matplotlib, and ends where that is missing."""
@@ -242,6 +271,11 @@ class Settings:
         found = {name: getattr(options, name) for name in names}
         if definition.variants:
             found[definition.variants.option] = definition.variant
+        if options.durations:
+            found["durations"] = list(options.durations[options.train_set])
+        if definition.corpus.identity:
+            found["subsets"] = {name: definition.corpus.identity(name) for name in (options.train_set, options.dev_set)}
+            found |= {name: getattr(options, name) for name in ("fs", "audio_channel")}
         return {**found, "corpus": definition.corpus.name, "folder": str(self.paths.corpus.resolve())}
 
     def asr_exp(self) -> RunFolder:
