@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet2.bin import asr_inference
+from espnet.nets.pytorch_backend.rnn.attentions import AttCov, AttCovLoc
 from torch import Tensor, nn
 
 from sqloss_plugins.errors import UserError
@@ -118,6 +119,22 @@ def use_method(model: nn.Module, method: str, temperature: float | None = None) 
             setattr(model.decoder, name, while_scoring(getattr(model.decoder, name)))
 
 
+def keep_coverage_apart(model: nn.Module) -> None:
+    """Lets each hypothesis of a beam have a coverage of its own, for the rest of the model's life.
+
+    ESPnet's attention with coverage appends each step's weights to the list that it is given. In ESPnet2's beam search
+    all hypotheses hold the same list, so that each would take for covered what the others attended to; ESPnet1's copied
+    it. Here the attention gets a copy.
+    """
+
+    def copy_list(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(list(value) if isinstance(value, list) else value for value in inputs)
+
+    for module in model.modules():
+        if isinstance(module, AttCov | AttCovLoc):
+            module.register_forward_pre_hook(copy_list)
+
+
 class Speech2Text(asr_inference.Speech2Text):
     """ESPnet's ``Speech2Text`` with a choice of how outputs become probabilities.
 
@@ -139,6 +156,7 @@ class Speech2Text(asr_inference.Speech2Text):
         # ESPnet renames parameters of some other models.
         if _is_ours(self.asr_model) and config and model_file and not given.get("quantize_asr_model"):
             check_fit(self.asr_model, read_state(Path(model_file)), Path(config), Path(model_file))
+        keep_coverage_apart(self.asr_model)
         self.method = method or methods_of(self.asr_model)[0]
         use_method(self.asr_model, self.method, temperature)
 
