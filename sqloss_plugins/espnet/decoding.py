@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from espnet2.bin import asr_inference
 from espnet.nets.pytorch_backend.rnn.attentions import AttCov, AttCovLoc
+from espnet2.bin import asr_inference
 from torch import Tensor, nn
 
 from sqloss_plugins.errors import UserError
