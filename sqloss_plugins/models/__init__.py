@@ -15,6 +15,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from sqloss_plugins.models.esim import EsimConfig, EsimForSequenceClassification
 from sqloss_plugins.models.pairs import PairConfig, PairModel
+from sqloss_plugins.models.pairwise_word_interaction import (
+    PairwiseWordInteractionConfig,
+    PairwiseWordInteractionForSequenceClassification,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         "ESIM, two LSTMs with attention between (Chen et al. 2017)",
         {"lr_scheduler_type": "constant", "max_grad_norm": 10.0},  # and Adam, which AdamW without decay is
         trains_word_vectors=True,
+    ),
+    "lstm_cnn": Architecture(
+        PairwiseWordInteractionConfig,
+        PairwiseWordInteractionForSequenceClassification,
+        "the pairwise word interaction model, an LSTM and a deep CNN (He & Lin 2016)",
+        {"lr_scheduler_type": "constant", "max_grad_norm": 0.0, "optim": "rmsprop"},
+        trains_word_vectors=False,
     ),
 }
 """Names as in the paper's tables -> architectures."""
