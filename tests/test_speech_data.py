@@ -268,25 +268,3 @@ def test_wrong_folders_of_an4(an4):
     (an4 / "etc/an4_test.transcription").write_text("\n")
     with pytest.raises(UserError, match=r"an4_test\.transcription has no transcripts"):
         AN4.read(an4, "test")
-
-
-def test_a_download_that_was_cut_short_is_unpacked_anew(tmp_path, monkeypatch):
-    """torchaudio takes a subset's folder, whatever is in it, for the whole subset."""
-
-    def fetch(root, url, download):
-        target = root / "LibriSpeech" / url
-        if not target.is_dir():
-            target.mkdir(parents=True)
-            (target / "whole").touch()
-
-    monkeypatch.setattr("torchaudio.datasets.LIBRISPEECH", fetch)
-    cut = tmp_path / "LibriSpeech/dev-clean/1/2"
-    cut.mkdir(parents=True)
-    LIBRISPEECH.download(["dev-clean", "test-clean"], tmp_path)
-    assert sorted(path.name for path in tmp_path.rglob("whole")) == ["whole", "whole"]
-    assert not cut.exists()
-    (tmp_path / "LibriSpeech/dev-clean/whole").unlink()
-    LIBRISPEECH.download(["dev-clean"], tmp_path)
-    assert not (tmp_path / "LibriSpeech/dev-clean/whole").exists()  # it was complete: nothing is done
-    with pytest.raises(UserError, match="LibriSpeech has no subset test-cleen: choose from train-clean-100, "):
-        LIBRISPEECH.download(["dev-clean", "test-cleen"], tmp_path)

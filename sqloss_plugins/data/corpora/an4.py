@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from sqloss_plugins.data.corpora.checks import read_lines
 from sqloss_plugins.data.corpora.corpus import Corpus, Utterance
+from sqloss_plugins.data.corpora.download import fetch, unpack
 from sqloss_plugins.errors import UserError
 
 SUBSETS = ("train", "dev", "test")
@@ -62,16 +62,12 @@ def download(subsets: Sequence[str], folder: Path) -> Path:
     """Downloads the corpus, which is one file for all subsets.
 
     Raises:
-        OSError, RuntimeError, EOFError: the source cannot be reached, or sends something else.
+        OSError: the source cannot be reached, or sends something else.
     """
-    import torch
-
     if not (folder / "an4" / ".complete").is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         archive = folder / "an4_sphere.tar.gz"
-        if not archive.is_file():
-            torch.hub.download_url_to_file(SOURCE, str(archive))
-        shutil.unpack_archive(archive, folder, filter="data")
+        fetch(SOURCE, archive)  # no checksum is published
+        unpack(archive, folder)
         (folder / "an4" / ".complete").touch()
     return folder
 
