@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sqloss_plugins.data import tables
@@ -75,8 +75,9 @@ def test_any_strings_come_back_from_parquet(tmp_path_factory, table):
 @given(string_tables(st.text(st.sampled_from('ab"\t\n '), max_size=6)))
 @settings(max_examples=30)
 def test_tsv_of_a_quoting_writer_comes_back(tmp_path_factory, table):
-    """Of several columns: in a file of one column every line has the header's number of fields."""
+    """Unless lines of it could be rows by themselves: of one column, or with tabs and line breaks in one field."""
     names, rows = table
+    assume(not any("\t" in field and "\n" in field for row in [names, *rows] for field in row))
     names, rows = [*names, "last column"], [(*row, "1") for row in rows]
     path = write_csv(tmp_path_factory.mktemp("tsv") / "a.tsv", names, rows, delimiter="\t")
     assert read_table(path, in_memory=True, cache_dir=str(path.parent)).rows[:] == columns(names, rows)

@@ -302,6 +302,8 @@ def _check_texts(table: Table, names: Sequence[str], delimiter: str | None) -> n
     for batch in table.rows.select_columns(list(names)).iter(_BATCH):
         for texts in zip(*(batch[name] for name in names), strict=True):
             for name, text in zip(names, texts, strict=True):
+                if text is None or text != text:
+                    raise UserError(f"{table.place(row)}: {name!r} is missing: fill it in, or leave the row out")
                 if not isinstance(text, str):
                     raise UserError(f"{table.place(row)}: {name!r} is not text but {brief(text)}: write a text")
             blank = [name for name, text in zip(names, texts, strict=True) if not text.strip()]
@@ -493,10 +495,8 @@ def _settle_labels(
                 f"{labelled['train'].table.name} has {len(names)} labels: multi-label data has at least two"
             )
         if kind == "single_label" and len(found["train"]) < 2:
-            only = next(iter(found["train"]))
-            raise UserError(
-                f"every label of {labelled['train'].table.name} is {brief(only)}: a classifier needs at least two classes"
-            )
+            table, only = labelled["train"].table, brief(next(iter(found["train"])))
+            raise UserError(f"every label of {table.name} is {only}: a classifier needs at least two classes")
     for split, column in labelled.items():
         column.unknown(found[split], names, where)
     return kind, names, notes
@@ -581,22 +581,22 @@ def _hold_out(
     """Row numbers of the training data by split, in order, and notes."""
     rest = np.arange(len(train))
     labels = np.asarray(train["label"][:]) if kind == "single_label" else None
-    parts, notes = {}, []
+    parts, notes, alone = {}, [], 0
     for split, size in sorted(sizes.items()):
         movable, shares, how = rest, None, "at random"
         if labels is not None:
             _, classes, counts = np.unique(labels[rest], return_inverse=True, return_counts=True)
             large = counts[classes] > 1
             if size < large.sum():
-                movable = rest[large]
-                if not large.all():
-                    notes.append(f"{(~large).sum()} of the classes have one row, which stays in the training data")
+                movable, alone = rest[large], int((~large).sum())
                 if min(size, len(movable) - size) >= (counts > 1).sum():  # room for every class on both sides
                     shares, how = labels[movable], "by class"
         _, part = train_test_split(movable, test_size=size, random_state=seed, stratify=shares)
         parts[split] = np.sort(part)
         rest = np.setdiff1d(rest, part)
         notes.append(f"held out of the training data for {split}: {size} rows, {how} (seed {seed})")
+    if alone:
+        notes.append(f"classes of which one row is left, which stays in the training data: {alone}")
     return {"train": rest, **parts}, notes
 
 
