@@ -7,6 +7,7 @@ repeated.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -161,11 +162,24 @@ def _settings(task: Task) -> dict[str, Any]:
     merged |= {"task": task.name, "model": task.args.model_name_or_path or task.arch}
     merged |= {"mini": task.data.mini, "data_fingerprint": task.data.fingerprint}
     merged["test_fingerprints"] = task.data.test_fingerprints
+    if not config.do_train:  # the same folder may have another model later
+        merged["model_weights"] = _digest(task.model_path)
     # The batch of a process alone does not say it: that of a step is of all GPUs.
     rows = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
     merged["total_train_batch_size"] = rows
     settings: dict[str, Any] = json.loads(json.dumps(merged, default=str, sort_keys=True))
     return settings
+
+
+def _digest(model: str | None) -> str | None:
+    """SHA-256 of the weights in a model's folder; None where it is a name on the hub."""
+    if model is None or not Path(model).is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted([*Path(model).glob("*.safetensors"), *Path(model).glob("*.bin")]):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _run_once(task: Task) -> None:
@@ -397,7 +411,8 @@ def _show(task: Task, result: Result) -> None:
             cells = ["-" if v is None else metric(n).shown(v) for v, (n, _) in zip(values, columns, strict=True)]
             rows.append([split, *cells])
     mini = f" ({task.mini_warning})" if result.mini else ""
-    print(f"\n{result.task}{mini}, {result.loss}, seed {result.seed}:\n\n{markdown_table(rows)}\n")
+    if columns:
+        print(f"\n{result.task}{mini}, {result.loss}, seed {result.seed}:\n\n{markdown_table(rows)}\n")
     for name, value in result.data.items():
         if name not in ("source", "fingerprint", "test_fingerprints", "sizes"):
             print(f"{name.replace('_', ' ')}: {_by_split(value) if isinstance(value, dict) else f'{value:.4g}'}")

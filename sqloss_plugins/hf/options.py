@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -53,7 +54,7 @@ def parse(task_type: type[Task], argv: Sequence[str]) -> Task:
         add_help=False,
         prog=program,
         usage=f"{program} [options]",
-        description=task_type.description or task_type.__doc__,
+        description=sys.modules[task_type.__module__].__doc__,
     )
     parser.add_argument("-h", "--help", action="store_true", help="Show this, and end.")
     # What the namespace has already takes no default, so that the rest is what is given.

@@ -64,7 +64,6 @@ class Task(ABC):
 
     Attributes:
         program: the name that its messages begin with.
-        description: what ``--help`` begins with.
         arguments: its own options.
         same_when_resumed: of its settings those that a checkpoint given by hand must agree in.
         not_decisive: of its own options those that do not decide the result.
@@ -84,7 +83,6 @@ class Task(ABC):
     """
 
     program: ClassVar[str]
-    description: ClassVar[str | None] = None
     arguments: ClassVar[type[TaskArguments]] = TaskArguments
     same_when_resumed: ClassVar[tuple[str, ...]] = ()
     not_decisive: ClassVar[tuple[str, ...]] = ()

@@ -9,9 +9,10 @@
     sqloss classify --do_predict --model_name_or_path runs/train/... --test_file new.csv
     sqloss classify settings.yaml
 
-Files are CSV, TSV, JSON (one object a line, or an array) or parquet. A text, or a pair of them, is classified: one
-label, any number of labels, or a number. What there is no validation data for is held out of the training data.
---task text5 and --task text20 are the paper's tasks, with its columns, sizes and hyper-parameters.
+Files are CSV, TSV, JSON (one object a line, or an array) or parquet. A text, or a pair of them, has one label, any
+number of labels, or a number. Validation data that is not given is held out of the training data. --task text5 and
+--task text20 are the paper's tasks, with its columns, sizes and hyper-parameters.
+
 Takes the options below and all of transformers.TrainingArguments. What decides is accuracy, for several labels
 f1_micro, for numbers mse; --metric_name names another metric. The predictions on test data are in predict_results.tsv
 in the folder of the run. --do_eval and --do_predict score a saved model, whose labels and loss are its own.
@@ -27,7 +28,6 @@ from typing import Any
 
 import numpy as np
 from datasets import DatasetDict
-from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_class_weight
 
 from sqloss_plugins import paper
@@ -51,149 +51,166 @@ PAPER_TASKS: Mapping[str, Columns] = {
     "text5": Columns(texts=("title",), label="conference"),
     "text20": Columns(texts=("post",), label="tags"),
 }
-"""The paper's tasks that are files of one's own: their columns."""
+"""The paper's tasks that are files of one's own, and their columns."""
+
+KINDS: Mapping[str, tuple[str, str]] = {
+    "single_label": ("single_label_classification", "one label"),
+    "multi_label": ("multi_label_classification", "several labels"),
+    "regression": ("regression", "a number"),
+}
+"""Kinds of data; what Transformers calls them, and for people what an example has."""
 
 METRICS: Mapping[str, tuple[str, ...]] = {
     "single_label": ("accuracy", "f1_macro"),
     "multi_label": ("f1_micro", "f1_macro", "accuracy"),
     "regression": ("mse", "pearson", "spearmanr"),
 }
-"""Kind -> what is measured, the metric that decides first."""
+"""Kind -> what is measured; the first decides."""
 
-_DESCRIBED = {"single_label": "one label", "multi_label": "several labels", "regression": "a regression"}
-_KINDS = {
-    "single_label_classification": "single_label",
-    "multi_label_classification": "multi_label",
-    "regression": "regression",
-}
-_ROUNDED = 0.01  # by which share the paper's sizes, which are rounded, may differ from those of its files
 _ON_REQUEST: Mapping[str, tuple[str, ...]] = {"single_label": ("f1_micro", "matthews_correlation")}
+_OF_CLASSES: Mapping[str, tuple[str, ...]] = {
+    "multi_label": ("rescaling", "paper_task", "label_smoothing_factor", "class_weights"),
+    "regression": ("k", "M", "rescaling", "paper_task", "label_smoothing_factor", "class_weights"),
+}
+"""Kind -> options that are for one true class."""
+
 _FILES = ("train_file", "validation_file", "test_file")
+SOURCES = frozenset({*_FILES, "dataset_name"})
+"""Options that name data of one's own."""
+
 _OF_HUB = ("dataset_config_name", "train_split_name", "validation_split_name", "test_split_name", "remove_splits")
-_OF_COLUMNS = ("text_column_names", "text_column_delimiter", "label_column_name", "label_column_delimiter")
-_OF_COLUMNS += ("do_regression", "remove_columns")
-_OF_TRAINING = ("class_weights", "shuffle_train_dataset", "shuffle_seed", "validation_size", "test_size")
-_OF_TRAINING += ("max_train_samples",)
-_NOT_EMPTY = ("task", "dataset_name", "text_column_names", "label_column_name", "label_column_delimiter")
+_OF_OWN_DATA: tuple[str, ...] = (
+    "text_column_names",
+    "text_column_delimiter",
+    "label_column_name",
+    "label_column_delimiter",
+)
+_OF_OWN_DATA += ("do_regression", "remove_columns", "validation_size", "test_size")
+_OF_TRAINING_DATA = ("validation_size", "test_size", "shuffle_train_dataset", "shuffle_seed", "max_train_samples")
+_ROUNDED = 0.01  # the share by which a file's rows may differ from the paper's, which are rounded
+
+
+def _option(text: str, default: Any = None, **more: Any) -> Any:
+    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass
 class ClassifyArguments(SequenceClassificationArguments):
     """Where the data is, and what it looks like."""
 
-    task: str | None = field(
-        default=None,
-        metadata={
-            "help": "Name of the task, for folders and tables; text5 and text20 are the paper's. By default that of "
-            "the training file, or of the data set."
-        },
+    task: str | None = _option(
+        "Name of the task, for folders and tables; text5 and text20 are the paper's. By default that of the file, or "
+        "of the data set."
     )
-    train_file: str | None = field(default=None, metadata={"help": "File to train on."})
-    validation_file: str | None = field(
-        default=None, metadata={"help": "File to validate on. By default --validation_size of the training data."}
+    train_file: str | None = _option("File to train on.")
+    validation_file: str | None = _option("File to validate on. By default --validation_size of the training data.")
+    test_file: str | None = _option("File to test on, with or without labels.")
+    dataset_name: str | None = _option("Data set on the hub, or a folder that has one.")
+    dataset_config_name: str | None = _option("Configuration of the data set.")
+    train_split_name: str | None = _option("The data set's split to train on. By default train.")
+    validation_split_name: str | None = _option("Its split to validate on. By default validation, if it has that.")
+    test_split_name: str | None = _option("Its split to test on. By default test, if it has that.")
+    remove_splits: str | None = _option("Its splits to leave out, separated by commas.")
+    remove_columns: str | None = _option("Columns to leave out, separated by commas.")
+    text_column_names: str | None = _option(
+        "Columns of the texts, separated by commas: one, the two of a pair, or more to join. By default found by their "
+        "usual names."
     )
-    test_file: str | None = field(default=None, metadata={"help": "File to test on, with or without labels."})
-    dataset_name: str | None = field(default=None, metadata={"help": "Data set on the hub, or a folder that has one."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
-    train_split_name: str | None = field(default=None, metadata={"help": "The data set's split to train on."})
-    validation_split_name: str | None = field(default=None, metadata={"help": "Its split to validate on."})
-    test_split_name: str | None = field(default=None, metadata={"help": "Its split to test on."})
-    remove_splits: str | None = field(default=None, metadata={"help": "Its splits to leave out, separated by commas."})
-    remove_columns: str | None = field(default=None, metadata={"help": "Columns to leave out, separated by commas."})
-    text_column_names: str | None = field(
-        default=None,
-        metadata={"help": "Columns of the texts, separated by commas: one, or the two of a pair; more are joined."},
+    text_column_delimiter: str | None = _option("Join the texts of a row to one, with this in between.")
+    label_column_name: str | None = _option("Column of the labels. By default label or labels.")
+    label_column_delimiter: str | None = _option("What is between the labels of a field that has several.")
+    do_regression: bool | None = _option(
+        "Labels are numbers to predict. By default where some of them are not whole numbers."
     )
-    text_column_delimiter: str | None = field(
-        default=None, metadata={"help": "Join the columns to one text, with this in between."}
+    validation_size: float = _option(
+        "What is held out of the training data for validation: a share below 1, or a number of examples.", 0.1
     )
-    label_column_name: str | None = field(default=None, metadata={"help": "Column of the labels. By default label."})
-    label_column_delimiter: str | None = field(
-        default=None, metadata={"help": "Several labels in a field, with this in between: multi-label classification."}
-    )
-    do_regression: bool | None = field(
-        default=None, metadata={"help": "Labels are numbers to predict. By default where they are not whole numbers."}
-    )
-    validation_size: float = field(
-        default=0.1,
-        metadata={"help": "Held out of the training data for validation: a share below 1, or a number of examples."},
-    )
-    test_size: float = field(default=0.0, metadata={"help": "The same for testing; the paper's for its tasks."})
-    shuffle_train_dataset: bool = field(
-        default=False, metadata={"help": "Shuffle the training data before --max_train_samples takes the first."}
-    )
-    shuffle_seed: int = field(default=42, metadata={"help": "Seed of that, and of what is held out."})
-    metric_name: str | None = field(default=None, metadata={"help": "The metric that decides."})
-    class_weights: str = field(
-        default="none",
-        metadata={
-            "help": "balanced: weigh every class by what it is short of in the training data, as scikit-learn does.",
-            "choices": ["none", "balanced"],
-        },
+    test_size: float = _option("The same for testing. For the paper's tasks by default the paper's.", 0.0)
+    shuffle_train_dataset: bool = _option("Shuffle the training data, before --max_train_samples.", False)
+    shuffle_seed: int = _option("Seed of that, and of what is held out.", 42)
+    metric_name: str | None = _option("The metric that decides. By default the usual one for the kind of the labels.")
+    class_weights: str = _option(
+        "balanced: classes weigh in the loss as scikit-learn's balanced weights, in inverse proportion to their number "
+        "of training examples.",
+        "none",
+        choices=["none", "balanced"],
     )
 
 
 class Classify(SequenceClassification):
-    """Classification of labelled texts."""
+    """Classification of labelled texts.
+
+    Attributes:
+        kind: a key of :data:`KINDS`, once the data is loaded.
+        is_mini: whether its data is the embedded one.
+    """
 
     program = "sqloss classify"
-    description = __doc__
     arguments = ClassifyArguments
     not_decisive = (*_FILES, "dataset_name")
-    mini_warning = "MINI DATA: not the real task"
     default_model = str(COMMON.backbone)
     quantity = "score"
-    metrics = ("accuracy", "f1", "f1_macro", "f1_micro", "matthews_correlation", "mse", "pearson", "spearmanr")
+    metrics: tuple[str, ...] = (
+        "accuracy",
+        "f1",
+        "f1_macro",
+        "f1_micro",
+        "matthews_correlation",
+        "mse",
+        "pearson",
+        "spearmanr",
+    )
 
     @classmethod
     def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
         """The paper's hyper-parameters for its tasks, else common ones."""
-        task = args.task if args.task in PAPER_TASKS else None
         kind = "regression" if args.do_regression else "multi_label" if args.label_column_delimiter else "single_label"
         chosen_by = args.metric_name if args.metric_name in cls.metrics else METRICS[kind][0]
+        task = args.task if args.task in PAPER_TASKS else None
         return {**training_defaults(args, task, loss), "metric_for_best_model": chosen_by}
 
     def check(self) -> None:
         """Refuses sources that contradict each other, and options that have no effect."""
-        args, given = self.args, self.given
+        args, given, do_train = self.args, self.given, self.config.do_train
         super().check()
-        for name in (*_FILES, *_OF_HUB, *_NOT_EMPTY):
-            if getattr(args, name) == "":
+        for name, value in vars(args).items():
+            if value == "" and not name.endswith("delimiter"):
                 raise UserError(f"--{name} is empty: give a value, or leave it out")
-        files = [name for name in _FILES if getattr(args, name) is not None]
-        sources = [*files, *(["dataset_name"] if args.dataset_name else [])]
-        self.is_mini = args.mini or (args.task in PAPER_TASKS and not sources)
+        sources = [name for name in (*_FILES, "dataset_name") if getattr(args, name) is not None]
         if args.mini and sources:
             raise UserError(f"--mini and --{sources[0]} exclude each other: the mini data or your own")
-        if files and args.dataset_name:
-            raise UserError(f"--dataset_name and --{files[0]} exclude each other: a data set or files")
-        if args.mini and args.task not in PAPER_TASKS:
-            raise UserError(f"--mini needs --task: choose from {', '.join(PAPER_TASKS)}")
+        if args.dataset_name and len(sources) > 1:
+            raise UserError(f"--{sources[0]} and --dataset_name exclude each other: files or a data set")
+        self.is_mini = not sources and args.task in PAPER_TASKS
         if not sources and not self.is_mini:
-            raise UserError("there is no data: give --train_file, --dataset_name, or --task text5 --mini")
-        if not args.dataset_name:
-            refuse_given(given, _OF_HUB, "is of --dataset_name")
-        if self.is_mini:
-            fixed = (*_OF_COLUMNS, "validation_size", "test_size")
-            refuse_given(given, fixed, "is of your own data, and this is the embedded mini data")
-        has_training = bool(args.train_file or args.dataset_name or self.is_mini)
-        if not has_training and self.config.do_train:
+            lacking = "--mini needs" if args.mini else "there is no data: give --train_file, --dataset_name, or"
+            raise UserError(f"{lacking} --task {' or '.join(PAPER_TASKS)}")
+        has_training_data = bool(args.train_file or args.dataset_name or self.is_mini)
+        if do_train and not has_training_data:
             raise UserError("training needs --train_file; a saved model is scored by --do_eval or --do_predict")
-        if not has_training:
-            refuse_given(given, _OF_TRAINING, "is of training data")
-        for name in ("validation", "test"):
-            if getattr(args, f"{name}_file") is not None:
-                refuse_given(given, [f"{name}_size"], f"is of data that is held out, and --{name}_file names a file")
-        if not self.config.do_train:
-            refuse_given(given, ["class_weights"], "is of training, and nothing is trained")
-        if args.metric_name is not None:
-            refuse_given(given, ["metric_for_best_model"], "is what --metric_name says")
-            if args.metric_name not in self.metrics:
-                raise UserError(f"--metric_name must be one of {', '.join(self.metrics)}, got {args.metric_name!r}")
-        if args.task is not None:
-            check_name("--task", args.task)
-        self.name = args.task or _name_of(args)
-        self.label_delimiter = args.label_column_delimiter or ","
+        for is_of_use, names, reason in (
+            (args.dataset_name, _OF_HUB, "is of --dataset_name"),
+            (not self.is_mini, _OF_OWN_DATA, "is of your own data, and this is the embedded mini data"),
+            (has_training_data, _OF_TRAINING_DATA, "is of training data, and there is none"),
+            (not args.validation_file, ("validation_size",), "is of data that is held out, not of --validation_file"),
+            (not args.test_file, ("test_size",), "is of data that is held out, not of --test_file"),
+            (do_train, ("class_weights", "shuffle_train_dataset"), "is of training, and nothing is trained"),
+            (not args.metric_name, ("metric_for_best_model",), "is what --metric_name says"),
+        ):
+            if not is_of_use:
+                refuse_given(given, names, reason)
+        if args.metric_name is not None and args.metric_name not in self.metrics:
+            raise UserError(f"--metric_name must be one of {', '.join(self.metrics)}, got {args.metric_name!r}")
+        if do_train and not args.validation_size and not (args.validation_file or args.dataset_name):
+            raise UserError("--validation_size 0 leaves nothing to validate on: give more, or --validation_file")
+        option = "task" if args.task else sources[0]
+        path = Path(getattr(args, option))
+        self.name = path.stem if option in _FILES else path.name if option == "dataset_name" else args.task
+        try:
+            check_name(f"--{option}", self.name)
+        except UserError as error:
+            raise UserError(f"{error}{'' if args.task else '; or name the task by --task'}") from error
+        self.label_delimiter = args.label_column_delimiter or self.label_delimiter
         self.quantity = args.label_column_name or self.quantity
 
     @property
@@ -208,20 +225,16 @@ class Classify(SequenceClassification):
     def load(self) -> TaskData:
         """The files, the hub's, or the mini data; as many examples as are asked for."""
         found = self._read()
-        self.texts, self.labels, self.is_multi_label = found.texts, found.labels, found.kind == "multi_label"
-        if found.kind == "regression":
-            options = ("k", "M", "rescaling", "paper_task", "label_smoothing_factor")
-            refuse_given(self.given, options, f"needs classes, and {self.name} is a regression")
-        self._choose_metrics(found.kind)
+        self.kind, self.texts, self.labels = found.kind, found.texts, found.labels
+        self.is_multi_label = self.kind == "multi_label"
+        names = _OF_CLASSES.get(self.kind, ())
+        refuse_given(self.given, names, f"is for one label of several, and an example has {KINDS[self.kind][1]}")
+        self._choose_metrics()
         data = found.data
         if self.args.shuffle_train_dataset:
-            splits = DatasetDict(data.splits)
-            splits["train"] = splits["train"].shuffle(seed=self.args.shuffle_seed)
-            data = replace(data, splits=splits)
-        data = self.limited(data)
-        if self.args.class_weights == "balanced":
-            self.class_weights = self._balanced(data)
-        return data
+            shuffled = data.splits["train"].shuffle(seed=self.args.shuffle_seed)
+            data = replace(data, splits=DatasetDict({**data.splits, "train": shuffled}))
+        return self.limited(data)
 
     def _read(self) -> LabelledText:
         args = self.args
@@ -234,120 +247,96 @@ class Classify(SequenceClassification):
                     "For the real one give --train_file.",
                     flush=True,
                 )
-            return load_mini(self.name)
-        preset = PAPER_TASKS.get(self.name, Columns())
+            mini: LabelledText = load_mini(self.name)
+            return mini
+        preset = PAPER_TASKS.get(self.name, Columns()) if args.task else Columns()
         columns = Columns(
-            texts=_names(args.text_column_names) or preset.texts,
-            label=args.label_column_name or preset.label,
-            text_delimiter=args.text_column_delimiter,
-            label_delimiter=args.label_column_delimiter,
-            is_regression=args.do_regression,
-            removed=_names(args.remove_columns),
+            _names(args.text_column_names) or preset.texts,
+            args.label_column_name or preset.label,
+            args.text_column_delimiter,
+            args.label_column_delimiter,
+            args.do_regression,
+            _names(args.remove_columns),
         )
-        options: dict[str, Any] = {"cache_dir": args.cache_dir}
-        if not self.config.do_train and args.train_file is None:
-            options |= self._of_model()
+        hold_out = HoldOut(args.validation_size, args.test_size, args.shuffle_seed)
+        options: dict[str, Any] = {"cache_dir": args.cache_dir, **self._of_model()}
         if not args.dataset_name:
             files = {name.removesuffix("_file"): Path(getattr(args, name)) for name in _FILES if getattr(args, name)}
-            hold_out, notes = self._hold_out(columns)
+            hold_out, notes = self._as_in_paper(hold_out)
             found = load_files(files, columns, hold_out, **options)
             return replace(found, data=replace(found.data, notes=(*found.data.notes, *notes)))
-        splits = {split: getattr(args, f"{split}_split_name") for split in ("train", "validation", "test")}
+        named = {split: getattr(args, f"{split}_split_name") for split in ("train", "validation", "test")}
+        splits = {split: name for split, name in named.items() if name}
+        options |= {"remove_splits": _names(args.remove_splits), "token": args.token}
         try:
-            return load_from_hub(
-                args.dataset_name,
-                args.dataset_config_name,
-                {split: name for split, name in splits.items() if name},
-                columns,
-                HoldOut(args.validation_size, args.test_size, args.shuffle_seed),
-                remove_splits=_names(args.remove_splits),
-                token=args.token,
-                **options,
-            )
+            return load_from_hub(args.dataset_name, args.dataset_config_name, splits, columns, hold_out, **options)
         except (OSError, ValueError) as error:
             raise UserError(f"--dataset_name {args.dataset_name} cannot be read: {sentence(error)}") from error
 
-    def _hold_out(self, columns: Columns) -> tuple[HoldOut, list[str]]:
-        """What is held out of the training file: for the paper's tasks, to test on, as many as the paper has."""
+    def _as_in_paper(self, hold_out: HoldOut) -> tuple[HoldOut, list[str]]:
+        """For the paper's tasks as many examples to test on as the paper has; and what is to be said of it."""
         args = self.args
-        hold_out = HoldOut(args.validation_size, args.test_size, args.shuffle_seed)
-        if self.name not in PAPER_TASKS or "test_size" in self.given or args.test_file or not args.train_file:
+        if args.task not in PAPER_TASKS or not args.train_file or args.test_file or "test_size" in self.given:
             return hold_out, []
-        sizes = next(row for row in paper.tables()["datasets"] if row["task"] == self.name)
+        sizes = next(row for row in paper.tables()["datasets"] if row["task"] == args.task)
         rows, total = len(read_table(Path(args.train_file), args.cache_dir).rows), sizes["train"] + sizes["test"]
         if abs(rows - total) <= _ROUNDED * total:
             return replace(hold_out, test_size=sizes["test"]), []
-        note = f"the paper's {self.name} has {total} examples, and the file {rows}: tested is on the same share of them"
-        return replace(hold_out, test_size=sizes["test"] / total), [note]
+        share = sizes["test"] / total
+        note = f"the paper's {args.task} has {total} examples, and this file {rows}: the share to test on is the same"
+        return replace(hold_out, test_size=share), [note]
 
     def _of_model(self) -> dict[str, Any]:
-        """Kind and labels of a saved model, for data without a training split."""
-        kind = _KINDS.get(getattr(self.origin, "problem_type", None) or "")
-        count = getattr(self.origin, "num_labels", 0)
-        if kind is None:
-            kind = "regression" if count == 1 else "single_label"
-        labels = self.own_names or tuple(map(str, range(count)))
-        return {"kind": kind, "labels": () if kind == "regression" else labels}
+        """Kind and labels of the model, for data without a training split."""
+        if self.config.do_train or self.args.train_file or self.origin is None:
+            return {}
+        found = {theirs: kind for kind, (theirs, _) in KINDS.items()}.get(self.origin.problem_type or "")
+        kind = found or ("regression" if self.origin.num_labels == 1 else "single_label")
+        numbers = map(str, range(self.origin.num_labels))
+        return {"kind": kind, "labels": () if kind == "regression" else self.own_names or tuple(numbers)}
 
-    def _choose_metrics(self, kind: str) -> None:
-        """The metrics of this kind; the one that is asked for decides."""
-        usual = METRICS[kind] + (("f1",) if len(self.labels) == 2 and kind == "single_label" else ())
-        chosen_by = self.args.metric_name
+    def _choose_metrics(self) -> None:
+        """The metrics for the kind of the labels; the one that is asked for decides."""
+        is_binary = self.kind == "single_label" and len(self.labels) == 2
+        usual: tuple[str, ...] = (*METRICS[self.kind], *(["f1"] if is_binary else []))
+        possible = (*usual, *_ON_REQUEST.get(self.kind, ()))
+        wanted = self.args.metric_name
         if "metric_for_best_model" in self.given:
-            chosen_by = self.config.metric_for_best_model
-        if chosen_by is not None and chosen_by not in (*usual, *_ON_REQUEST.get(kind, ())):
-            possible = ", ".join((*usual, *_ON_REQUEST.get(kind, ())))
-            raise UserError(f"{chosen_by} is no metric for {_DESCRIBED[kind]}: choose from {possible}")
-        self.metrics = tuple(dict.fromkeys((chosen_by or usual[0], *usual)))
+            wanted = self.config.metric_for_best_model
+        if wanted and wanted not in possible:
+            raise UserError(
+                f"{wanted} is no metric where an example has {KINDS[self.kind][1]}: choose from {', '.join(possible)}"
+            )
+        self.metrics = tuple(dict.fromkeys([wanted or usual[0], *usual]))
         if self.config.stops_early:
             self.config.metric_for_best_model = self.metrics[0]
             self.config.greater_is_better = metric(self.metrics[0]).higher_is_better
 
-    def _balanced(self, data: TaskData) -> NDArray[np.float64]:
-        """Weights by the labels' own numbers, of shape (C,)."""
-        if self.is_multi_label or not self.has_classes:
-            kind = "multi_label" if self.is_multi_label else "regression"
-            raise UserError(f"--class_weights weighs examples with one label, and this is {_DESCRIBED[kind]}")
-        labels = np.asarray(data.splits["train"]["label"])
-        lacking = [name for i, name in enumerate(self.labels) if i not in labels]
-        if lacking:
-            raise UserError(f"--class_weights balanced: no example of {listed(lacking)} in the training data")
-        weights: NDArray[np.float64] = compute_class_weight("balanced", classes=np.arange(len(self.labels)), y=labels)
-        return weights
+    def settle(self) -> None:
+        """The weights of the classes, too, in the order of the model's outputs."""
+        super().settle()
+        self.class_weights: list[float] | None = None
+        if self.args.class_weights == "balanced":
+            labels = np.asarray(self.data.splits["train"]["label"])
+            lacking = [name for i, name in enumerate(self.labels) if i not in labels]
+            if lacking:
+                raise UserError(f"--class_weights balanced: no training example has the label {listed(lacking)}")
+            weights = compute_class_weight("balanced", classes=np.arange(len(self.labels)), y=labels)
+            self.class_weights = weights[np.asarray(self.order)].tolist()
 
     def trainer_options(self) -> dict[str, Any]:
-        """The weights of the classes, in the order of the model's outputs."""
-        options = super().trainer_options()
-        if self.args.class_weights == "balanced":
-            options["class_weights"] = self.class_weights[np.asarray(self.order)].tolist()
-        return options
+        """With the weights of the classes."""
+        return {**super().trainer_options(), "class_weights": self.class_weights}
 
     def about(self) -> dict[str, str]:
-        """The kind, too."""
+        """Whether classes are weighted, too."""
         about = super().about()
-        weights = ", balanced class weights" if self.args.class_weights == "balanced" else ""
-        return {**about, "training": about["training"] + weights}
+        return {**about, "training": about["training"] + (", balanced classes" if self.class_weights else "")}
 
 
 def _names(text: str | None) -> tuple[str, ...]:
     """Names that are separated by commas."""
     return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def _name_of(args: ClassifyArguments) -> str:
-    """The name of the task where none is given.
-
-    Raises:
-        UserError: the file's, or the data set's, cannot be part of a path.
-    """
-    option = next(name for name in (*_FILES, "dataset_name") if getattr(args, name))
-    path = Path(getattr(args, option))
-    name = path.name if option == "dataset_name" else path.stem
-    try:
-        check_name("--task", name)
-    except UserError as error:
-        raise UserError(f"--{option} {path} gives the task no name: give one by --task") from error
-    return name
 
 
 def main(argv: Sequence[str] | None = None) -> int:

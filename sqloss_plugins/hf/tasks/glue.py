@@ -3,8 +3,10 @@
     python run_glue_sq.py --task mrpc
     python run_glue_sq.py --task mrpc --loss cross_entropy --learning_rate 5e-5 --seed 1
     python run_glue_sq.py --task sst2 --data_dir GLUE/SST-2 --model_name_or_path bert-large-cased
+    python run_glue_sq.py --train_file pairs.csv --validation_file more.csv
     python run_glue_sq.py settings.yaml
 
+With --train_file or --dataset_name in the place of --task it is sqloss classify, whose --help shows the options.
 Takes the options below and all of transformers.TrainingArguments. What is not given is the paper's (Table 10: batch
 size, length, learning rate, epochs, per loss), for tasks that the paper does not have its common fine-tuning values.
 --help shows the defaults of the --task, --loss and --protocol that are given beside it.
@@ -13,7 +15,7 @@ A run that was killed goes on where it was when the same command is run again; a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.options import refuse_given
+from sqloss_plugins.hf.task import Task
+from sqloss_plugins.hf.tasks.classification import SOURCES, Classify
 from sqloss_plugins.hf.tasks.sequence_classification import (
     COMMON,
     SequenceClassification,
@@ -50,9 +54,14 @@ class Glue(SequenceClassification):
     """One task of GLUE."""
 
     program = "sqloss glue"
-    description = __doc__
     arguments = GlueArguments
     not_decisive = ("data_dir",)
+
+    @classmethod
+    def chosen_by(cls, names: Collection[str]) -> type[Task]:
+        """Files, or a data set, of one's own are for the task of classifying texts."""
+        is_glue = not SOURCES & set(names) or {"task", "task_name"} & set(names)
+        return cls if is_glue else Classify
 
     def check(self) -> None:
         """Refuses what cannot work, and takes the properties of the task."""

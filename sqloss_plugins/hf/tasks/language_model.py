@@ -73,7 +73,6 @@ class LanguageModel(Task):
     """A causal language model on text."""
 
     program = "sqloss lm"
-    description = __doc__
     arguments = LanguageModelArguments
     same_when_resumed = ("vocab_size", "block_size")
     not_decisive = ("train_file", "validation_file", "test_file")

@@ -316,8 +316,8 @@ class SequenceClassification(Classification):
         if not self.has_classes:
             return f"{decided:.6g}"
         if self.is_multi_label:
-            return self.label_delimiter.join(self.names[i] for i in np.flatnonzero(decided))
-        return self.names[decided]
+            return self.label_delimiter.join(self.names[int(i)] for i in np.flatnonzero(decided))
+        return str(self.names[int(decided)])
 
     def limited(self, data: TaskData) -> TaskData:
         """With as many examples as the options say."""
