@@ -484,7 +484,7 @@ def _settle_labels(
                     raise UserError(f"{place}: label {brief(name)} is not a finite number, as a regression needs")
         return kind, (), notes
     if saved_labels is not None:
-        names, where = tuple(saved_labels), "the model"
+        names, where = _as_in_data(saved_labels, labelled.values(), set().union(*found.values())), "the model"
     elif "train" in labelled:
         names, where = tuple(labelled["train"].classes or _sorted(found["train"])), "the training data"
     else:
@@ -500,6 +500,18 @@ def _settle_labels(
     for split, column in labelled.items():
         column.unknown(found[split], names, where)
     return kind, names, notes
+
+
+def _as_in_data(saved: Sequence[str], columns: Iterable[_LabelColumn], found: Collection[str]) -> tuple[str, ...]:
+    """A saved model's labels by the data's names for them: the same, as many classes, numbers, or in another case."""
+    classes = next((column.classes for column in columns if column.classes), ())
+    numbers = [str(number) for number in range(len(saved))]
+    alike = {name.casefold(): name for name in found}
+    in_other_case = [alike.get(name.casefold(), name) for name in saved]
+    for names in (saved, classes, numbers, in_other_case):
+        if len(names) == len(saved) and set(found) <= set(names):
+            return tuple(names)
+    return tuple(saved)
 
 
 def _stated_kind(labelled: Mapping[str, _LabelColumn], columns: Columns, saved: str | None) -> str | None:
