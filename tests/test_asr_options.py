@@ -2,15 +2,22 @@
 
 import importlib
 import json
+import os
 import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_recipe import TINY_ASR, TINY_LM
 
 from sqloss_plugins.data.corpora.librispeech import write_mini
+from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import decoding, main, training
 from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_text
+from sqloss_plugins.espnet.recipe.packing import plain_method
 from sqloss_plugins.espnet.recipe.scoring import espnets_tables
 from sqloss_plugins.metrics import METRICS
 from sqloss_plugins.probability import METHODS
@@ -144,3 +151,88 @@ def test_another_losss_run_beside_this_one_is_in_the_same_table(whole, options, 
         split = "test" if subset == "test-clean" else "validation"
         assert line[-3] == f"{100 * read_result(whole).metrics[split][method]['wer']:.1f}"
     assert set(read_result(copy).metrics["test"]) == set(METHODS)
+
+
+# ---------------------------------------------------------------- packing
+
+DECODE = """
+import sys
+import soundfile
+from espnet2.bin.asr_inference import Speech2Text
+options = {"beam_size": 2, "ctc_weight": 0.3, "lm_weight": 0.1}
+if sys.argv[1].endswith(".zip"):
+    from espnet_model_zoo.downloader import ModelDownloader
+    found = ModelDownloader("cache").download_and_unpack(sys.argv[1])
+else:
+    from espnet2.main_funcs.pack_funcs import unpack
+    found = unpack(sys.argv[1] + "/model.zip", "unpacked")
+recogniser = Speech2Text(**found, **options)
+for path in sys.argv[2:]:
+    text, _, _, hypothesis = recogniser(soundfile.read(path)[0])[0]
+    print("HYPOTHESIS", float(hypothesis.score), text)
+print(sorted(name for name in sys.modules if name.startswith("sqloss")))
+"""
+
+
+@pytest.mark.parametrize("by", ["espnet_model_zoo", "espnet"])
+def test_an_archive_of_a_run_that_is_gone_decodes_in_plain_espnet(by, whole, options, tmp_path, monkeypatch):
+    """Elsewhere, without this package, the same hypotheses; by a temperature where that is the method."""
+    moved = tmp_path / "recipe"
+    method = {"espnet_model_zoo": "temperature", "espnet": "softmax"}[by]
+    shutil.copytree(options[4], moved, symlinks=True)
+    for path in moved.rglob("*.yaml"):
+        path.write_text(path.read_text().replace(options[4], str(moved)))
+    words = [str(moved) if word == options[4] else word.replace(options[4], str(moved)) for word in options]
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--stage", "9", "--method", method]) == 0
+    assert Path.cwd() == tmp_path
+    (archive,) = moved.rglob("*.zip")
+    assert archive.name == f"{whole.name}_valid.acc.ave.zip"
+    assert not list(archive.parent.glob(".pack*"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shutil.move(archive, elsewhere / "model.zip")
+    shutil.rmtree(moved)
+    with zipfile.ZipFile(elsewhere / "model.zip") as file:
+        names = set(file.namelist())
+        texts = [file.read(name).decode() for name in names if name.endswith(".yaml")]
+    assert names >= {"meta.yaml", "config.yaml", "model.pth", "bpe.model", "feats_stats.npz", "RESULTS.md"}
+    assert names >= {"language_model/config.yaml", "language_model/model.pth", "decode_asr.yaml"}
+    assert not [text for text in texts if str(tmp_path) in text or options[4] in text]
+
+    scp = read_text(Path(options[4], DATA, "test-clean/wav.scp"))
+    command = [sys.executable, "-c", DECODE, str(elsewhere / "model.zip" if by == "espnet_model_zoo" else elsewhere)]
+    plain = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    done = subprocess.run([*command, *scp.values()], cwd=elsewhere, env=plain, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = [line.split(" ", 2)[1:] for line in done.stdout.splitlines() if line.startswith("HYPOTHESIS")]
+    folder = whole / f"decode/test-clean/{method}"
+    wanted, scores = read_text(folder / "text"), read_text(folder / "part0of1/1best_recog/score")
+    assert [text for _, text in said] == [wanted[name] for name in scp]
+    for (score, _), name in zip(said, scp, strict=True):
+        assert scores[name] == f"tensor({float(score):.4f})"
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_which_method_an_archive_is_for(whole):
+    result = read_result(whole)
+    assert plain_method(result, ["temperature"]) == "temperature"
+    values = {"softmax": 0.2, "temperature": 0.1, "square": 0.0}
+    metrics = {"validation": {method: {"wer": value} for method, value in values.items()}}
+    result = replace(result, metrics={**metrics, "test": {}})
+    assert plain_method(result, list(METHODS)) == "temperature"
+    with pytest.raises(UserError, match="cannot decode by the method square: give --method auto, softmax or"):
+        plain_method(result, ["square"])
+    result = replace(result, metrics={"validation": {"square": {"wer": 0.0}}})
+    with pytest.raises(UserError, match="was decoded by none of softmax, temperature: begin with --stage 7"):
+        plain_method(result, list(METHODS))
+
+
+def test_only_what_is_finished_is_packed(options, copy, capsys):
+    (copy / "result.json").unlink()
+    assert main([*options, "--tag", "copy", "--stage", "9"]) == 2
+    assert "result.json is missing, which stage 8 (scoring) makes: begin with --stage 8" in capsys.readouterr().err
+    (copy / "result.json").write_text("{")
+    assert main([*options, "--tag", "copy", "--stage", "9"]) == 2
+    assert "result.json is not a result file: " in capsys.readouterr().err
+    assert not list(copy.glob("*.zip"))

@@ -16,7 +16,8 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import preparation, training
 from sqloss_plugins.espnet.recipe.decoding import BeamSearch, decode, measure_calibration
 from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, CommandLine, is_url
-from sqloss_plugins.espnet.recipe.paths import Paths
+from sqloss_plugins.espnet.recipe.packing import pack, plain_method
+from sqloss_plugins.espnet.recipe.paths import LM_FILE, Paths, read_json
 from sqloss_plugins.espnet.recipe.scoring import (
     Scorer,
     espnets_tables,
@@ -28,7 +29,7 @@ from sqloss_plugins.espnet.recipe.scoring import (
 )
 from sqloss_plugins.espnet.recipe.settings import Settings
 from sqloss_plugins.folders import claim_folder, lock_folder
-from sqloss_plugins.results import versions, write_result
+from sqloss_plugins.results import read_result, versions, write_result
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,22 @@ def _score(recipe: Recipe) -> None:
     print(f"\n{text}\nEverything is in {asr_exp.root}.", flush=True)
 
 
+def _pack(recipe: Recipe) -> None:
+    settings, asr_exp = recipe.settings, recipe.settings.asr_exp()
+    try:
+        result = read_result(asr_exp.root)
+    except ValueError as error:
+        raise UserError(f"{error}: begin with --stage 8") from error
+    methods = list(result.metrics["validation"]) if settings.chooses_method else settings.methods()
+    method = plain_method(result, methods)
+    temperature = read_json(asr_exp.calibration)["temperature"] if method == "temperature" else 1.0
+    lm = settings.lm_exp() / "model"
+    language_model = (lm / "config.yaml", lm / LM_FILE) if recipe.given.options.has_lm else None
+    decoding = {name: value for name, value in settings.of_decoding().items() if name not in ("lm", "use_lm")}
+    pack(asr_exp.config, asr_exp.model, temperature, language_model, decoding, [asr_exp.table], asr_exp.archive)
+    print(f"  {asr_exp.archive}, which plain ESPnet decodes by {method}", flush=True)
+
+
 STAGES: dict[int, Stage] = {
     1: Stage(needs=(), makes=_downloads, run=_download, skips_itself=True),
     2: Stage(
@@ -253,6 +270,13 @@ STAGES: dict[int, Stage] = {
         skips_itself=True,
         is_of_run=True,
     ),
+    9: Stage(
+        needs=(2, 3, 5, 6, 7, 8),
+        makes=lambda recipe: [recipe.settings.asr_exp().archive],
+        run=_pack,
+        skips_itself=True,
+        is_of_run=True,
+    ),
 }
 """Number -> stage; their names are :data:`sqloss_plugins.espnet.recipe.options.STAGE_NAMES`."""
 
@@ -313,7 +337,7 @@ def _claimed_run(recipe: Recipe, numbers: Sequence[int]) -> Iterator[None]:
     with lock_folder(asr_exp.root):
         kept = ("checkpoint.pth", asr_exp.result.name, asr_exp.training.name)
         claim_folder(asr_exp.root, settings.of_run(), kept, option)
-        if 7 in numbers or 8 in numbers:
+        if max(numbers) >= 7:
             # Before the training: hypotheses of other settings are not mixed with this command line's.
             claim_folder(asr_exp.decode, settings.of_decoding(), ("*/*/text", "*/*/part*"), option)
         yield

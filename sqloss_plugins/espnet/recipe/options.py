@@ -35,7 +35,11 @@ STAGE_NAMES = (
     "training",
     "decoding",
     "scoring",
+    "packing",
 )
+LAST_STAGE = STAGE_NAMES.index("scoring") + 1
+"""The last stage of a command line that does not ask for a later one."""
+
 TOKEN_TYPES = ("bpe", "char", "phn")
 NO_TEXT = "none"
 ANY_DURATION = (0.0, math.inf)
@@ -53,6 +57,7 @@ Stages, each of which skips what it has done, and may be killed at any moment:
     {"    ".join(f"{number} {name}" for number, name in enumerate(STAGE_NAMES[:4], start=1))}
     {"    ".join(f"{number} {name}" for number, name in enumerate(STAGE_NAMES[4:], start=5))}
 
+The last, an archive that plain ESPnet loads wherever it lies, is made where --stage or --stop_stage asks for it.
 Every argument that is not listed goes to ESPnet's training (--max_epoch 3, --optim_conf lr=0.002, ...)."""
 
 
@@ -288,7 +293,7 @@ def _add_decoding(add: Callable[..., object]) -> None:
 
 def _add_stages(add: Callable[..., object]) -> None:
     add("--stage", type=int, default=1, help="first stage (default: %(default)s)")
-    add("--stop_stage", type=int, default=len(STAGE_NAMES), help="last stage (default: %(default)s)")
+    add("--stop_stage", type=int, help=f"last stage (default: {LAST_STAGE}, or --stage where that is later)")
     add("--nj", type=int, default=os.cpu_count() or 1, help="processes side by side (default: the CPUs)")
     add("--workdir", type=Path, default=Path(), help="where downloads/, data/ and runs/ go (default: here)")
     add("--tag", help="a word for the end of the run's folder name")
@@ -430,6 +435,8 @@ def _read(argv: Sequence[str], definition: Definition, mini: bool) -> CommandLin
     parser.set_defaults(**definition.defaults)
     options, free = parser.parse_known_args(argv, Options())
     options.mini = mini
+    if options.stop_stage is None:
+        options.stop_stage = max(options.stage, LAST_STAGE)
     options.workdir = options.workdir.absolute()  # ESPnet's files name each other by path
     if definition.corpus is ANY:
         definition = replace(definition, corpus=make_own_corpus(options, definition.task))

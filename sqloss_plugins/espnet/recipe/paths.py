@@ -147,6 +147,11 @@ class RunFolder:
         return self.root / "RESULTS.md"
 
     @property
+    def archive(self) -> Path:
+        """The model for plain ESPnet, named as ESPnet's recipes name it."""
+        return self.root / f"{self.root.name}_{self.model.stem}.zip"
+
+    @property
     def result(self) -> Path:
         """The results for programs, written last."""
         return self.root / RESULT_NAME
