@@ -111,12 +111,14 @@ def read_word_vectors(path: Path, words: Collection[str]) -> WordVectors:
             announced, size = int(fields[0]), int(fields[1])
             continue
         size = size or len(fields) - 1
-        if len(fields) != size + 1 and (len(fields) <= size or size == 0 or _is_number(fields[-size - 1])):
-            raise UserError(f"{what}, line {number}: {_numbers(fields)} numbers, and the file's vectors have {size}")
+        is_whole = len(fields) == size + 1 or (len(fields) > size + 1 and not _is_number(fields[-size - 1]))
+        if size < 1 or not is_whole:
+            raise UserError(f"{what}, line {number}: {_numbers(fields)} numbers, and a vector has {max(size, 1)}")
         word = fields[0] if len(fields) == size + 1 else " ".join(fields[:-size])
         if word in wanted and word not in rows:
             try:
-                rows[word] = np.array(fields[-size:], np.float32)
+                with np.errstate(over="ignore"):
+                    rows[word] = np.array(fields[-size:], np.float32)
             except ValueError:
                 rows[word] = np.full(size, np.nan, np.float32)
             if not np.isfinite(rows[word]).all():
