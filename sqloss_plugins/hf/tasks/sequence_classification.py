@@ -333,9 +333,10 @@ class SequenceClassification(Classification):
         """The length; of a new model, that it is one."""
         if not self.takes_words:
             return {"training": f", {self.args.max_seq_length} tokens"}
-        limit = "as the longest one" if self.args.max_seq_length is None else f"{self.args.max_seq_length} words"
+        limit = self.args.max_seq_length
+        limited = "of any length" if limit is None else f"of up to {limit} words"
         origin = f" (new, {ARCHITECTURES[self.arch].about})" if self.origin is None else ""
-        return {"model": origin, "training": f", texts up to {limit}"}
+        return {"model": origin, "training": f", texts {limited}"}
 
     def facts(self, datasets: Mapping[str, Dataset]) -> dict[str, dict[str, float]]:
         """Of a model on words: how many it knows, and for how many a file had vectors."""
