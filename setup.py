@@ -77,7 +77,7 @@ setup(
     package_dir={"sqloss_plugins.recipes": "recipes"},  # so that `sqloss asr librispeech` runs from a wheel
     package_data={
         "sqloss_plugins": ["py.typed", "paper_tables.yaml", "data/corpora/timit.yaml"],
-        "sqloss_plugins.recipes": ["*/run.sh", "*/*.md", "*/conf/**/*.yaml"],
+        "sqloss_plugins.recipes": ["*/run.sh", "*/*.md", "*/conf/**/*.yaml", "*/conf/**/*.txt"],
     },
     include_package_data=False,
     python_requires=">=3.11",

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sqloss_plugins.data.corpora.librispeech import write_mini
+from sqloss_plugins.data.corpora.wsj import write_mini as wsj_mini
 from sqloss_plugins.espnet.recipe import main
 from sqloss_plugins.results import read_result
 
@@ -63,7 +64,12 @@ def an4(folder):
         (folder / f"etc/an4_{split}.transcription").write_text("".join(lines))
 
 
-CORPUS_MAKERS = {"librispeech": librispeech, "an4": an4}
+def wsj(folder):
+    """A few utterances as WSJ's discs."""
+    wsj_mini(folder, subsets={"train, CSR-I": (1, 4), "train, CSR-II": (1, 4), "dev": (1, 2), "test": (1, 2)})
+
+
+CORPUS_MAKERS = {"librispeech": librispeech, "an4": an4, "wsj": wsj}
 
 
 @pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=lambda path: f"{path.parts[-4]}-{path.stem}")

@@ -62,7 +62,7 @@ def test_what_is_in_the_wheel(wheel):
     }
     recipes = {
         f"sqloss_plugins/{path.relative_to(ROOT).as_posix()}"
-        for pattern in ("*/run.sh", "*/README.md", "*/conf/**/*.yaml")
+        for pattern in ("*/run.sh", "*/README.md", "*/conf/**/*.yaml", "*/conf/**/*.txt")
         for path in (ROOT / "recipes").glob(pattern)
     }
     assert sources | recipes <= names

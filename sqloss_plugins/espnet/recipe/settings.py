@@ -136,8 +136,10 @@ class Settings:
             published = paper.hyperparameters(self.given.definition.task, options.arch, options.loss)
             own += ["--max_epoch", str(published.epochs)] if published and published.epochs else []
         own += ["--model", MODEL_NAME, "--model_conf", f"loss={options.loss}"]
-        if LOSSES[options.loss].is_rescaled and not options.asr_config:
-            # The paper smooths no labels with the square loss; the recipe's configurations have cross-entropy's.
+        conf = read_mapping(self.given.config("asr")).get("model_conf")
+        is_of_both_losses = isinstance(conf, dict) and conf.get("lsm_type") == "unigram"  # Table 21: WSJ's VGG-BLSTMP
+        if LOSSES[options.loss].is_rescaled and not (options.asr_config or is_of_both_losses):
+            # Otherwise the paper smooths no labels with the square loss; the configurations have cross-entropy's.
             own += ["--model_conf", "lsm_weight=0.0"]
         own += ["--ngpu", str(options.ngpu), "--seed", str(options.seed)]
         if options.ngpu > 1:
