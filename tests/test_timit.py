@@ -458,7 +458,7 @@ def test_all_stages(trans_type, metric, mini, tmp_path):
     (folder,) = (path.parent for path in (tmp_path / "runs" / task / "attention_ctc").rglob("result.json"))
     result = read_result(folder)
     assert (result.task, result.selection) == (task, metric)
-    assert 0 < result.metrics["test"]["softmax"][metric]
+    assert result.metrics["test"]["softmax"][metric] > 0
     assert result.data["sizes"] == {"train": 12, "dev": 4, "test": 3}
     tokens = (tmp_path / f"data/{task}/train-{trans_type}/tokens.txt").read_text().split()
     assert tokens[:2] + tokens[-1:] == ["<blank>", "<unk>", "<sos/eos>"]
