@@ -14,6 +14,7 @@ from sqloss_plugins.data.corpora import CORPORA, check_audio, check_subsets
 from sqloss_plugins.data.corpora.sphere import SphereHeader, decode, find_decoder, read_header, write_sphere
 from sqloss_plugins.data.corpora.wsj import MINI_SUBSETS, normalize, write_mini
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.bin.asr_export import main as export
 from sqloss_plugins.espnet.recipe import main
 from sqloss_plugins.espnet.recipe.error_rates import count_errors
 from sqloss_plugins.espnet.recipe.options import parse
@@ -427,20 +428,15 @@ TINY = [
 
 @pytest.fixture
 def options(mini, tmp_path):
-    """A command line on the mini corpus as if it were the real one, with its configurations for the mini corpus."""
-    (tmp_path / "decode.yaml").write_text("beam_size: 2\nctc_weight: 0.3\nlm_weight: 0.3\nmaxlenratio: -8\n")
-    conf = ROOT / "recipes/wsj/conf/mini"
-    configs = [
-        "--asr_config",
-        str(conf / "tuning/train_asr_transformer.yaml"),
-        "--lm_config",
-        str(conf / "train_lm.yaml"),
-    ]
-    words = ["--corpus", str(mini), "--workdir", str(tmp_path / "work"), *configs]
-    return ["wsj", *words, "--inference_config", str(tmp_path / "decode.yaml"), "--nj", "1", *TINY]
+    """A command line on the mini corpus as if it were the real one, with a configuration for the mini corpus."""
+    (tmp_path / "decode.yaml").write_text("beam_size: 2\nctc_weight: 0.3\nmaxlenratio: -8\n")
+    config = ROOT / "recipes/wsj/conf/mini/tuning/train_asr_transformer.yaml"
+    words = ["--corpus", str(mini), "--workdir", str(tmp_path / "work"), "--asr_config", str(config)]
+    words += ["--inference_config", str(tmp_path / "decode.yaml"), "--use_lm", "false", "--nj", "1"]
+    return ["wsj", *words, *TINY]
 
 
-def test_all_stages(options, tmp_path, capsys):
+def test_all_stages(options, tmp_path):
     """With symbols as one token each, which are not scored."""
     assert main([*options, "--method", "softmax"]) == 0
     (folder,) = (path.parent for path in (tmp_path / "work/runs/wsj/transformer").rglob("result.json"))
@@ -456,6 +452,11 @@ def test_all_stages(options, tmp_path, capsys):
     assert result.rescaling_source == f"the level rule for {len(tokens)} classes"
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["non_linguistic_symbols"] == str(data / "symbols.txt")
+    files = ["--asr_train_config", str(folder / "config.yaml"), "--asr_model_file", str(folder / "valid.acc.ave.pth")]
+    assert export([*files, "--output_dir", str(tmp_path / "stock")]) == 0
+    exported = yaml.safe_load((tmp_path / "stock/config.yaml").read_text())["non_linguistic_symbols"]
+    assert exported == str(tmp_path / "stock/symbols.txt")
+    assert Path(exported).read_text() == "<NOISE>\n<*IN*>\n<*MR.*>\n"
     said = (data / "test_eval92/text").read_text()
     assert "<NOISE>" in said
     definition = parse(options).definition
