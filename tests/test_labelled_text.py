@@ -184,6 +184,28 @@ def test_labels_of_a_saved_model(tmp_path):
     assert load(tmp_path, train="text,label\nx,a\ny,b\n", labels=["c", "b", "a"]).labels == ("c", "b", "a")
 
 
+def test_other_names_for_a_saved_models_labels(tmp_path):
+    """In another case, or by their numbers; never by number where the data has one of the names."""
+    options = {"labels": ["Neg", "Pos"], "validation": "text,label\nx,pos\ny,neg\n"}
+    assert rows(load(tmp_path, **options), "validation")["label"] == [1, 0]
+    found = load(tmp_path, labels=["Neg", "Pos"], validation="text,label\nx,1\ny,0\n")
+    assert rows(found, "validation")["label"] == [1, 0]
+    assert found.data.notes == ("labels are taken for the model's by their numbers: 0 is Neg, 1 is Pos",)
+    classes = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
+    table = Dataset.from_dict({"text": ["x"], "label": [1]}, features=classes).data.table
+    found = load(tmp_path, suffix=".parquet", labels=["LABEL_0", "LABEL_1"], validation=table)
+    assert rows(found, "validation")["label"] == [1]
+    for labels, validation in (
+        (["1", "2"], "text,label\nx,0\ny,1\n"),
+        (["bad", "Pos"], table),
+        (["Neg", "Pos"], "text,label\nx,1\ny,2\n"),
+    ):
+        with pytest.raises(UserError, match="has labels that the model has not"):
+            load(
+                tmp_path, suffix=".csv" if validation is not table else ".parquet", labels=labels, validation=validation
+            )
+
+
 def test_relabelled_data_is_the_same_data(tmp_path):
     found = load(tmp_path, train=GOOD, test="text,label\na cat,2\n").data
     changed = found.relabelled([2, 0, 1])

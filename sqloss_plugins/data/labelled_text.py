@@ -484,7 +484,8 @@ def _settle_labels(
                     raise UserError(f"{place}: label {brief(name)} is not a finite number, as a regression needs")
         return kind, (), notes
     if saved_labels is not None:
-        names, where = _as_in_data(saved_labels, labelled.values(), set().union(*found.values())), "the model"
+        names, told = _as_in_data(saved_labels, labelled.values(), set().union(*found.values()))
+        notes, where = [*notes, *told], "the model"
     elif "train" in labelled:
         names, where = tuple(labelled["train"].classes or _sorted(found["train"])), "the training data"
     else:
@@ -502,16 +503,27 @@ def _settle_labels(
     return kind, names, notes
 
 
-def _as_in_data(saved: Sequence[str], columns: Iterable[_LabelColumn], found: Collection[str]) -> tuple[str, ...]:
-    """A saved model's labels by the data's names for them: the same, as many classes, numbers, or in another case."""
+def _as_in_data(
+    saved: Sequence[str], columns: Iterable[_LabelColumn], found: Collection[str]
+) -> tuple[tuple[str, ...], list[str]]:
+    """A saved model's labels by the data's names for them, and notes.
+
+    The names are the model's, or those in another case. Where the data has none of them, its labels may also be numbers
+    from 0, unless the model's are numbers too, or classes that the data set itself numbers, as many as the model has.
+    """
+    in_other_case = {name.casefold(): name for name in found}
+    for names in (saved, [in_other_case.get(name.casefold(), name) for name in saved]):
+        if set(found) <= set(names):
+            return tuple(names), []
     classes = next((column.classes for column in columns if column.classes), ())
     numbers = [str(number) for number in range(len(saved))]
-    alike = {name.casefold(): name for name in found}
-    in_other_case = [alike.get(name.casefold(), name) for name in saved]
-    for names in (saved, classes, numbers, in_other_case):
-        if len(names) == len(saved) and set(found) <= set(names):
-            return tuple(names)
-    return tuple(saved)
+    for names in (classes, numbers):
+        has_numbers = all(_number(name) is not None for name in saved)
+        is_apart = not {name.casefold() for name in names} & {name.casefold() for name in saved}
+        if len(names) == len(saved) and set(found) <= set(names) and is_apart and not has_numbers:
+            pairs = ", ".join(f"{name} is {own}" for name, own in list(zip(names, saved, strict=True))[:5])
+            return tuple(names), [f"labels are taken for the model's by their numbers: {pairs}"]
+    return tuple(saved), []
 
 
 def _stated_kind(labelled: Mapping[str, _LabelColumn], columns: Columns, saved: str | None) -> str | None:
