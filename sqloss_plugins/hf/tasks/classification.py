@@ -313,7 +313,7 @@ class Classify(SequenceClassification):
             self.config.greater_is_better = metric(self.metrics[0]).higher_is_better
 
     def settle(self) -> None:
-        """The weights of the classes, too, in the order of the model's outputs."""
+        """The weights of the classes, too."""
         super().settle()
         self.class_weights: list[float] | None = None
         if self.args.class_weights == "balanced":
@@ -322,7 +322,7 @@ class Classify(SequenceClassification):
             if lacking:
                 raise UserError(f"--class_weights balanced: no training example has the label {listed(lacking)}")
             weights = compute_class_weight("balanced", classes=np.arange(len(self.labels)), y=labels)
-            self.class_weights = weights[np.asarray(self.order)].tolist()
+            self.class_weights = weights.tolist()
 
     def trainer_options(self) -> dict[str, Any]:
         """With the weights of the classes."""

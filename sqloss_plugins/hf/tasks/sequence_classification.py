@@ -103,7 +103,8 @@ class SequenceClassification(Classification):
         default_model: the model where none is named: a name on the hub or :data:`EMBEDDED_MODEL`.
         quantity: what a regression's output is called in the model's configuration.
         names: of the labels in the order of the model's outputs; its own names, where it has had the same labels.
-        order: for each of the model's outputs the number of the label that it is of.
+        order: for each of the model's outputs the number that its label has in the task; ``data`` and ``labels`` have
+            the model's numbers, once they are settled.
         label_delimiter: between the labels of one example, where predictions are written.
     """
 
@@ -176,6 +177,9 @@ class SequenceClassification(Classification):
         theirs = self.own_names
         order = _order(theirs, self.labels)
         self.names, self.order = (self.labels, range(len(self.labels))) if order is None else (theirs, order)
+        if list(self.order) != sorted(self.order):
+            self.data = self.data.relabelled(np.argsort(self.order).tolist())
+            self.labels = [self.labels[i] for i in self.order]
         if self.config.do_train:
             return
         if self.has_classes and theirs and order is None:
@@ -264,17 +268,11 @@ class SequenceClassification(Classification):
         """Tokens in the place of texts."""
         if self.takes_words:
             pairs = partial(_words, tokenizer=self.processor, texts=tuple(self.texts), max_length=self.max_length)
-            return self._ordered(rows).map(pairs, batched=True, remove_columns=list(self.texts))
+            return rows.map(pairs, batched=True, remove_columns=list(self.texts))
         padding = "max_length" if self.args.pad_to_max_length else False
         options = {"padding": padding, "truncation": True, "max_length": self.args.max_seq_length}
         tokenize = partial(_tokenize, tokenizer=self.processor, texts=tuple(self.texts), options=options)
-        return self._ordered(rows).map(tokenize, batched=True, remove_columns=list(self.texts))
-
-    def _ordered(self, rows: Dataset) -> Dataset:
-        """With labels in the order of the model's outputs."""
-        if "label" in rows.column_names and list(self.order) != sorted(self.order):
-            return rows.map(partial(_reordered, order=tuple(self.order)), batched=True)
-        return rows
+        return rows.map(tokenize, batched=True, remove_columns=list(self.texts))
 
     def collator(self) -> Callable[..., Any]:
         """Pads to the longest of a batch, unless all are padded already."""
@@ -362,12 +360,6 @@ def _order(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
         if set(ours) == set(theirs) and len(set(ours)) == len(ours):
             return [ours.index(name) for name in theirs]
     return None
-
-
-def _reordered(rows: dict[str, list[Any]], order: Sequence[int]) -> dict[str, list[Any]]:
-    """Class numbers, or label sets, in the order of a model's outputs."""
-    labels = np.asarray(rows["label"])
-    return {"label": (labels[:, order] if labels.ndim == 2 else np.argsort(order)[labels]).tolist()}
 
 
 def _words(
