@@ -323,6 +323,7 @@ def test_files_of_ones_own_are_taken_by_run_glue_too(small, capsys):
     options = ["--train_file", "pairs.csv", *small, "--num_train_epochs", "1", "--output_dir", "out"]
     assert glue.main(options) == 0
     assert read_result(Path("out")).task == "pairs"
+    capsys.readouterr()
     Path("settings.yaml").write_text("train_file: nowhere.csv\n")
     assert glue.main(["settings.yaml"]) == 2
     assert capsys.readouterr().err.startswith("sqloss glue: error: nowhere.csv cannot be read: No such file")

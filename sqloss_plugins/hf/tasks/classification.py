@@ -33,6 +33,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sqloss_plugins import paper
 from sqloss_plugins.command_line import check_name
 from sqloss_plugins.data.labelled_text import Columns, HoldOut, LabelledText, load_files, load_from_hub
+from sqloss_plugins.data.mini_text import load_mini
 from sqloss_plugins.data.tables import read_table
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
@@ -239,16 +240,13 @@ class Classify(SequenceClassification):
     def _read(self) -> LabelledText:
         args = self.args
         if self.is_mini:
-            from sqloss_plugins.data.mini_text import load_mini
-
             if not args.mini:
                 print(
                     f"No data for {self.name}: using the embedded MINI data, which is not the real {self.name}. "
                     "For the real one give --train_file.",
                     flush=True,
                 )
-            mini: LabelledText = load_mini(self.name)
-            return mini
+            return load_mini(self.name)
         preset = PAPER_TASKS.get(self.name, Columns()) if args.task else Columns()
         columns = Columns(
             _names(args.text_column_names) or preset.texts,
