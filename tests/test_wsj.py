@@ -160,6 +160,7 @@ def test_another_format_is_not_decoded_as_sphere(tmp_path):
         ("the [<door_slam] door", "THE DOOR"),  # a noise over the word before
         ("the [door_slam>] door", "THE DOOR"),  # and after
         ("[phone_ring/] the door [/phone_ring]", "THE DOOR"),
+        ("the door[phone_ring/] shuts[/phone_ring] now", "THE NOW"),  # the words go with them, as in Kaldi
         ("the . door", "THE DOOR"),  # a pause
         ("the door ~", "THE DOOR"),  # cut off
         ("<and> the door", "AND THE DOOR"),
