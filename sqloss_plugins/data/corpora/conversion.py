@@ -107,11 +107,11 @@ def _read(item: Utterance, info: Any, channel: str | None) -> Any:
 
     seconds = info.frames / info.samplerate
     end = seconds if item.end is None else item.end
-    if not 0 <= item.start < end <= seconds + _ROUNDING_S or item.start >= seconds:
+    first, last = round(item.start * info.samplerate), min(round(end * info.samplerate), info.frames)
+    if not 0 <= first < last or end > seconds + _ROUNDING_S:
         raise UserError(
             f"{item.name} is from {item.start:g} to {end:g} s of {item.audio}, which has {seconds:.2f} s: put it right"
         )
-    first, last = round(item.start * info.samplerate), min(round(end * info.samplerate), info.frames)
     samples, _ = soundfile.read(item.audio, start=first, stop=last, always_2d=True, dtype="float64")
     return samples.mean(axis=1) if channel == MIX else samples[:, int(channel or 0)]
 
