@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import espnet_head, linear_precision, linear_square, losses
+from benchmarks import espnet_head, linear_precision, linear_square, losses, pair_models
 
 
 def run(module, monkeypatch, *arguments):
@@ -74,3 +74,14 @@ def test_mistakes(module, arguments, words, monkeypatch, capsys):
         run(module, monkeypatch, *arguments)
     assert stopped.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_pair_models(tmp_path, monkeypatch, capsys):
+    for name, value in (("PAIRS", 24), ("BATCH", 4), ("WORDS", 50), ("STEPS", 2), ("LONGEST", 8)):
+        monkeypatch.setattr(pair_models, name, value)
+    assert run(pair_models, monkeypatch, "--rounds", 1, "--json", tmp_path / "a.json") == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert {(row["arch"], row["parameters"]) for row in rows} == {("lstm_attention", 4330802), ("lstm_cnn", 2161830)}
+    assert len(rows) == 8
+    assert all(row["pairs_per_s"] > 0 for row in rows)
+    assert "pairs/s" in capsys.readouterr().out
