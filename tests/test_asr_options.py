@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from test_recipe import TINY_ASR, TINY_LM
 
 from sqloss_plugins.data.corpora.librispeech import write_mini
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import decoding, main, training
 from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_text
+from sqloss_plugins.espnet.recipe.options import parse
 from sqloss_plugins.espnet.recipe.packing import plain_method
 from sqloss_plugins.espnet.recipe.scoring import espnets_tables
 from sqloss_plugins.metrics import METRICS
@@ -25,6 +27,7 @@ from sqloss_plugins.results import read_result
 
 # One run serves all; pytest-xdist would make it once for each worker.
 pytestmark = pytest.mark.xdist_group("asr_options")
+JOBS = []
 DATA = "data/librispeech/train-clean-100-unigram40"
 
 
@@ -38,6 +41,7 @@ def corpus(tmp_path_factory):
 def run_here(jobs, nj=1, on_success=None, on_line=None):
     """In this process, where ESPnet is imported already."""
     for job in jobs:
+        JOBS.append(job)
         assert importlib.import_module(job.module).main(list(job.arguments)) == 0
         if on_success:
             on_success(job)
@@ -236,3 +240,124 @@ def test_only_what_is_finished_is_packed(options, copy, capsys):
     assert main([*options, "--tag", "copy", "--stage", "9"]) == 2
     assert "result.json is not a result file: " in capsys.readouterr().err
     assert not list(copy.glob("*.zip"))
+
+
+# ---------------------------------------------------------------- decoding
+
+
+def test_the_n_best_hypotheses_of_another_model_beside_the_usual_ones(whole, options, capsys):
+    """Kept as ESPnet names them; by the model and the arguments that were asked for, in a folder of their own."""
+    before = {path: path.read_bytes() for path in (whole / "decode").rglob("*") if path.is_file()}
+    finished = (whole / "result.json").read_text()
+    words = [*options, "--stage", "7", "--method", "softmax", "--inference_args", "--nbest 2 --beam_size 3"]
+    assert main(words) == 2
+    message = capsys.readouterr().err
+    assert "decode holds another run (beam_size 2 -> 3, nbest None -> 2): choose another --inference_tag" in message
+    words += ["--inference_tag", "wide", "--inference_asr_model", "valid.acc.best.pth", "--inference_nj", "2"]
+    assert main(words) == 0
+    assert {path: path.read_bytes() for path in before} == before
+    assert (whole / "result.json").read_text() == finished
+    folder = whole / "decode_wide/test-clean/softmax"
+    names = read_text(Path(options[4], DATA, "test-clean/text")).keys()
+    for rank in (1, 2):
+        for name in ("text", "token", "token_int", "score"):
+            assert list(read_text(folder / f"{rank}best_recog/{name}")) == sorted(names)
+    assert read_text(folder / "text") == read_text(folder / "1best_recog/text")
+    scores = [read_text(folder / f"{rank}best_recog/score") for rank in (1, 2)]
+    assert all(float(scores[0][name][7:-1]) >= float(scores[1][name][7:-1]) for name in names)
+    assert len(list(folder.glob("part*of2/.done"))) == 2
+    assert f"--asr_model_file {whole}/valid.acc.best.pth" in " ".join(JOBS[-1].arguments)
+    result = read_result(whole / "decode_wide")
+    decoding = result.hyperparameters["decoding"]
+    assert (decoding["nbest"], decoding["beam_size"], decoding["ctc_weight"]) == (2, 3, 0.3)
+    assert decoding["inference_asr_model"] == "valid.acc.best.pth"
+    # Another model has a temperature and likelihoods of its own.
+    usual, best = (json.loads((whole / f"calibration{name}.json").read_text()) for name in ("", ".valid.acc.best"))
+    assert usual["nll"] != best["nll"]
+    assert result.metrics["validation"]["softmax"]["nll"] == best["nll"]["softmax"]
+
+
+def test_another_language_model_file_decodes(whole, options):
+    words = ["--stage", "7", "--method", "softmax", "--inference_tag", "lm", "--inference_lm", "valid.loss.best.pth"]
+    assert main([*options, *words]) == 0
+    assert "/model/valid.loss.best.pth" in " ".join(JOBS[-1].arguments)
+    assert read_result(whole / "decode_lm").hyperparameters["decoding"]["inference_lm"] == "valid.loss.best.pth"
+
+
+def test_a_model_that_was_removed_is_said(whole, options, copy, capsys):
+    (copy / "1epoch.pth").unlink()
+    words = ["--tag", "copy", "--stage", "7", "--inference_tag", "x"]
+    assert main([*options, *words, "--inference_asr_model", "1epoch.pth"]) == 2
+    message = capsys.readouterr().err
+    assert (
+        "1epoch.pth is not there: choose --inference_asr_model from 2epoch.pth, latest.pth, valid.acc.ave.pth"
+        in message
+    )
+
+
+BAD_DECODING = {
+    "unknown": (["--inference_args", "--beam 3 --no 5"], "ESPnet's decoding takes no such argument: "),
+    "not whole": (["--inference_args", "--beam 3"], "--inference_args: write --beam out, as in espnet2.bin.asr_inf"),
+    "quote": (["--inference_args", "--nbest '5"], "--inference_args: no closing quotation in"),
+    "ours": (
+        ["--inference_args", "--lm_file x.pth"],
+        "--inference_args: lm_file is what this recipe sets itself: --inf",
+    ),
+    "gpu": (["--inference_args", "--ngpu 1"], "ngpu is what this recipe sets itself: --gpu_inference (see --help)"),
+    "batch": (["--inference_args", "--batch_size 2"], "ESPnet decodes one utterance at a time: leave batch_size out"),
+    "n best": (["--inference_args", "--nbest 0"], "nbest of the decoding must be at least 1, got 0"),
+    "lm weight": (
+        ["--use_lm", "false", "--inference_args", "--lm_weight 0.1"],
+        "--lm_weight is for the language model, and there is none",
+    ),
+    "lm": (
+        ["--use_lm", "false", "--inference_lm", "latest.pth"],
+        "--inference_lm is for the language model, and there",
+    ),
+    "path": (
+        ["--inference_asr_model", "exp/valid.acc.best.pth"],
+        "--inference_asr_model 'exp/valid.acc.best.pth' is not",
+    ),
+    "model": (
+        ["--inference_asr_model", "valid.wer.best.pth"],
+        "the training makes no such model, but valid.acc.ave.pth",
+    ),
+    "epoch": (
+        ["--inference_asr_model", "9epoch.pth"],
+        "and those of its epochs, to 3epoch.pth, that are among the best",
+    ),
+    "average": (["--inference_asr_model", "valid.acc.ave_5best.pth"], "the training makes no such model"),
+    "lm model": (["--inference_lm", "valid.acc.best.pth"], "the training makes no such model, but valid.loss.ave.pth"),
+    "nj": (["--inference_nj", "0"], "--inference_nj must be at least 1, got 0"),
+    "tag": (["--inference_tag", "../x"], "--inference_tag '../x' is not a name"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_DECODING))
+def test_decoding_that_cannot_be_is_refused_before_anything_is_made(case, options, tmp_path, capsys):
+    words, message = BAD_DECODING[case]
+    own = options.index("--lm_config")
+    given = [str(tmp_path) if word == options[4] else word for word in options[:own] + options[own + 2 :]]
+    assert main([*given, "--max_epoch", "3", *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_to_decode_on(options, capsys):
+    assert main([*options, "--gpu_inference", "true"]) == 2
+    assert "--gpu_inference true: this machine has no GPU" in capsys.readouterr().err
+
+
+def test_where_and_by_how_many_processes_is_decoded(corpus, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for words, on_gpu, processes in (
+        ([], False, 4),
+        (["--ngpu", "2"], True, 1),
+        (["--ngpu", "1", "--gpu_inference", "false"], False, 4),
+        (["--ngpu", "1", "--gpu_inference", "false", "--inference_nj", "3"], False, 3),
+        (["--gpu_inference", "true"], True, 1),
+        (["--gpu_inference", "true", "--inference_nj", "2"], True, 2),
+    ):
+        found = parse(["librispeech", "--corpus", str(corpus), "--nj", "4", *words]).options
+        assert (found.decodes_on_gpu, found.decoding_processes) == (on_gpu, processes)

@@ -610,7 +610,7 @@ def test_other_settings_of_decoding_are_not_mixed(stage, whole, options, tmp_pat
     other = tmp_path / "inference.yaml"
     other.write_text("beam_size: 3\nctc_weight: 0.3\nlm_weight: 0.1\n")
     assert main(["librispeech", *options, "--inference_config", str(other), "--stage", stage]) == 2
-    assert "decode holds another run (beam_size 2 -> 3): choose another --tag" in capsys.readouterr().err
+    assert "decode holds another run (beam_size 2 -> 3): choose another --inference_tag" in capsys.readouterr().err
     assert (folder / "result.json").read_text() == before
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.calibration import calibrate
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.model_files import read_state
-from sqloss_plugins.espnet.recipe.paths import LM_FILE, DataFolder, RunFolder, read_json
+from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder, read_json
 from sqloss_plugins.espnet.recipe.training import BINS, DONE, split_keys
 from sqloss_plugins.results import write_json
 
@@ -28,30 +29,48 @@ class BeamSearch:
         data: the subsets, and the type of their tokens.
         asr_exp: the trained model; the hypotheses go there.
         config: configuration of decoding.
-        lm_exp: the language model; None for none.
-        ngpu: GPUs; each process uses at most one.
+        further: arguments that count more than it.
+        language_model: its configuration and model; None for none.
+        on_gpu: whether each process uses a GPU.
         nj: processes.
     """
 
     data: DataFolder
     asr_exp: RunFolder
     config: Path
-    lm_exp: Path | None
-    ngpu: int
+    further: Sequence[str]
+    language_model: tuple[Path, Path] | None
+    on_gpu: bool
     nj: int
 
     def arguments(self, subset: str, method: str, keys: Path) -> list[str]:
         """Of ``asr_inference``, for the utterances that ``keys`` names."""
-        found = ["--config", str(self.config), "--ngpu", str(min(self.ngpu, 1)), "--key_file", str(keys)]
+        found = ["--config", str(self.config), *self.further]
+        found += ["--ngpu", "1" if self.on_gpu else "0", "--key_file", str(keys)]
         found += ["--data_path_and_name_and_type", f"{self.data.subset(subset) / 'wav.scp'},speech,sound"]
         found += ["--method", method]
         if method == "temperature":
             found += ["--temperature", str(read_json(self.asr_exp.calibration)["temperature"])]
         found += ["--asr_train_config", str(self.asr_exp.config), "--asr_model_file", str(self.asr_exp.model)]
-        if self.lm_exp is None:
+        if self.language_model is None:
             return [*found, "--lm_weight", "0.0"]
-        model = self.lm_exp / "model"
-        return [*found, "--lm_train_config", str(model / "config.yaml"), "--lm_file", str(model / LM_FILE)]
+        config, model = self.language_model
+        return [*found, "--lm_train_config", str(config), "--lm_file", str(model)]
+
+
+def check_models_are_there(asr_exp: RunFolder, language_model: tuple[Path, Path] | None) -> None:
+    """Refuses to decode by a model that its training did not leave; ESPnet removes those of most epochs.
+
+    Raises:
+        UserError: with the models that are there.
+    """
+    models = {"--inference_asr_model": asr_exp.model}
+    if language_model:
+        models["--inference_lm"] = language_model[1]
+    for option, model in models.items():
+        if not model.is_file():
+            known = sorted(path.name for path in model.parent.glob("*.pth") if path.stem != "checkpoint")
+            raise UserError(f"{model} is not there: choose {option} from {', '.join(known) or 'nothing'}")
 
 
 def measure_calibration(asr_exp: RunFolder, dev: Path, device: str) -> None:
@@ -89,14 +108,13 @@ def _decode_sets(search: BeamSearch, pairs: Sequence[tuple[str, str]]) -> None:
     jobs: list[Job] = []
     parts_of: dict[Path, list[Path]] = {}
     utterances = 0
-    nj = 1 if search.ngpu else search.nj
     for subset, method in pairs:
         folder = search.asr_exp.decoded(subset, method)
         if (folder / "text").is_file():
             print(f"  done before, in {folder}", flush=True)
             continue
         parts_of[folder] = []
-        for keys in split_keys(search.data.subset(subset) / "wav.scp", folder, "keys", nj):
+        for keys in split_keys(search.data.subset(subset) / "wav.scp", folder, "keys", search.nj):
             # The name says of how many: a part of another split, by a process with another --nj, is another one.
             part = folder / keys.stem.replace("keys.", "part")
             parts_of[folder].append(part)
@@ -112,12 +130,22 @@ def _decode_sets(search: BeamSearch, pairs: Sequence[tuple[str, str]]) -> None:
             if "speech length:" in line:  # what ESPnet says of each utterance
                 bar.update()
 
-        run_jobs(jobs, nj, lambda job: Path(job.log.with_suffix(""), DONE).touch(), count)
+        run_jobs(jobs, search.nj, lambda job: Path(job.log.with_suffix(""), DONE).touch(), count)
     # ESPnet joins phones without spaces between them.
     name = "token" if search.data.token_type == "phn" else "text"
     for folder, parts in parts_of.items():
-        texts = [(part / "1best_recog" / name).read_text(encoding="utf-8") for part in parts]
-        lines = sorted(line for text in texts for line in text.split("\n") if line)
-        partial = folder / ".text"
-        partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        os.replace(partial, folder / "text")
+        # 1best_recog, 2best_recog, ...: as many as nbest says.
+        of_hypotheses = {path.relative_to(part) for part in parts for path in part.glob("*best_recog/*")}
+        for path in sorted(of_hypotheses):
+            (folder / path.parent).mkdir(exist_ok=True)
+            _join([part / path for part in parts], folder / path)
+        _join([part / "1best_recog" / name for part in parts], folder / "text")
+
+
+def _join(parts: Sequence[Path], target: Path) -> None:
+    """The lines of files, by utterance; the n-th best hypothesis may be of some utterances alone."""
+    texts = [part.read_text(encoding="utf-8") for part in parts if part.is_file()]
+    lines = sorted(line for text in texts for line in text.split("\n") if line)
+    partial = target.with_name(f".{target.name}")
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    os.replace(partial, target)

@@ -14,10 +14,10 @@ from typing import Any
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import preparation, training
-from sqloss_plugins.espnet.recipe.decoding import BeamSearch, decode, measure_calibration
+from sqloss_plugins.espnet.recipe.decoding import BeamSearch, check_models_are_there, decode, measure_calibration
 from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, CommandLine, is_url
 from sqloss_plugins.espnet.recipe.packing import pack, plain_method
-from sqloss_plugins.espnet.recipe.paths import LM_FILE, Paths, read_json
+from sqloss_plugins.espnet.recipe.paths import Paths, read_json
 from sqloss_plugins.espnet.recipe.scoring import (
     Scorer,
     espnets_tables,
@@ -132,10 +132,17 @@ def _language_model(recipe: Recipe) -> None:
 def _decode(recipe: Recipe) -> None:
     options, settings = recipe.given.options, recipe.settings
     asr_exp, methods = settings.asr_exp(), settings.methods()
-    measure_calibration(asr_exp, recipe.dev, recipe.device)
-    lm_exp = settings.lm_exp() if options.has_lm else None
-    config = recipe.given.config("inference")
-    search = BeamSearch(recipe.paths.data, asr_exp, config, lm_exp, options.ngpu, options.nj)
+    check_models_are_there(asr_exp, settings.lm_files())
+    measure_calibration(asr_exp, recipe.dev, "cuda" if options.decodes_on_gpu else "cpu")
+    search = BeamSearch(
+        recipe.paths.data,
+        asr_exp,
+        recipe.given.config("inference"),
+        settings.inference_arguments,
+        settings.lm_files(),
+        options.decodes_on_gpu,
+        options.decoding_processes,
+    )
 
     def choose() -> Sequence[str]:
         return [recipe.scorer.best_method(options.dev_set, methods)] if settings.chooses_method else methods
@@ -182,23 +189,21 @@ def _score(recipe: Recipe) -> None:
     table += scorer.beside_other_losses(result, {options.dev_set: "validation", **test_splits(options.tests)})
     text = report(result, table, len(data.tokens), rescaling, options.dev_set)
     asr_exp.table.write_text(text, encoding="utf-8")
-    write_result(asr_exp.root, result, {})
-    print(f"\n{text}\nEverything is in {asr_exp.root}.", flush=True)
+    write_result(asr_exp.results, result, {})
+    print(f"\n{text}\nEverything is in {asr_exp.results}.", flush=True)
 
 
 def _pack(recipe: Recipe) -> None:
     settings, asr_exp = recipe.settings, recipe.settings.asr_exp()
     try:
-        result = read_result(asr_exp.root)
+        result = read_result(asr_exp.result)
     except ValueError as error:
         raise UserError(f"{error}: begin with --stage 8") from error
     methods = list(result.metrics["validation"]) if settings.chooses_method else settings.methods()
     method = plain_method(result, methods)
     temperature = read_json(asr_exp.calibration)["temperature"] if method == "temperature" else 1.0
-    lm = settings.lm_exp() / "model"
-    language_model = (lm / "config.yaml", lm / LM_FILE) if recipe.given.options.has_lm else None
     decoding = {name: value for name, value in settings.of_decoding().items() if name not in ("lm", "use_lm")}
-    pack(asr_exp.config, asr_exp.model, temperature, language_model, decoding, [asr_exp.table], asr_exp.archive)
+    pack(asr_exp.config, asr_exp.model, temperature, settings.lm_files(), decoding, [asr_exp.table], asr_exp.archive)
     print(f"  {asr_exp.archive}, which plain ESPnet decodes by {method}", flush=True)
 
 
@@ -339,7 +344,8 @@ def _claimed_run(recipe: Recipe, numbers: Sequence[int]) -> Iterator[None]:
         claim_folder(asr_exp.root, settings.of_run(), kept, option)
         if max(numbers) >= 7:
             # Before the training: hypotheses of other settings are not mixed with this command line's.
-            claim_folder(asr_exp.decode, settings.of_decoding(), ("*/*/text", "*/*/part*"), option)
+            decoding = "--inference_tag"
+            claim_folder(asr_exp.decode, settings.of_decoding(), ("*/*/text", "*/*/part*"), decoding)
         yield
 
 

@@ -40,6 +40,9 @@ STAGE_NAMES = (
 LAST_STAGE = STAGE_NAMES.index("scoring") + 1
 """The last stage of a command line that does not ask for a later one."""
 
+# The best models by these are averaged, into the files by which the recipe takes them.
+MODEL_CRITERION, MODEL_FILE = ("valid", "acc", "max"), "valid.acc.ave.pth"
+LM_CRITERION, LM_FILE = ("valid", "loss", "min"), "valid.loss.ave.pth"
 TOKEN_TYPES = ("bpe", "char", "phn")
 NO_TEXT = "none"
 ANY_DURATION = (0.0, math.inf)
@@ -101,6 +104,12 @@ class Options(argparse.Namespace):
     asr_config: Path | None
     lm_config: Path | None
     inference_config: Path | None
+    inference_args: str
+    inference_asr_model: str
+    inference_lm: str
+    inference_tag: str | None
+    inference_nj: int | None
+    gpu_inference: str | None
 
     @property
     def tests(self) -> list[str]:
@@ -122,6 +131,16 @@ class Options(argparse.Namespace):
     def has_lm(self) -> bool:
         """Whether there is a language model."""
         return self.use_lm == "true"
+
+    @property
+    def decodes_on_gpu(self) -> bool:
+        """Whether beam search runs on a GPU."""
+        return self.ngpu > 0 if self.gpu_inference is None else self.gpu_inference == "true"
+
+    @property
+    def decoding_processes(self) -> int:
+        """How many processes decode side by side; on a GPU one, unless more are asked for."""
+        return self.inference_nj or (1 if self.decodes_on_gpu else self.nj)
 
 
 @dataclass(frozen=True)
@@ -289,6 +308,31 @@ def _add_decoding(add: Callable[..., object]) -> None:
     )
     add("--lm_config", type=Path, help="configuration of the language model, instead of conf/train_lm.yaml")
     add("--inference_config", type=Path, help="configuration of decoding, instead of conf/decode_asr.yaml")
+    add(
+        "--inference_args",
+        default="",
+        help='arguments of decoding, which count more than its configuration, such as "--nbest 5 --lm_weight 0.1"; all '
+        "of the n best hypotheses are kept",
+    )
+    add(
+        "--inference_asr_model",
+        default=MODEL_FILE,
+        metavar="FILE",
+        help="the model that decodes, of those that the training left: valid.acc.best.pth, ... (default: %(default)s)",
+    )
+    add(
+        "--inference_lm",
+        default=LM_FILE,
+        metavar="FILE",
+        help="the language model that decodes, of those that its training left (default: %(default)s)",
+    )
+    add("--inference_tag", help="a word for the folder of hypotheses and results, to decode a run in several ways")
+    add("--inference_nj", type=int, help="processes that decode side by side (default: --nj; on a GPU 1)")
+    add(
+        "--gpu_inference",
+        choices=("true", "false"),
+        help="decode on a GPU (default: true where --ngpu is above 0)",
+    )
 
 
 def _add_stages(add: Callable[..., object]) -> None:
@@ -475,9 +519,10 @@ def _check(found: CommandLine) -> None:
         raise UserError(
             f"--stage {options.stage} to --stop_stage {options.stop_stage} is no range of the stages {names}"
         )
-    for name in ("nj", "nbpe"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name} must be at least 1, got {getattr(options, name)}")
+    for name in ("nj", "nbpe", "inference_nj"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            raise UserError(f"--{name} must be at least 1, got {number}")
     _check_data(found)
     _check_language_model(found)
     _check_configurations(found)
@@ -515,8 +560,11 @@ def _check_data(found: CommandLine) -> None:
     if not options.tests:
         raise UserError("--test_sets is empty: name one test subset or more")
     # They become parts of paths: none may lead out of the work folder.
-    for option in ("train_set", "dev_set", "arch", *(["tag"] if options.tag is not None else [])):
+    for option in ("train_set", "dev_set", "arch", "inference_asr_model", "inference_lm"):
         check_name(f"--{option}", getattr(options, option))
+    for option in ("tag", "inference_tag"):
+        if getattr(options, option) is not None:
+            check_name(f"--{option}", getattr(options, option))
     for name in options.tests:
         check_name("--test_sets", name)
     repeated = [name for name, times in Counter(options.subsets).items() if times > 1]
@@ -526,8 +574,8 @@ def _check_data(found: CommandLine) -> None:
 
 def _check_language_model(found: CommandLine) -> None:
     options, defaults = found.options, found.definition.defaults
-    for name in ("lm_text", "lm_config", "lm_exp"):
-        is_given = getattr(options, name) not in (None, NO_TEXT, defaults.get(name))
+    for name in ("lm_text", "lm_config", "lm_exp", "inference_lm"):
+        is_given = getattr(options, name) not in (None, NO_TEXT, LM_FILE, defaults.get(name))
         if is_given and not options.has_lm:
             raise UserError(f"--{name} is for the language model, and there is none: --use_lm true, or leave it out")
     text = found.lm_text
@@ -610,3 +658,5 @@ def _check_loss(options: Options) -> None:
 
     if not 0 <= options.ngpu <= torch.cuda.device_count():
         raise UserError(f"--ngpu {options.ngpu}: this machine has {torch.cuda.device_count()} GPUs")
+    if options.decodes_on_gpu and not torch.cuda.device_count():
+        raise UserError("--gpu_inference true: this machine has no GPU")

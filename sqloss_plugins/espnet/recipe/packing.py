@@ -1,8 +1,8 @@
 """Stage 9: the trained model as one archive, which plain ESPnet and ``espnet_model_zoo`` load wherever it lies.
 
 It holds the model as :mod:`sqloss_plugins.espnet.bin.asr_export` makes it, its token model, the statistics of its
-features, the language model, and the settings of its decoding. The files name each other by relative paths, which ESPnet
-makes those of the place where it unpacks them.
+features, the language model, and the settings of its decoding. The files name each other by relative paths, which
+ESPnet makes those of the place where it unpacks them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CONFIG, _MODEL = "config.yaml", "model.pth"
 _LM = "language_model"  # a word that no token is: ESPnet takes whatever equals a packed path for one
 _DECODING = "decode_asr.yaml"
 # Where the training had its data, which are no part of the archive.
-_OF_TRAINING = {
+_OF_TRAINING: dict[str, Any] = {
     **dict.fromkeys(("config", "output_dir")),
     **{f"{split}_data_path_and_name_and_type": [] for split in ("train", "valid")},
     **{f"{split}_shape_file": [] for split in ("train", "valid")},

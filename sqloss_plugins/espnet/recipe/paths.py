@@ -11,12 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.recipe.options import CommandLine, is_url
+from sqloss_plugins.espnet.recipe.options import MODEL_FILE, CommandLine, is_url
 from sqloss_plugins.results import RESULT_NAME
-
-# The best models by these are averaged, into the files by which the recipe takes them.
-MODEL_CRITERION, MODEL_FILE = ("valid", "acc", "max"), "valid.acc.ave.pth"
-LM_CRITERION, LM_FILE = ("valid", "loss", "min"), "valid.loss.ave.pth"
 
 
 def digest(settings: object) -> str:
@@ -108,9 +104,17 @@ class DataFolder:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of a run, ESPnet's ``asr_exp``."""
+    """The folder of a run, ESPnet's ``asr_exp``.
+
+    Attributes:
+        root: the folder.
+        model_name: of the model that decodes.
+        inference_tag: a word for the folder of hypotheses and results; None for the usual ones.
+    """
 
     root: Path
+    model_name: str = MODEL_FILE
+    inference_tag: str | None = None
 
     @property
     def config(self) -> Path:
@@ -119,8 +123,8 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """The averaged model."""
-        return self.root / MODEL_FILE
+        """The model that decodes, by default the average of the best."""
+        return self.root / self.model_name
 
     @property
     def training(self) -> Path:
@@ -130,12 +134,18 @@ class RunFolder:
     @property
     def calibration(self) -> Path:
         """How well each method's probabilities fit the development set."""
-        return self.root / "calibration.json"
+        of_model = "" if self.model_name == MODEL_FILE else f".{self.model.stem}"
+        return self.root / f"calibration{of_model}.json"
 
     @property
     def decode(self) -> Path:
         """The folder of all hypotheses."""
-        return self.root / "decode"
+        return self.root / (f"decode_{self.inference_tag}" if self.inference_tag else "decode")
+
+    @property
+    def results(self) -> Path:
+        """The folder of the results: the run's, or that of its hypotheses where there is a word for these."""
+        return self.decode if self.inference_tag else self.root
 
     def decoded(self, subset: str, method: str) -> Path:
         """The folder of the hypotheses of a subset by a method; ``text`` is written last."""
@@ -144,17 +154,17 @@ class RunFolder:
     @property
     def table(self) -> Path:
         """The results for people."""
-        return self.root / "RESULTS.md"
+        return self.results / "RESULTS.md"
 
     @property
     def archive(self) -> Path:
         """The model for plain ESPnet, named as ESPnet's recipes name it."""
-        return self.root / f"{self.root.name}_{self.model.stem}.zip"
+        return self.results / f"{self.root.name}_{self.model.stem}.zip"
 
     @property
     def result(self) -> Path:
         """The results for programs, written last."""
-        return self.root / RESULT_NAME
+        return self.results / RESULT_NAME
 
 
 class Paths:

@@ -13,7 +13,7 @@ from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder, read_json
 from sqloss_plugins.espnet.recipe.preparation import tokenizer
 from sqloss_plugins.metrics import Edits, metric
 from sqloss_plugins.probability import METHODS
-from sqloss_plugins.results import OF_OUTPUTS, RESULT_NAME, Result, markdown_table, read_result
+from sqloss_plugins.results import OF_OUTPUTS, Result, markdown_table, read_result
 
 _SCLITE = ("Snt", "Wrd", "Corr", "Sub", "Del", "Ins", "Err", "S.Err")
 
@@ -84,13 +84,14 @@ class Scorer:
             subsets: of which the errors are shown -> their splits in the result.
         """
         runs = {self.asr_exp: result}
-        for path in sorted(self.asr_exp.root.parent.glob(f"*/{RESULT_NAME}")):
+        for path in sorted(self.asr_exp.root.parent.iterdir()):
+            folder = replace(self.asr_exp, root=path)
             try:
-                other = read_result(path)
+                other = read_result(folder.result)
             except ValueError:
-                continue  # damaged, or of another version; that is said where it is asked for
+                continue  # there is none, or it is damaged, or of another version
             if other.loss != result.loss and _what_is_shared(other) == _what_is_shared(result):
-                runs[RunFolder(path.parent)] = other
+                runs[folder] = other
         if len(runs) == 1:
             return ""
         name = self.metrics[0]

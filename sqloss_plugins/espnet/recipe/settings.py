@@ -8,6 +8,7 @@ import inspect
 import json
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.util import find_spec
@@ -25,8 +26,8 @@ from sqloss_plugins.command_line import read_mapping
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.model import MODEL_NAME
 from sqloss_plugins.espnet.model_files import check_sample_rate, sample_rate
-from sqloss_plugins.espnet.recipe.options import CommandLine
-from sqloss_plugins.espnet.recipe.paths import LM_CRITERION, MODEL_CRITERION, Paths, RunFolder, digest
+from sqloss_plugins.espnet.recipe.options import LM_CRITERION, LM_FILE, MODEL_CRITERION, MODEL_FILE, CommandLine
+from sqloss_plugins.espnet.recipe.paths import Paths, RunFolder, digest
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.results import run_folder
 
@@ -43,6 +44,15 @@ _FEWEST_FRAMES = {
     **{"conv1d1": 5, "conv1d2": 5, "conv1d3": 7},
     **{"conv2d1": 5, "conv2d2": 7, "conv2d": 7, "conv2d6": 11, "conv2d8": 15},
 }
+# Arguments of ESPnet's decoding that this recipe gives it, and the options for them.
+_OF_DECODING = {
+    **dict.fromkeys(("config", "output_dir", "key_file", "data_path_and_name_and_type", "model_tag"), ""),
+    **dict.fromkeys(("asr_train_config", "asr_model_file"), "--inference_asr_model"),
+    **dict.fromkeys(("lm_train_config", "lm_file"), "--inference_lm"),
+    **dict.fromkeys(("method", "temperature"), "--method"),
+    "ngpu": "--gpu_inference",
+}
+_MODEL_NAME = re.compile(r"(?:(\d+)epoch|latest|(train|valid)\.(\w+)\.(?:best|ave(?:_(\d+)best)?))\.pth")
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -89,10 +99,37 @@ def _read_with_numbers(
     return [*arguments, *further], _as_espnet_reads(make_parser(), program, [*arguments, *further])
 
 
+def _words(option: str, text: str) -> list[str]:
+    """The words of an option that holds a command line."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise UserError(f"{option}: {str(error).lower()} in {text!r}") from error
+
+
 def _need_criterion(espnet: argparse.Namespace, needed: tuple[str, str, str], program: str) -> None:
     if needed not in (tuple(given) for given in espnet.best_model_criterion):
         raise UserError(
             f"best_model_criterion of the {program} must have [{', '.join(needed)}], by which models are taken"
+        )
+
+
+def _check_model_name(option: str, name: str, espnet: argparse.Namespace) -> None:
+    """Refuses the name of a model that the training will not leave."""
+    found = _MODEL_NAME.fullmatch(name)
+    criteria = [(phase, criterion) for phase, criterion, *_ in espnet.best_model_criterion]
+    kept = espnet.keep_nbest_models
+    averaged = kept if isinstance(kept, list) else [kept]
+    is_made = found is not None and (
+        (found[1] is None or 1 <= int(found[1]) <= espnet.max_epoch)
+        and (found[2] is None or (found[2], found[3]) in criteria)
+        and (found[4] is None or int(found[4]) in averaged)
+    )
+    if not is_made:
+        known = [f"{phase}.{criterion}.{kind}.pth" for phase, criterion in criteria for kind in ("ave", "best")]
+        raise UserError(
+            f"{option} {name}: the training makes no such model, but {', '.join(known)}, latest.pth and those of its "
+            f"epochs, to {espnet.max_epoch}epoch.pth, that are among the best"
         )
 
 
@@ -120,12 +157,15 @@ class Settings:
         )
         self._check_model()
         _need_criterion(self.espnet, MODEL_CRITERION, "training")
-        self._check_decoding()
+        _check_model_name("--inference_asr_model", given.options.inference_asr_model, self.espnet)
+        self.inference_arguments = _words("--inference_args", given.options.inference_args)
+        self._decoding = self._read_decoding()
         self.lm_arguments: list[str] = []
         if given.options.has_lm:
             arguments = [*self._without_figures(), "--config", str(given.config("lm"))]
             self.lm_arguments, found = _read_with_numbers(LMTask.get_parser, "language model", arguments)
             _need_criterion(found, LM_CRITERION, "language model")
+            _check_model_name("--inference_lm", given.options.inference_lm, found)
 
     # ---------------------------------------------------------------- training
 
@@ -283,14 +323,15 @@ class Settings:
     def asr_exp(self) -> RunFolder:
         """The folder of the run."""
         options = self.given.options
+        decoding = options.inference_asr_model, options.inference_tag
         if options.asr_exp:
-            return RunFolder(options.asr_exp.absolute())
+            return RunFolder(options.asr_exp.absolute(), *decoding)
         rescaling = self.rescaling()
         k, M = (rescaling.k, rescaling.M) if rescaling else (None, None)
         task, arch, loss = self.given.definition.task, options.arch, options.loss
         folder = run_folder(task, arch, loss, k, M, self.learning_rate, self.protocol, options.seed, options.mini)
         tag = f"-{options.tag}" if options.tag else ""
-        return RunFolder(self.paths.workdir / folder.parent / f"{folder.name}{tag}")
+        return RunFolder(self.paths.workdir / folder.parent / f"{folder.name}{tag}", *decoding)
 
     # ---------------------------------------------------------------- language model
 
@@ -311,6 +352,13 @@ class Settings:
             return self.given.options.lm_exp.absolute()
         return self.paths.data.root / f"lm-{digest(self.language_model)[:8]}"
 
+    def lm_files(self) -> tuple[Path, Path] | None:
+        """Configuration and model of the language model that decodes; None for none."""
+        if not self.given.options.has_lm:
+            return None
+        folder = self.lm_exp() / "model"
+        return folder / "config.yaml", folder / self.given.options.inference_lm
+
     def lm_text_name(self) -> str | None:
         """Which text the language model has; None for no language model."""
         if not self.given.options.has_lm:
@@ -320,16 +368,36 @@ class Settings:
 
     # ---------------------------------------------------------------- decoding
 
-    def _check_decoding(self) -> None:
+    def _read_decoding(self) -> dict[str, Any]:
+        """The configuration of decoding, and what ``--inference_args`` says beside it or instead."""
         config = self.given.config("inference")
-        parser, words = asr_inference.get_parser(), ["--config", str(config), *_DECODING_NEEDS]
-        if _as_espnet_reads(parser, "decoding", words).batch_size > 1:
+        own = read_mapping(config)
+        given = [word.removeprefix("--").partition("=")[0] for word in self.inference_arguments if word[:2] == "--"]
+        for where, names in ((str(config), own), ("--inference_args", given)):
+            for name in names:
+                if name in _OF_DECODING:
+                    instead = _OF_DECODING[name] or "leave it out"
+                    raise UserError(f"{where}: {name} is what this recipe sets itself: {instead} (see --help)")
+        words = ["--config", str(config), *_DECODING_NEEDS, *self.inference_arguments]
+        found = _as_espnet_reads(asr_inference.get_parser(), "decoding", words)
+        if found.batch_size > 1:
             raise UserError(f"{config}: ESPnet decodes one utterance at a time: leave batch_size out")
+        if found.nbest < 1:
+            raise UserError(f"nbest of the decoding must be at least 1, got {found.nbest}")
+        for name in given:
+            if not hasattr(found, name):  # argparse takes the beginning of a name for it
+                raise UserError(f"--inference_args: write --{name} out, as in espnet2.bin.asr_inference --help")
+            if name.startswith("lm_") and not self.given.options.has_lm:
+                raise UserError(f"--inference_args: --{name} is for the language model, and there is none (--use_lm)")
+        return {**own, **{name: getattr(found, name) for name in given}}
 
     def of_decoding(self) -> dict[str, Any]:
         """What decides the hypotheses of a trained model, but for the method."""
+        options = self.given.options
         lm = {"lm": self.language_model} if self.language_model else {}
-        return {**read_mapping(self.given.config("inference")), **lm, "use_lm": self.given.options.use_lm}
+        models = {"inference_asr_model": MODEL_FILE, "inference_lm": LM_FILE}
+        others = {name: getattr(options, name) for name, usual in models.items() if getattr(options, name) != usual}
+        return {**self._decoding, **lm, **others, "use_lm": options.use_lm}
 
     @property
     def chooses_method(self) -> bool:
