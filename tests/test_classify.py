@@ -209,13 +209,15 @@ def permuted(folder, target, order, names):
 
 def test_a_models_order_of_the_labels_is_kept(small, capsys):
     """In GLUE: the same scores without training; the submission has the right names; training goes on in that order."""
-    mini = ["--task", "mnli", "--mini", *small[2:], "--max_predict_samples", "32", "--max_train_samples", "64"]
+    mini = ["--task", "mnli", "--mini", *small[2:], "--max_train_samples", "64"]
+    mini += ["--max_eval_samples", "32", "--max_predict_samples", "32"]
     assert glue.main([*mini, *small[:2], "--output_dir", "out", "--num_train_epochs", "1"]) == 0
     permuted("out", "other", (2, 0, 1), ("CONTRADICTION", "ENTAILMENT", "NEUTRAL"))
     score = [*mini, "--do_eval", "--do_predict"]
     assert glue.main([*score, "--model_name_or_path", "out", "--output_dir", "scores"]) == 0
     assert glue.main([*score, "--model_name_or_path", "other", "--output_dir", "others"]) == 0
-    assert read_result(Path("scores")).metrics == read_result(Path("others")).metrics
+    for split in ("validation", "validation_mismatched", "test", "test_mismatched"):
+        assert values("others", split) == pytest.approx(values("scores", split))
     fingerprints = [read_result(Path(name)).data["fingerprint"] for name in ("scores", "others")]
     assert fingerprints[0] == fingerprints[1]
     assert [row["prediction"].upper() for row in predictions("scores")] == [
@@ -234,7 +236,7 @@ def test_f1_is_of_the_tasks_class_1_whatever_the_models_order(small):
     permuted("out", "other", (1, 0), ("equivalent", "not_equivalent"))
     score = [*mini, "--do_eval", "--output_dir", "again", "--model_name_or_path", "other"]
     assert glue.main(score) == 0
-    assert values("again") == values("out")
+    assert values("again") == pytest.approx(values("out"))
 
 
 def test_a_saved_model_on_other_names_for_its_labels(small, capsys):
@@ -385,7 +387,6 @@ BAD_OPTIONS = {
     "a path as a name": ([*FILE, "--task", "a/b"], "--task 'a/b' is not a name"),
     "a file without a name": (["--train_file", "my data.csv"], "no path; or name the task by --task"),
     "no data set": (["--dataset_name", "nowhere/at_all"], "--dataset_name nowhere/at_all cannot be read: "),
-    "squentropy of several labels": ([*FILE, "--loss", "hinge"], "argument --loss: invalid choice: 'hinge'"),
 }
 
 
@@ -419,7 +420,7 @@ BAD_DATA = {
     "squentropy": (
         reviews(names=("a b", "b", "a")),
         ["--label_column_delimiter", " ", "--loss", "squentropy"],
-        "squentropy",
+        "the loss squentropy has no form for multi-label classification",
     ),
     "no test data": (reviews(), ["--do_train", "--do_predict"], "--do_predict needs test data, and there is none"),
 }

@@ -121,7 +121,7 @@ class ClassifyArguments(SequenceClassificationArguments):
     label_column_name: str | None = _option("Column of the labels. By default label or labels.")
     label_column_delimiter: str | None = _option("What is between the labels of a field that has several.")
     do_regression: bool | None = _option(
-        "Labels are numbers to predict. By default where some of them are not whole numbers."
+        "Labels are numbers to predict. By default where some of them are not whole numbers.", nargs="?", const=True
     )
     validation_size: float = _option(
         "What is held out of the training data for validation: a share below 1, or a number of examples.", 0.1
