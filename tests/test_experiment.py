@@ -10,12 +10,17 @@ from transformers import AutoTokenizer, TrainingArguments
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.options import parse as parse_task
+from sqloss_plugins.hf.tasks.classification import Classify
 from sqloss_plugins.hf.tasks.glue import Glue
 from sqloss_plugins.hf.tasks.language_model import LanguageModel
 from sqloss_plugins.hf.tasks.sequence_classification import _cut, _tokenize
 from sqloss_plugins.results import OF_OUTPUTS, read_result
 
-TASKS = {"glue": (Glue, ["--task", "mrpc"]), "language_model": (LanguageModel, ["--mini"])}
+TASKS = {
+    "glue": (Glue, ["--task", "mrpc"]),
+    "language_model": (LanguageModel, ["--mini"]),
+    "classify": (Classify, ["--train_file", "train.csv"]),
+}
 NOT_THE_VALUES = ("-1", "0", "nan", "inf", "1e308", "word", "", "{}", "99999999999999999999")
 
 
