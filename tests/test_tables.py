@@ -197,6 +197,7 @@ OPEN = "a field begins with a quotation mark that is not closed"
 BAD_FILES = {
     "unclosed": ("a.csv", 'a,b\n1,2\n3,"4\n5,6\n', f"a.csv line 3: {OPEN}"),
     "unclosed later in a row": ("a.csv", 'a,b\n"1\n2","3\n4,5\n', f"a.csv line 3: {OPEN}"),
+    "unclosed with marks in it": ("a.csv", 'a,b\n"1,2\nx ""y"" z\n', f"a.csv line 2: {OPEN}"),
     "unclosed header": ("a.csv", '"a,b\n1,2\n', f"a.csv line 1: {OPEN}"),
     "closed by another": (
         "a.csv",

@@ -179,7 +179,7 @@ def _load(
     notes = [note for table in tables.values() for note in table.notes]
     labelled = {}
     for split, table in tables.items():
-        name = _find(table.rows.column_names, label) if label else None
+        name = _find(table.rows.column_names, label)
         column = _LabelColumn(table, name, columns.label_delimiter) if name else None
         if column and not (split == "test" and column.is_empty()):
             labelled[split] = column
@@ -248,7 +248,7 @@ def _found(table: Table, wanted: str, option: str = "--text_column_names") -> st
     return name
 
 
-def _find_columns(tables: Mapping[str, Table], columns: Columns) -> tuple[tuple[str, ...], str | None]:
+def _find_columns(tables: Mapping[str, Table], columns: Columns) -> tuple[tuple[str, ...], str]:
     """Names of the text columns and of the label column, which test data alone may lack."""
     table = next(iter(tables.values()))
     names = table.rows.column_names
