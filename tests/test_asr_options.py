@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,17 +11,23 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+import yaml
 from test_recipe import TINY_ASR, TINY_LM
 
 from sqloss_plugins.data.corpora.librispeech import write_mini
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import decoding, main, training
+from sqloss_plugins.espnet.recipe.asr_sh import INSTEAD
 from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_text
-from sqloss_plugins.espnet.recipe.options import parse
+from sqloss_plugins.espnet.recipe.options import make_parser, parse, read_definition
 from sqloss_plugins.espnet.recipe.packing import plain_method
+from sqloss_plugins.espnet.recipe.paths import DataFolder
 from sqloss_plugins.espnet.recipe.scoring import espnets_tables
+from sqloss_plugins.espnet.recipe.speed import perturb_speed
 from sqloss_plugins.metrics import METRICS
 from sqloss_plugins.probability import METHODS
 from sqloss_plugins.results import read_result
@@ -361,3 +368,158 @@ def test_where_and_by_how_many_processes_is_decoded(corpus, monkeypatch):
     ):
         found = parse(["librispeech", "--corpus", str(corpus), "--nj", "4", *words]).options
         assert (found.decodes_on_gpu, found.decoding_processes) == (on_gpu, processes)
+
+
+# ---------------------------------------------------------------- names, and what the training begins with
+
+# Of espnet/espnet at 004c30c, egs2/TEMPLATE/asr1/asr.sh: all that its help lists, and what it reads beside that.
+ASR_SH = """
+stage stop_stage skip_data_prep skip_train skip_eval skip_upload skip_upload_hf ngpu num_nodes nj inference_nj
+gpu_inference dumpdir expdir python debug local_data_opts speed_perturb_factors feats_type audio_format fs
+min_wav_duration max_wav_duration token_type nbpe bpemode oov blank sos_eos bpe_input_sentence_size bpe_nlsyms
+bpe_char_cover use_ngram ngram_exp ngram_num use_lm lm_tag lm_exp lm_stats_dir lm_config lm_args use_word_lm
+num_splits_lm word_vocab_size asr_tag asr_exp asr_stats_dir asr_config asr_args pretrained_model ignore_init_mismatch
+feats_normalize num_splits_asr hf_repo use_k2 k2_ctc_decoding use_nbest_rescoring num_paths nll_batch_size k2_config
+use_streaming batch_size inference_tag inference_config inference_args inference_lm inference_ngram inference_asr_model
+download_model train_set valid_set test_sets bpe_train_text lm_train_text lm_dev_text lm_test_text nlsyms_txt cleaner
+g2p lang score_opts local_score_opts asr_speech_fold_length asr_text_fold_length lm_fold_length
+"""
+OF_ESPNETS_TRAINING = {"ignore_init_mismatch", "batch_size"}
+
+
+@pytest.mark.parametrize("name", ASR_SH.split())
+def test_every_option_of_asr_sh_is_here_or_it_is_said_what_is(name, corpus, capsys):
+    ours = {string for action in make_parser()._actions for string in action.option_strings}
+    if f"--{name}" in ours or name in OF_ESPNETS_TRAINING:
+        assert name not in INSTEAD
+        return
+    for option in {f"--{name}", f"--{name.replace('_', '-')}"}:
+        assert main(["librispeech", "--corpus", str(corpus), option, "x"]) == 2
+        message = capsys.readouterr().err
+        assert f"{option} of ESPnet's asr.sh is not here: {INSTEAD[name]}" in message
+    # What it names is there.
+    for word in re.findall(r"--\w+", INSTEAD[name]):
+        assert word in ours | {"--frontend", "--frontend_conf", "--ngram_file", "--ngram_weight", "--model_tag"} | {
+            "--max_epoch"
+        }
+
+
+def test_two_names_of_one_option(corpus, tmp_path):
+    words = ["librispeech", "--corpus", str(corpus), "--use_lm", "false"]
+    found = parse([*words, "--asr_tag", "a", "--valid_set", "test-clean", "--test_sets", "dev-clean"]).options
+    assert (found.tag, found.dev_set) == ("a", "test-clean")
+    recipe = tmp_path / "own/conf"
+    recipe.mkdir(parents=True)
+    (recipe / "recipe.yaml").write_text("corpus: librispeech\ntask: own\nmetric: wer\nvalid_set: other\n")
+    assert read_definition(tmp_path / "own", mini=False).defaults == {"dev_set": "other"}
+
+
+BAD_NAMES = {
+    "hyphen": (["--max-epoch", "3"], "--max-epoch is written with underscores here: --max_epoch"),
+    "normalize": (["--feats_normalize", "cmvn"], "argument --feats_normalize: invalid choice: 'cmvn'"),
+    "both": (
+        ["--feats_normalize", "none", "--normalize", "none"],
+        "--feats_normalize and ESPnet's --normalize are the",
+    ),
+    "no model": (
+        ["--pretrained_model", "no.pth:encoder"],
+        "--pretrained_model no.pth:encoder: there is no file no.pth",
+    ),
+    "no model file": (["--pretrained_model", f"{__file__}:encoder"], "cannot be read as a model file: it is damaged"),
+    "init": (["--pretrained_model", __file__, "--init_param", "x"], "--pretrained_model and ESPnet's --init_param are"),
+    "speed": (["--speed_perturb_factors", "0.9 fast"], "--speed_perturb_factors fast: must be numbers from 0.1 to 10"),
+    "negative": (["--speed_perturb_factors", "-1"], "--speed_perturb_factors -1: must be numbers from 0.1 to 10"),
+    "no speed": (["--speed_perturb_factors", "0"], "--speed_perturb_factors 0: must be numbers from 0.1 to 10"),
+    "one": (["--speed_perturb_factors", "1.0"], "--speed_perturb_factors 1 changes nothing"),
+    "twice": (
+        ["--speed_perturb_factors", "1.0 0.9 1"],
+        "--speed_perturb_factors 1.0 0.9 1 names a speed more than once",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_NAMES))
+def test_wrong_values_are_refused_before_anything_is_made(case, options, tmp_path, capsys):
+    words, message = BAD_NAMES[case]
+    given = [str(tmp_path) if word == options[4] else word for word in options]
+    assert main([*given, *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_normalisation_and_the_model_to_begin_with(whole, options, capsys):
+    """A run of its own, which begins with the other's encoder; statistics of the features are not used."""
+    model = whole / "valid.acc.ave.pth"
+    words = [*options, "--max_epoch", "1", "--stage", "6", "--stop_stage", "6", "--feats_normalize", "utterance_mvn"]
+    words += ["--optim_conf", "lr=1e-30", "--asr_tag", "begun", "--pretrained_model", f"{model}:encoder:encoder"]
+    assert main(words) == 0
+    (folder,) = whole.parent.glob("*-begun")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["normalize"], config["init_param"]) == ("utterance_mvn", [f"{model}:encoder:encoder"])
+    before, after = (torch.load(path, weights_only=True) for path in (model, folder / "valid.acc.ave.pth"))
+    same = {name for name, value in after.items() if name in before and torch.equal(value, before[name])}
+    assert {name for name in after if name.startswith("encoder.")} <= same
+    assert "decoder.output_layer.weight" not in same
+    assert not [name for name in after if name.startswith("normalize.")]
+    shutil.rmtree(folder)
+
+
+def test_speed_perturbation(whole, options):
+    """Three copies of the training data; the tokens and the language model are those of the plain data."""
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("*") if path.is_file()}
+    data, factors = Path(options[4], DATA), "0.9 1.0 1.1"
+    tokens, lms = (data / "tokens.txt").read_bytes(), sorted(data.glob("lm-*"))
+    words = [*options, "--speed_perturb_factors", factors, "--method", "softmax"]
+    assert main(words) == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert ((data / "tokens.txt").read_bytes(), sorted(data.glob("lm-*"))) == (tokens, lms)
+    (folder,) = whole.parent.glob("*-sp0.9-1.0-1.1")
+    result = read_result(folder)
+    name = "train-clean-100_sp0.9-1.0-1.1"
+    assert result.data["sizes"] == {"train-clean-100": 10, "dev-clean": 3, "test-clean": 2, name: 30}
+    assert result.data["fingerprint"] != read_result(whole).data["fingerprint"]
+    plain, made = (
+        {n: read_text(data / s / n) for n in ("wav.scp", "text", "utt2spk")} for s in ("train-clean-100", name)
+    )
+    lengths = read_text(data / name / "utt2num_samples")
+    assert len(made["wav.scp"]) == 30
+    for key, path in plain["wav.scp"].items():
+        assert made["wav.scp"][key] == path
+        samples, rate = soundfile.read(path)
+        for factor in (0.9, 1.1):
+            other = f"sp{factor}-{key}"
+            assert made["text"][other] == plain["text"][key]
+            assert made["utt2spk"][other] == f"sp{factor}-{plain['utt2spk'][key]}"
+            changed, changed_rate = soundfile.read(made["wav.scp"][other])
+            assert changed_rate == rate
+            assert len(changed) == int(lengths[other]) == pytest.approx(len(samples) / factor, abs=1)
+            # As if time ran by the factor: by plain interpolation, up to what a filter takes off.
+            wanted = np.interp(np.arange(len(changed)) * factor, np.arange(len(samples)), samples)
+            assert np.corrcoef(changed, wanted)[0, 1] > 0.98
+    (shapes,) = [path for path in data.glob("stats-*/train/speech_shape") if "sp0.9-" in path.read_text()]
+    assert len(shapes.read_text().splitlines()) == 30
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["train_data_path_and_name_and_type"][0][0] == str(data / name / "wav.scp")
+    # What is there is kept, and what is lacking is made.
+    stamps = {path: path.stat().st_mtime_ns for path in (data / name / "audio").iterdir()}
+    gone = min(stamps)
+    gone.unlink()
+    (data / name / "subset.json").unlink()
+    assert main([*words, "--stage", "2", "--stop_stage", "2"]) == 0
+    again = {path: path.stat().st_mtime_ns for path in (data / name / "audio").iterdir()}
+    assert again.pop(gone) > stamps.pop(gone)
+    assert again == stamps
+    # Not that of other data.
+    about = data / "train-clean-100/subset.json"
+    content = about.read_text()
+    about.write_text(json.dumps({**json.loads(content), "fingerprint": "other"}))
+    made = DataFolder(data, "bpe")
+    perturb_speed(made, "train-clean-100", name, factors.split(), 1)
+    assert not {path: path.stat().st_mtime_ns for path in (data / name / "audio").iterdir()}.items() & again.items()
+    about.write_text(content)
+
+
+def test_speeds_are_not_the_papers_setting(corpus):
+    words = ["librispeech", "--corpus", str(corpus)]
+    assert parse(words).is_as_published
+    assert not parse([*words, "--speed_perturb_factors", "0.9 1.0 1.1"]).is_as_published

@@ -28,6 +28,7 @@ from sqloss_plugins.espnet.recipe.scoring import (
     test_splits,
 )
 from sqloss_plugins.espnet.recipe.settings import Settings
+from sqloss_plugins.espnet.recipe.speed import perturb_speed
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.results import read_result, versions, write_result
 
@@ -54,6 +55,11 @@ class Recipe:
     def train(self) -> Path:
         """The folder of the training subset."""
         return self.subset(self.given.options.train_set)
+
+    @property
+    def asr_train(self) -> Path:
+        """The folder of the subset that the model is trained on."""
+        return self.subset(self.given.options.asr_train_set)
 
     @property
     def dev(self) -> Path:
@@ -105,6 +111,14 @@ def _download(recipe: Recipe) -> None:
         preparation.download_text(given.lm_text, paths.lm_text)
 
 
+def _prepare(recipe: Recipe) -> None:
+    given, options, data = recipe.given, recipe.given.options, recipe.paths.data
+    corpus, folder = given.definition.corpus, recipe.paths.corpus
+    preparation.prepare_data(corpus, folder, options.subsets, data, options.nj, options.durations)
+    if options.speeds:
+        perturb_speed(data, options.train_set, options.asr_train_set, options.speeds, options.nj)
+
+
 def _downloads(recipe: Recipe) -> list[Path]:
     """Only the text: what there is of the corpus is seen when it is read."""
     text = recipe.given.lm_text
@@ -154,7 +168,7 @@ def _score(recipe: Recipe) -> None:
     given, settings, data = recipe.given, recipe.settings, recipe.paths.data
     options, task = given.options, given.definition.task
     asr_exp, scorer, rescaling = settings.asr_exp(), recipe.scorer, settings.rescaling()
-    sizes = {subset: data.about(subset)["utterances"] for subset in options.subsets}
+    sizes = {subset: data.about(subset)["utterances"] for subset in options.prepared}
     what: dict[str, Any] = {
         "task": task,
         "arch": options.arch,
@@ -168,7 +182,7 @@ def _score(recipe: Recipe) -> None:
         "hyperparameters": {**settings.hyperparameters, "decoding": settings.of_decoding()},
         "data": {
             "source": str(recipe.paths.corpus),
-            "fingerprint": data.fingerprint([options.train_set, options.dev_set]),
+            "fingerprint": data.fingerprint([options.asr_train_set, options.dev_set]),
             "test_fingerprints": {
                 split: data.fingerprint([subset]) for subset, split in test_splits(options.tests).items()
             },
@@ -211,15 +225,8 @@ STAGES: dict[int, Stage] = {
     1: Stage(needs=(), makes=_downloads, run=_download, skips_itself=True),
     2: Stage(
         needs=(),
-        makes=lambda recipe: [recipe.paths.data.about_file(name) for name in recipe.given.options.subsets],
-        run=lambda recipe: preparation.prepare_data(
-            recipe.given.definition.corpus,
-            recipe.paths.corpus,
-            recipe.given.options.subsets,
-            recipe.paths.data,
-            recipe.given.options.nj,
-            recipe.given.options.durations,
-        ),
+        makes=lambda recipe: [recipe.paths.data.about_file(name) for name in recipe.given.options.prepared],
+        run=_prepare,
     ),
     3: Stage(
         needs=(2,),
@@ -232,12 +239,12 @@ STAGES: dict[int, Stage] = {
         needs=(2, 3),
         makes=lambda recipe: [recipe.settings.stats_dir / training.DONE],
         run=lambda recipe: training.collect_statistics(
-            recipe.train,
+            recipe.asr_train,
             recipe.dev,
             recipe.paths.data,
             recipe.settings.stats_dir,
             recipe.settings.model_arguments(),
-            recipe.settings.frontend,
+            recipe.settings.statistics,
             recipe.given.options.nj,
         ),
     ),
@@ -250,7 +257,7 @@ STAGES: dict[int, Stage] = {
         needs=(2, 3, 4),
         makes=lambda recipe: [recipe.settings.asr_exp().training],
         run=lambda recipe: training.train_model(
-            recipe.train,
+            recipe.asr_train,
             recipe.dev,
             recipe.paths.data,
             recipe.settings.stats_dir,
@@ -317,7 +324,7 @@ def _run_stage(recipe: Recipe, number: int) -> None:
 def _check_lengths(recipe: Recipe) -> None:
     corpus, settings = recipe.given.definition.corpus, recipe.settings
     preparation.check_lengths(
-        recipe.given.options.subsets, recipe.paths.data, settings.fewest_samples, corpus.sample_rate
+        recipe.given.options.prepared, recipe.paths.data, settings.fewest_samples, corpus.sample_rate
     )
 
 

@@ -23,6 +23,7 @@ from sqloss_plugins.data.corpora import CORPORA, Corpus
 from sqloss_plugins.data.corpora.manifest import ANY
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import PROGRAM
+from sqloss_plugins.espnet.recipe.asr_sh import INSTEAD
 from sqloss_plugins.espnet.recipe.error_rates import ERROR_RATES, read_folding
 from sqloss_plugins.espnet.recipe.own_corpus import add_options, make_own_corpus, refuse_own_options
 
@@ -102,6 +103,9 @@ class Options(argparse.Namespace):
     asr_exp: Path | None
     lm_exp: Path | None
     asr_config: Path | None
+    feats_normalize: str | None
+    pretrained_model: str
+    speed_perturb_factors: str
     lm_config: Path | None
     inference_config: Path | None
     inference_args: str
@@ -120,6 +124,21 @@ class Options(argparse.Namespace):
     def subsets(self) -> list[str]:
         """All subsets, the training one first, the development one second."""
         return [self.train_set, self.dev_set, *self.tests]
+
+    @property
+    def speeds(self) -> list[str]:
+        """The factors of speed perturbation, as they were written; none: there is no perturbation."""
+        return self.speed_perturb_factors.split()
+
+    @property
+    def asr_train_set(self) -> str:
+        """The subset that the model is trained on; tokens and language model are of :attr:`train_set` in any case."""
+        return f"{self.train_set}_sp{'-'.join(self.speeds)}" if self.speeds else self.train_set
+
+    @property
+    def prepared(self) -> list[str]:
+        """The subsets that stage 2 makes."""
+        return [*self.subsets, *([self.asr_train_set] if self.speeds else [])]
 
     @property
     def durations(self) -> dict[str, tuple[float, float]]:
@@ -218,7 +237,7 @@ class CommandLine:
         """Whether data, tokens and model are the recipe's own: only then its epochs and results in the paper apply."""
         options, defaults = self.options, self.definition.defaults
         names = ("train_set", "dev_set", "token_type", "nbpe")
-        return not (options.mini or options.asr_config or options.train) and all(
+        return not (options.mini or options.asr_config or options.train or options.speeds) and all(
             defaults.get(name, getattr(options, name)) == getattr(options, name) for name in names
         )
 
@@ -261,6 +280,18 @@ def _add_training(add: Callable[..., object]) -> None:
     add("--ngpu", type=int, default=0, help="GPUs (default: %(default)s)")
     add("--seed", type=int, default=0, help="random seed of the training (default: %(default)s)")
     add("--asr_config", type=Path, help="training configuration, taken as it is, not conf/tuning/train_asr_ARCH.yaml")
+    add(
+        "--feats_normalize",
+        choices=("global_mvn", "utterance_mvn", "none"),
+        help="how features are normalised (default: what the training configuration says)",
+    )
+    add(
+        "--pretrained_model",
+        default="",
+        metavar="FILE[:FROM[:TO[:EXCEPT]]]",
+        help="model files, separated by spaces, that the parameters begin with, as ESPnet's --init_param has them: "
+        "model.pth:encoder:encoder, ...; --ignore_init_mismatch true passes over those of another shape",
+    )
 
 
 def _add_data(add: Callable[..., object]) -> None:
@@ -268,7 +299,7 @@ def _add_data(add: Callable[..., object]) -> None:
     add("--corpus", type=Path, help="folder of the corpus, where it is on this machine")
     add("--mini", action="store_true", help="the embedded mini corpus: synthetic speech, not the real task")
     add("--train_set", default="train", help="name of the training subset (default: %(default)s)")
-    add("--dev_set", default="dev", help="name of the development subset (default: %(default)s)")
+    add("--dev_set", "--valid_set", default="dev", help="name of the development subset (default: %(default)s)")
     add("--test_sets", default="test", help="names of the test subsets, separated by spaces (default: %(default)s)")
     add(
         "--token_type",
@@ -284,6 +315,12 @@ def _add_data(add: Callable[..., object]) -> None:
             default=default,
             help=f"{what} utterances are left out of training and development data, in seconds (default: %(default)s)",
         )
+
+    add(
+        "--speed_perturb_factors",
+        default="",
+        help='train on a copy of the training data at each of these speeds, such as "0.9 1.0 1.1"',
+    )
 
 
 def _add_decoding(add: Callable[..., object]) -> None:
@@ -340,7 +377,7 @@ def _add_stages(add: Callable[..., object]) -> None:
     add("--stop_stage", type=int, help=f"last stage (default: {LAST_STAGE}, or --stage where that is later)")
     add("--nj", type=int, default=os.cpu_count() or 1, help="processes side by side (default: the CPUs)")
     add("--workdir", type=Path, default=Path(), help="where downloads/, data/ and runs/ go (default: here)")
-    add("--tag", help="a word for the end of the run's folder name")
+    add("--tag", "--asr_tag", help="a word for the end of the run's folder name")
     add("--asr_exp", type=Path, help="folder of the run, instead of one below runs/")
     add("--lm_exp", type=Path, help="folder of the language model, instead of one beside the data")
 
@@ -446,7 +483,9 @@ def _defaults(path: Path, content: dict[str, Any]) -> dict[str, Any]:
         found = vars(parser.parse_args(["x", *words]))
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return {name: found[name] for name in content}
+    # An option may have two names.
+    places = {string: action.dest for action in parser._actions for string in action.option_strings}
+    return {places[f"--{name}"]: found[places[f"--{name}"]] for name in content}
 
 
 # ---------------------------------------------------------------- reading and checking
@@ -527,6 +566,12 @@ def _check(found: CommandLine) -> None:
     _check_language_model(found)
     _check_configurations(found)
     _check_free(found.free)
+    for name, espnets in (("feats_normalize", "--normalize"), ("pretrained_model", "--init_param")):
+        if getattr(options, name) and any(word.partition("=")[0] == espnets for word in found.free):
+            raise UserError(f"--{name} and ESPnet's {espnets} are the same: leave one of them out")
+    for name in options.pretrained_model.split():
+        if not Path(name.partition(":")[0]).is_file():
+            raise UserError(f"--pretrained_model {name}: there is no file {name.partition(':')[0]}")
     _check_loss(options)
     if options.train:
         _check_own(found)
@@ -567,9 +612,20 @@ def _check_data(found: CommandLine) -> None:
             check_name(f"--{option}", getattr(options, option))
     for name in options.tests:
         check_name("--test_sets", name)
+    _check_speeds(options.speeds)
     repeated = [name for name, times in Counter(options.subsets).items() if times > 1]
     if repeated:
         raise UserError(f"--train_set, --dev_set and --test_sets must differ, and name {repeated[0]} more than once")
+
+
+def _check_speeds(factors: Sequence[str]) -> None:
+    for factor in factors:
+        if not re.fullmatch(r"\d{1,2}(\.\d{1,3})?", factor) or not 0.1 <= float(factor) <= 10:
+            raise UserError(f"--speed_perturb_factors {factor}: must be numbers from 0.1 to 10, such as 0.9 1.0 1.1")
+    if len({float(factor) for factor in factors}) < len(factors):
+        raise UserError(f"--speed_perturb_factors {' '.join(factors)} names a speed more than once")
+    if [float(factor) for factor in factors] == [1.0]:
+        raise UserError("--speed_perturb_factors 1 changes nothing: give other factors, or leave it out")
 
 
 def _check_language_model(found: CommandLine) -> None:
@@ -628,6 +684,11 @@ def _check_free(free: Sequence[str]) -> None:
     sources = [Path(folder, "tasks", name) for folder in folders for name in ("abs_task.py", "asr.py")]
     texts = [path.read_text(encoding="utf-8") for path in sources if path.is_file()]
     for option in (word.partition("=")[0] for word in free if word.startswith("--")):
+        underscored = option.removeprefix("--").replace("-", "_")
+        if underscored in INSTEAD:
+            raise UserError(f"{option} of ESPnet's asr.sh is not here: {INSTEAD[underscored]}")
+        if option != f"--{underscored}":
+            raise UserError(f"{option} is written with underscores here: --{underscored}")
         if option in _RESERVED_OPTIONS:
             raise UserError(f"{option} is what this recipe sets itself: leave it out (see --help)")
         name = re.sub(r"\d*(_conf)?$", "", option.removeprefix("--"))

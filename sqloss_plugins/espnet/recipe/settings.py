@@ -25,7 +25,7 @@ from sqloss_plugins import paper
 from sqloss_plugins.command_line import read_mapping
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.model import MODEL_NAME
-from sqloss_plugins.espnet.model_files import check_sample_rate, sample_rate
+from sqloss_plugins.espnet.model_files import check_sample_rate, read_state, sample_rate
 from sqloss_plugins.espnet.recipe.options import LM_CRITERION, LM_FILE, MODEL_CRITERION, MODEL_FILE, CommandLine
 from sqloss_plugins.espnet.recipe.paths import Paths, RunFolder, digest
 from sqloss_plugins.losses import LOSSES
@@ -107,6 +107,13 @@ def _words(option: str, text: str) -> list[str]:
         raise UserError(f"{option}: {str(error).lower()} in {text!r}") from error
 
 
+def _with_absolute_path(init_param: str) -> str:
+    """ESPnet's ``FILE:FROM:TO:EXCEPT``, after the file was read."""
+    name, colon, rest = init_param.partition(":")
+    read_state(Path(name))
+    return f"{Path(name).absolute()}{colon}{rest}"
+
+
 def _need_criterion(espnet: argparse.Namespace, needed: tuple[str, str, str], program: str) -> None:
     if needed not in (tuple(given) for given in espnet.best_model_criterion):
         raise UserError(
@@ -181,6 +188,10 @@ class Settings:
         if LOSSES[options.loss].is_rescaled and not (options.asr_config or is_of_both_losses):
             # Otherwise the paper smooths no labels with the square loss; the configurations have cross-entropy's.
             own += ["--model_conf", "lsm_weight=0.0"]
+        if options.pretrained_model:
+            own += ["--init_param", *map(_with_absolute_path, options.pretrained_model.split())]
+        if options.feats_normalize:
+            own += ["--normalize", options.feats_normalize]
         own += ["--ngpu", str(options.ngpu), "--seed", str(options.seed)]
         if options.ngpu > 1:
             own += ["--multiprocessing_distributed", "true"]
@@ -241,8 +252,14 @@ class Settings:
 
     @property
     def stats_dir(self) -> Path:
-        """The folder of the features' statistics; every front end has its own."""
-        return self.paths.data.root / f"stats-{digest(self.frontend)[:8]}"
+        """The folder of the features' statistics; every front end has its own, and every training subset."""
+        return self.paths.data.root / f"stats-{digest(self.statistics)[:8]}"
+
+    @property
+    def statistics(self) -> dict[str, Any]:
+        """What decides the statistics."""
+        speeds = self.given.options.speeds
+        return {**self.frontend, "speed_perturb_factors": speeds} if speeds else self.frontend
 
     def model_arguments(self) -> list[str]:
         """The training arguments, with what follows from the tokens that stage 3 found."""
@@ -302,7 +319,7 @@ class Settings:
         options, data = self.given.options, self.paths.data
         return {
             **self.hyperparameters,
-            "data_fingerprint": data.fingerprint([options.train_set, options.dev_set]),
+            "data_fingerprint": data.fingerprint([options.asr_train_set, options.dev_set]),
             "tokens": hashlib.sha256("\n".join(data.tokens).encode()).hexdigest(),
         }
 
@@ -330,8 +347,9 @@ class Settings:
         k, M = (rescaling.k, rescaling.M) if rescaling else (None, None)
         task, arch, loss = self.given.definition.task, options.arch, options.loss
         folder = run_folder(task, arch, loss, k, M, self.learning_rate, self.protocol, options.seed, options.mini)
+        speed = f"-sp{'-'.join(options.speeds)}" if options.speeds else ""
         tag = f"-{options.tag}" if options.tag else ""
-        return RunFolder(self.paths.workdir / folder.parent / f"{folder.name}{tag}", *decoding)
+        return RunFolder(self.paths.workdir / folder.parent / f"{folder.name}{speed}{tag}", *decoding)
 
     # ---------------------------------------------------------------- language model
 

@@ -30,7 +30,7 @@ def collect_statistics(
     data: DataFolder,
     stats_dir: Path,
     training_arguments: Sequence[str],
-    frontend: Mapping[str, Any],
+    what: Mapping[str, Any],
     nj: int,
 ) -> None:
     """Collects the lengths of all utterances, and mean and variance of the features.
@@ -40,12 +40,12 @@ def collect_statistics(
         data: the tokens.
         stats_dir: where the statistics go; what is there is made anew.
         training_arguments: of ESPnet's training.
-        frontend: how features are made; written beside the statistics.
+        what: what decides the statistics; written beside them.
         nj: processes.
     """
     shutil.rmtree(stats_dir, ignore_errors=True)
     stats_dir.mkdir()
-    write_json(stats_dir / SETTINGS_NAME, frontend)
+    write_json(stats_dir / SETTINGS_NAME, what)
     count = min(nj, *(len(read_text(folder / "wav.scp")) for folder in (train, dev)))
     parts = split_keys(train / "wav.scp", stats_dir / "keys", "train", count)
     dev_parts = split_keys(dev / "wav.scp", stats_dir / "keys", "dev", count)

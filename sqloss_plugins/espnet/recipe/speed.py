@@ -1,0 +1,97 @@
+"""Speed perturbation as ESPnet's recipes have it: the training data once for each factor.
+
+Audio at speed 0.9 is the same samples taken for those of 0.9 times the sample rate, so that it is longer and lower
+(Ko et al., 2015). Its utterances and speakers have the prefix ``sp0.9-``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from sqloss_plugins.data.corpora import Utterance, write_data_dir
+from sqloss_plugins.data.corpora.conversion import resample
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.recipe.error_rates import read_text
+from sqloss_plugins.espnet.recipe.paths import DataFolder, digest
+from sqloss_plugins.results import write_json
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """An utterance at another speed: what becomes of which audio."""
+
+    utterance: Utterance
+    source: Path
+    speed: Fraction
+
+    def write(self) -> tuple[int, int]:
+        """Writes the audio if it is not there; returns the number of samples and the sample rate."""
+        path = self.utterance.audio
+        try:
+            if self.speed != 1 and not path.is_file():
+                samples, rate = soundfile.read(self.source, dtype="float64")
+                changed = resample(samples, self.speed.numerator, self.speed.denominator)
+                partial = path.with_name(f".{path.name}")
+                soundfile.write(partial, np.clip(changed, -1.0, 1.0), rate, subtype="PCM_16", format="FLAC")
+                os.replace(partial, path)
+            info = soundfile.info(path)
+        except (OSError, soundfile.LibsndfileError) as error:
+            raise UserError(
+                f"the audio {self.source} cannot be written at another speed, as {path}: {error}"
+            ) from error
+        return info.frames, info.samplerate
+
+
+def perturb_speed(data: DataFolder, source: str, target: str, factors: Sequence[str], nj: int) -> None:
+    """Writes a subset with a copy of another one for each factor; for the factor 1 with the other's own audio.
+
+    Args:
+        data: where the subsets are.
+        source: name of the subset that is there.
+        target: name of the one to make; audio of an earlier process is kept, but not that of other data.
+        factors: of the speed, as they are to be written in the names of the utterances.
+        nj: threads.
+
+    Raises:
+        UserError: audio that cannot be read or written.
+    """
+    fingerprint = digest([data.about(source)["fingerprint"], list(factors)])
+    made_of = data.subset(target) / "made_of.txt"  # written first
+    if not (made_of.is_file() and made_of.read_text(encoding="utf-8") == fingerprint):
+        shutil.rmtree(data.subset(target), ignore_errors=True)
+    if data.about_file(target).is_file():
+        print(f"  {target:20s} done before, in {data.subset(target)}", flush=True)
+        return
+    audio, texts, speakers = (read_text(data.subset(source) / name) for name in ("wav.scp", "text", "utt2spk"))
+    folder = data.subset(target) / "audio"
+    folder.mkdir(parents=True, exist_ok=True)
+    made_of.write_text(fingerprint, encoding="utf-8")
+    copies = []
+    for factor in factors:
+        speed = Fraction(factor)
+        prefix = f"sp{factor}-" if speed != 1 else ""
+        for name, path in audio.items():
+            changed = folder / f"{prefix}{name}.flac" if prefix else Path(path)
+            utterance = Utterance(f"{prefix}{name}", f"{prefix}{speakers[name]}", changed, texts[name])
+            copies.append(_Copy(utterance, Path(path), speed))
+    found = []
+    with tqdm(total=len(copies), desc=f"  {target}", unit=" files") as bar, ThreadPoolExecutor(nj) as pool:
+        for written in pool.map(_Copy.write, copies):
+            found.append(written)
+            bar.update()
+    write_data_dir(data.subset(target), [item.utterance for item in copies])
+    lines = sorted(f"{item.utterance.name} {samples}\n" for item, (samples, _) in zip(copies, found, strict=True))
+    data.lengths_file(target).write_text("".join(lines), encoding="utf-8")
+    seconds = sum(samples / rate for samples, rate in found)
+    write_json(data.about_file(target), {"utterances": len(copies), "seconds": seconds, "fingerprint": fingerprint})
+    print(f"  {target:20s} {len(copies):7d} utterances {seconds / 3600:8.2f} h", flush=True)
