@@ -239,9 +239,11 @@ def _decode_all(
     utterances: Sequence[Utterance], compressed: Collection[Path], folder: Path, decoder: str, nj: int
 ) -> list[Utterance]:
     """The utterances, with the compressed audio as WAV files in the folder, which are made once."""
-    found = [replace(item, audio=folder / f"{item.name}.wav") for item in utterances if item.audio in compressed]
-    sources = [item.audio for item in utterances if item.audio in compressed]
-    if not found:
+    targets: dict[Path, Path] = {}
+    for item in utterances:
+        if item.audio in compressed:  # a file may be several utterances
+            targets.setdefault(item.audio, folder / f"{item.name}.wav")
+    if not targets:
         return list(utterances)
     folder.mkdir(parents=True, exist_ok=True)
 
@@ -249,14 +251,14 @@ def _decode_all(
         if not target.is_file():
             decode(source, target, decoder)
 
-    with tqdm(total=len(found), desc=f"  {Path(decoder).name}", unit=" files") as bar, ThreadPoolExecutor(nj) as pool:
+    with tqdm(total=len(targets), desc=f"  {Path(decoder).name}", unit=" files") as bar, ThreadPoolExecutor(nj) as pool:
         try:
-            for _ in pool.map(run, sources, [item.audio for item in found]):
+            for _ in pool.map(run, targets.keys(), targets.values()):
                 bar.update()
         except BaseException:
             pool.shutdown(cancel_futures=True)  # of the files that are still to come
             raise
-    return [*(item for item in utterances if item.audio not in compressed), *found]
+    return [replace(item, audio=targets.get(item.audio, item.audio)) for item in utterances]
 
 
 # ---------------------------------------------------------------- 3 dictionary
