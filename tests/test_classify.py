@@ -366,7 +366,6 @@ BAD_OPTIONS = {
         "--validation_size is of data that is held out, not of --validation_file: leave it out",
     ),
     "size beside a test file": ([*FILE, "--test_file", "x.csv", "--test_size", "9"], "not of --test_file"),
-    "no validation": ([*FILE, "--validation_size", "0"], "--validation_size 0 leaves nothing to validate on"),
     "seed of nothing": (
         ["--do_predict", "--test_file", "x.csv", "--shuffle_seed", "1"],
         "--shuffle_seed is of training data, and there is none: leave it out",
@@ -422,6 +421,7 @@ BAD_DATA = {
         ["--label_column_delimiter", " ", "--loss", "squentropy"],
         "the loss squentropy has no form for multi-label classification",
     ),
+    "no validation": (reviews(), ["--validation_size", "0"], "--do_train needs validation data, and there is none"),
     "no test data": (reviews(), ["--do_train", "--do_predict"], "--do_predict needs test data, and there is none"),
 }
 

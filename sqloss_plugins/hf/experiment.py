@@ -63,6 +63,7 @@ _NOT_DECISIVE |= {"per_device_eval_batch_size", "eval_accumulation_steps", "resc
 _NOT_DECISIVE |= {"model_name_or_path", "cross_entropy_run", "cache_dir"}
 _NOT_DECISIVE_PREFIXES = ("hub_", "push_to_hub", "trackio_", "dataloader_")
 _SAME_WHEN_RESUMED = ("task", "loss", "k", "M", "model", "data_fingerprint")
+_NEEDS = (("do_train", "train"), ("do_train", "validation"), ("do_eval", "validation"), ("do_predict", "test"))
 _BASELINE = "cross_entropy"
 
 
@@ -113,8 +114,9 @@ def _prepare(task: Task) -> None:
             raise
         raise UserError(f"the data cannot be read, or not be kept in --cache_dir: {sentence(error)}") from error
     splits = {split.partition("_")[0] for split in task.data.splits}
-    for phase, split in (("do_train", "train"), ("do_eval", "validation"), ("do_predict", "test")):
-        if phase in task.given and getattr(config, phase) and split not in splits:
+    for phase, split in _NEEDS:
+        is_wanted = getattr(config, phase) and (phase in task.given or phase == "do_train")
+        if is_wanted and split not in splits:
             raise UserError(f"--{phase} needs {split} data, and there is none")
     if not config.do_train and not any(_is_wanted(task, split) for split in task.data.splits):
         raise UserError("there is no data to score: give validation or test data")

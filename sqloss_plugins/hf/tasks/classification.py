@@ -22,7 +22,7 @@ A run that was killed goes on where it was when the same command is run again; a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,14 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from sqloss_plugins import paper
 from sqloss_plugins.command_line import check_name
-from sqloss_plugins.data.labelled_text import Columns, HoldOut, LabelledText, load_files, load_from_hub
+from sqloss_plugins.data.labelled_text import Columns, HoldOut, LabelledText
 from sqloss_plugins.data.mini_text import load_mini
 from sqloss_plugins.data.tables import read_table
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
-from sqloss_plugins.hf.options import refuse_given, sentence
+from sqloss_plugins.hf.options import refuse_given
+from sqloss_plugins.hf.own_texts import SOURCES, LabelledTextArguments, check_source, option, read, source_name
 from sqloss_plugins.hf.task import listed
 from sqloss_plugins.hf.tasks.sequence_classification import (
     COMMON,
@@ -75,62 +76,19 @@ _OF_CLASSES: Mapping[str, tuple[str, ...]] = {
 }
 """Kind -> options that are for one true class."""
 
-_FILES = ("train_file", "validation_file", "test_file")
-SOURCES = frozenset({*_FILES, "dataset_name"})
-"""Options that name data of one's own."""
-
-_OF_HUB = ("dataset_config_name", "train_split_name", "validation_split_name", "test_split_name", "remove_splits")
-_OF_OWN_DATA: tuple[str, ...] = (
-    "text_column_names",
-    "text_column_delimiter",
-    "label_column_name",
-    "label_column_delimiter",
-)
-_OF_OWN_DATA += ("do_regression", "remove_columns", "validation_size", "test_size")
-_OF_TRAINING_DATA = ("validation_size", "test_size", "shuffle_train_dataset", "shuffle_seed", "max_train_samples")
 _ROUNDED = 0.01  # the share by which a file's rows may differ from the paper's, which are rounded
 
 
-def _option(text: str, default: Any = None, **more: Any) -> Any:
-    return field(default=default, metadata={"help": text, **more})
-
-
 @dataclass
-class ClassifyArguments(SequenceClassificationArguments):
-    """Where the data is, and what it looks like."""
+class ClassifyArguments(LabelledTextArguments, SequenceClassificationArguments):
+    """The task, and what counts in it."""
 
-    task: str | None = _option(
+    task: str | None = option(
         "Name of the task, for folders and tables; text5 and text20 are the paper's. By default that of the file, or "
         "of the data set."
     )
-    train_file: str | None = _option("File to train on.")
-    validation_file: str | None = _option("File to validate on. By default --validation_size of the training data.")
-    test_file: str | None = _option("File to test on, with or without labels.")
-    dataset_name: str | None = _option("Data set on the hub, or a folder that has one.")
-    dataset_config_name: str | None = _option("Configuration of the data set.")
-    train_split_name: str | None = _option("The data set's split to train on. By default train.")
-    validation_split_name: str | None = _option("Its split to validate on. By default validation, if it has that.")
-    test_split_name: str | None = _option("Its split to test on. By default test, if it has that.")
-    remove_splits: str | None = _option("Its splits to leave out, separated by commas.")
-    remove_columns: str | None = _option("Columns to leave out, separated by commas.")
-    text_column_names: str | None = _option(
-        "Columns of the texts, separated by commas: one, the two of a pair, or more to join. By default found by their "
-        "usual names."
-    )
-    text_column_delimiter: str | None = _option("Join the texts of a row to one, with this in between.")
-    label_column_name: str | None = _option("Column of the labels. By default label or labels.")
-    label_column_delimiter: str | None = _option("What is between the labels of a field that has several.")
-    do_regression: bool | None = _option(
-        "Labels are numbers to predict. By default where some of them are not whole numbers.", nargs="?", const=True
-    )
-    validation_size: float = _option(
-        "What is held out of the training data for validation: a share below 1, or a number of examples.", 0.1
-    )
-    test_size: float = _option("The same for testing. For the paper's tasks by default the paper's.", 0.0)
-    shuffle_train_dataset: bool = _option("Shuffle the training data, before --max_train_samples.", False)
-    shuffle_seed: int = _option("Seed of that, and of what is held out.", 42)
-    metric_name: str | None = _option("The metric that decides. By default the usual one for the kind of the labels.")
-    class_weights: str = _option(
+    metric_name: str | None = option("The metric that decides. By default the usual one for the kind of the labels.")
+    class_weights: str = option(
         "balanced: classes weigh in the loss as scikit-learn's balanced weights, in inverse proportion to their number "
         "of training examples.",
         "none",
@@ -148,7 +106,7 @@ class Classify(SequenceClassification):
 
     program = "sqloss classify"
     arguments = ClassifyArguments
-    not_decisive = (*_FILES, "dataset_name")
+    not_decisive = SOURCES
     default_model = str(COMMON.backbone)
     quantity = "score"
     metrics: tuple[str, ...] = (
@@ -174,43 +132,21 @@ class Classify(SequenceClassification):
         """Refuses sources that contradict each other, and options that have no effect."""
         args, given, do_train = self.args, self.given, self.config.do_train
         super().check()
-        for name, value in vars(args).items():
-            if value == "" and not name.endswith("delimiter"):
-                raise UserError(f"--{name} is empty: give a value, or leave it out")
-        sources = [name for name in (*_FILES, "dataset_name") if getattr(args, name) is not None]
-        if args.mini and sources:
-            raise UserError(f"--mini and --{sources[0]} exclude each other: the mini data or your own")
-        if args.dataset_name and len(sources) > 1:
-            raise UserError(f"--{sources[0]} and --dataset_name exclude each other: files or a data set")
-        self.is_mini = not sources and args.task in PAPER_TASKS
-        if not sources and not self.is_mini:
+        self.is_mini = not args.sources and args.task in PAPER_TASKS
+        if not args.sources and not self.is_mini:
             lacking = "--mini needs" if args.mini else "there is no data: give --train_file, --dataset_name, or"
             raise UserError(f"{lacking} --task {' or '.join(PAPER_TASKS)}")
-        has_training_data = bool(args.train_file or args.dataset_name or self.is_mini)
-        if do_train and not has_training_data:
-            raise UserError("training needs --train_file; a saved model is scored by --do_eval or --do_predict")
-        for is_of_use, names, reason in (
-            (args.dataset_name, _OF_HUB, "is of --dataset_name"),
-            (not self.is_mini, _OF_OWN_DATA, "is of your own data, and this is the embedded mini data"),
-            (has_training_data, _OF_TRAINING_DATA, "is of training data, and there is none"),
-            (not args.validation_file, ("validation_size",), "is of data that is held out, not of --validation_file"),
-            (not args.test_file, ("test_size",), "is of data that is held out, not of --test_file"),
-            (do_train, ("class_weights", "shuffle_train_dataset"), "is of training, and nothing is trained"),
-            (not args.metric_name, ("metric_for_best_model",), "is what --metric_name says"),
-        ):
-            if not is_of_use:
-                refuse_given(given, names, reason)
-        if args.metric_name is not None and args.metric_name not in self.metrics:
-            raise UserError(f"--metric_name must be one of {', '.join(self.metrics)}, got {args.metric_name!r}")
-        if do_train and not args.validation_size and not (args.validation_file or args.dataset_name):
-            raise UserError("--validation_size 0 leaves nothing to validate on: give more, or --validation_file")
-        option = "task" if args.task else sources[0]
-        path = Path(getattr(args, option))
-        self.name = path.stem if option in _FILES else path.name if option == "dataset_name" else args.task
-        try:
-            check_name(f"--{option}", self.name)
-        except UserError as error:
-            raise UserError(f"{error}{'' if args.task else '; or name the task by --task'}") from error
+        check_source(args, given, do_train)
+        if not do_train:
+            refuse_given(given, ["class_weights"], "is of training, and nothing is trained")
+        refuse_given(given, ["greater_is_better"], "is what the metric says")
+        if args.metric_name is not None:
+            refuse_given(given, ["metric_for_best_model"], "is what --metric_name says")
+            if args.metric_name not in self.metrics:
+                raise UserError(f"--metric_name must be one of {', '.join(self.metrics)}, got {args.metric_name!r}")
+        if args.task is not None:
+            check_name("--task", args.task)
+        self.name = args.task or source_name(args)
         self.label_delimiter = args.label_column_delimiter or self.label_delimiter
         self.quantity = args.label_column_name or self.quantity
 
@@ -232,7 +168,7 @@ class Classify(SequenceClassification):
         refuse_given(self.given, names, f"is for one label of several, and an example has {KINDS[self.kind][1]}")
         self._choose_metrics()
         data = found.data
-        if self.args.shuffle_train_dataset:
+        if self.args.shuffle_train_dataset and "train" in data.splits:
             shuffled = data.splits["train"].shuffle(seed=self.args.shuffle_seed)
             data = replace(data, splits=DatasetDict({**data.splits, "train": shuffled}))
         return self.limited(data)
@@ -247,29 +183,11 @@ class Classify(SequenceClassification):
                     flush=True,
                 )
             return load_mini(self.name)
-        preset = PAPER_TASKS.get(self.name, Columns()) if args.task else Columns()
-        columns = Columns(
-            _names(args.text_column_names) or preset.texts,
-            args.label_column_name or preset.label,
-            args.text_column_delimiter,
-            args.label_column_delimiter,
-            args.do_regression,
-            _names(args.remove_columns),
-        )
-        hold_out = HoldOut(args.validation_size, args.test_size, args.shuffle_seed)
-        options: dict[str, Any] = {"cache_dir": args.cache_dir, **self._of_model()}
-        if not args.dataset_name:
-            files = {name.removesuffix("_file"): Path(getattr(args, name)) for name in _FILES if getattr(args, name)}
-            hold_out, notes = self._as_in_paper(hold_out)
-            found = load_files(files, columns, hold_out, **options)
-            return replace(found, data=replace(found.data, notes=(*found.data.notes, *notes)))
-        named = {split: getattr(args, f"{split}_split_name") for split in ("train", "validation", "test")}
-        splits = {split: name for split, name in named.items() if name}
-        options |= {"remove_splits": _names(args.remove_splits), "token": args.token}
-        try:
-            return load_from_hub(args.dataset_name, args.dataset_config_name, splits, columns, hold_out, **options)
-        except (OSError, ValueError) as error:
-            raise UserError(f"--dataset_name {args.dataset_name} cannot be read: {sentence(error)}") from error
+        columns, preset = args.columns, PAPER_TASKS.get(args.task or "", Columns())
+        columns = replace(columns, texts=columns.texts or preset.texts, label=columns.label or preset.label)
+        hold_out, notes = self._as_in_paper(args.hold_out)
+        found = read(args, columns, hold_out, **self._of_model())
+        return replace(found, data=replace(found.data, notes=(*found.data.notes, *notes)))
 
     def _as_in_paper(self, hold_out: HoldOut) -> tuple[HoldOut, list[str]]:
         """For the paper's tasks as many examples to test on as the paper has; and what is to be said of it."""
@@ -330,11 +248,6 @@ class Classify(SequenceClassification):
         """Whether classes are weighted, too."""
         about = super().about()
         return {**about, "training": about["training"] + (", balanced classes" if self.class_weights else "")}
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    """Names that are separated by commas."""
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -26,8 +26,9 @@ from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.options import refuse_given
+from sqloss_plugins.hf.own_texts import SOURCES
 from sqloss_plugins.hf.task import Task
-from sqloss_plugins.hf.tasks.classification import SOURCES, Classify
+from sqloss_plugins.hf.tasks.classification import Classify
 from sqloss_plugins.hf.tasks.sequence_classification import (
     COMMON,
     SequenceClassification,
@@ -60,7 +61,7 @@ class Glue(SequenceClassification):
     @classmethod
     def chosen_by(cls, names: Collection[str]) -> type[Task]:
         """Files, or a data set, of one's own are for the task of classifying texts."""
-        is_glue = not SOURCES & set(names) or {"task", "task_name"} & set(names)
+        is_glue = not set(SOURCES) & set(names) or {"task", "task_name"} & set(names)
         return cls if is_glue else Classify
 
     def check(self) -> None:
