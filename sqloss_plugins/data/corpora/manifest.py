@@ -335,17 +335,18 @@ def hold_out(
 def _take(left: list[str], groups: Mapping[str, Sequence[Utterance]], size: int) -> list[Utterance]:
     """Takes the first groups that fit, out of what is left; then, where that is not enough, the smallest."""
     found: list[Utterance] = []
-
-    def take(group: str) -> None:
-        if len(found) < size:
-            found.extend(groups[group])
-            left.remove(group)
-
-    for group in list(left):
-        if len(found) + len(groups[group]) <= _FULL * size:
-            take(group)
-    for group in sorted(left, key=lambda group: len(groups[group])):
-        take(group)
+    taken = set()
+    for limit, groups_in_order in (
+        (_FULL * size, left),
+        (math.inf, sorted(left, key=lambda group: len(groups[group]))),
+    ):
+        for group in groups_in_order:
+            if len(found) >= size:
+                break
+            if group not in taken and len(found) + len(groups[group]) <= limit:
+                found += groups[group]
+                taken.add(group)
+    left[:] = [group for group in left if group not in taken]
     return found
 
 
