@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import re
 import shutil
@@ -523,3 +524,44 @@ def test_speeds_are_not_the_papers_setting(corpus):
     words = ["librispeech", "--corpus", str(corpus)]
     assert parse(words).is_as_published
     assert not parse([*words, "--speed_perturb_factors", "0.9 1.0 1.1"]).is_as_published
+
+
+# ---------------------------------------------------------------- language model
+
+
+def test_the_language_models_perplexity_is_espnets(whole, options):
+    """Token by token, by the model that ESPnet loads: exp of the mean negative log-likelihood, ends included."""
+    from espnet2.tasks.lm import LMTask
+
+    result = read_result(whole)
+    data = Path(options[4], DATA)
+    (folder,) = data.glob("lm-*/model")
+    config = str(folder / "config.yaml")
+    model, args = LMTask.build_model_from_file(config, str(folder / "valid.loss.ave.pth"), "cpu")
+    read = LMTask.build_preprocess_fn(args, False)
+    for subset in ("dev-clean", "test-clean"):
+        nll, count = 0.0, 0
+        for name, text in read_text(data / subset / "text").items():
+            tokens = torch.from_numpy(read(name, {"text": text})["text"]).long()
+            inputs, targets = torch.nn.functional.pad(tokens, (1, 0)), torch.nn.functional.pad(tokens, (0, 1))
+            inputs[0] = targets[-1] = model.eos
+            with torch.inference_mode():
+                outputs, _ = model.eval().lm(inputs[None], None)
+            nll += float(torch.nn.functional.cross_entropy(outputs[0], targets, reduction="sum"))
+            count += len(targets)
+        found = result.data["lm_perplexity"][subset]
+        assert found == pytest.approx(math.exp(nll / count), rel=1e-4)
+        assert f"{found:.2f} on {subset}" in (whole / "RESULTS.md").read_text()
+
+
+def test_the_perplexity_is_computed_once_and_anew_where_a_kill_left_it_empty(whole, options, copy, capsys):
+    paths = list(copy.glob("decode/*/lm_perplexity/ppl"))
+    assert len(paths) == 2
+    words = [*options, "--tag", "copy", "--stage", "8", "--method", "softmax"]
+    assert main(words) == 0
+    assert "perplexity on" not in capsys.readouterr().out
+    for path in paths:
+        path.write_text("")
+    assert main(words) == 0
+    assert capsys.readouterr().out.count("  the language model's perplexity on ") == 2
+    assert read_result(copy).data["lm_perplexity"] == read_result(whole).data["lm_perplexity"]

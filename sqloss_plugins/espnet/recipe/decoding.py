@@ -1,13 +1,16 @@
-"""Stage 7: beam search on the development and test sets."""
+"""Stage 7: beam search on the development and test sets; what the language model makes of their transcripts."""
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet2.bin import lm_calc_perplexity
 from tqdm import tqdm
 
 from sqloss_plugins.errors import UserError
@@ -19,6 +22,7 @@ from sqloss_plugins.espnet.recipe.training import BINS, DONE, split_keys
 from sqloss_plugins.results import write_json
 
 _CALIBRATION_BATCH = 8
+_PERPLEXITY_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,34 @@ def measure_calibration(asr_exp: RunFolder, dev: Path, device: str) -> None:
     print("  likelihoods on the development set", flush=True)
     found = calibrate(asr_exp.config, asr_exp.model, dev, _CALIBRATION_BATCH, device)
     write_json(asr_exp.calibration, found)
+
+
+def lm_perplexity(language_model: tuple[Path, Path], text: Path, folder: Path, on_gpu: bool) -> float:
+    """The language model's perplexity of a token, the end of a sentence included, as ESPnet computes it; once.
+
+    Args:
+        language_model: its configuration and model.
+        text: a subset's ``text``.
+        folder: where ESPnet's files go, and are looked for.
+        on_gpu: whether to compute on a GPU.
+
+    Raises:
+        UserError: a model that cannot be read.
+    """
+    path = folder / "ppl"
+    try:
+        return float(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # a kill may have left it empty
+        pass
+    config, model = language_model
+    read_state(model)
+    print(f"  the language model's perplexity on {text.parent.name}", flush=True)
+    arguments = ["--train_config", str(config), "--model_file", str(model), "--output_dir", str(folder)]
+    arguments += ["--data_path_and_name_and_type", f"{text},text,text", "--batch_size", str(_PERPLEXITY_BATCH)]
+    arguments += ["--num_workers", "0", "--ngpu", "1" if on_gpu else "0"]
+    with redirect_stderr(io.StringIO()):  # ESPnet repeats the command line
+        lm_calc_perplexity.main(arguments)
+    return float(path.read_text(encoding="utf-8"))
 
 
 def decode(

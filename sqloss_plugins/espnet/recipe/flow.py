@@ -14,7 +14,13 @@ from typing import Any
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import preparation, training
-from sqloss_plugins.espnet.recipe.decoding import BeamSearch, check_models_are_there, decode, measure_calibration
+from sqloss_plugins.espnet.recipe.decoding import (
+    BeamSearch,
+    check_models_are_there,
+    decode,
+    lm_perplexity,
+    measure_calibration,
+)
 from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, CommandLine, is_url
 from sqloss_plugins.espnet.recipe.packing import pack, plain_method
 from sqloss_plugins.espnet.recipe.paths import Paths, read_json
@@ -164,6 +170,19 @@ def _decode(recipe: Recipe) -> None:
     decode(search, options.dev_set, options.tests, methods, choose)
 
 
+def _perplexities(recipe: Recipe) -> dict[str, float]:
+    """Development or test set -> the language model's perplexity on its transcripts; empty for no language model."""
+    options, decoded, files = recipe.given.options, recipe.settings.asr_exp().decode, recipe.settings.lm_files()
+    if files is None:
+        return {}
+    return {
+        name: lm_perplexity(
+            files, recipe.subset(name) / "text", decoded / name / "lm_perplexity", options.decodes_on_gpu
+        )
+        for name in (options.dev_set, *options.tests)
+    }
+
+
 def _score(recipe: Recipe) -> None:
     given, settings, data = recipe.given, recipe.settings, recipe.paths.data
     options, task = given.options, given.definition.task
@@ -193,6 +212,7 @@ def _score(recipe: Recipe) -> None:
     methods = settings.methods()
     what["method"] = chosen = scorer.best_method(options.dev_set, methods)
     scorer.check_decoded(options.tests, [chosen] if settings.chooses_method else methods)
+    what["data"]["lm_perplexity"] = perplexities = _perplexities(recipe)
     errors = scorer.all_errors([options.dev_set, *options.tests])
     result = make_result(scorer, errors, options.dev_set, options.tests, what, settings.espnet.max_epoch)
     table = results_table(errors, result.method, sizes)
@@ -201,7 +221,7 @@ def _score(recipe: Recipe) -> None:
         table += "".join(papers_results(task, options.arch, test) for test in published)
     table += espnets_tables(errors, result.method)
     table += scorer.beside_other_losses(result, {options.dev_set: "validation", **test_splits(options.tests)})
-    text = report(result, table, len(data.tokens), rescaling, options.dev_set)
+    text = report(result, table, len(data.tokens), rescaling, options.dev_set, perplexities)
     asr_exp.table.write_text(text, encoding="utf-8")
     write_result(asr_exp.results, result, {})
     print(f"\n{text}\nEverything is in {asr_exp.results}.", flush=True)

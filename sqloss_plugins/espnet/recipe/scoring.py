@@ -199,12 +199,29 @@ def papers_results(task: str, arch: str, test: str) -> str:
     return "".join(lines)
 
 
-def report(result: Result, table: str, num_tokens: int, rescaling: paper.Rescaling | None, dev: str) -> str:
-    """``RESULTS.md`` of a run."""
+def report(
+    result: Result,
+    table: str,
+    num_tokens: int,
+    rescaling: paper.Rescaling | None,
+    dev: str,
+    perplexities: Mapping[str, float],
+) -> str:
+    """``RESULTS.md`` of a run.
+
+    Args:
+        result: of the run.
+        table: its error rates, in Markdown.
+        num_tokens: of the vocabulary.
+        rescaling: k and M; None for losses that have neither.
+        dev: name of the development set.
+        perplexities: subset -> the language model's perplexity of a token; empty where there is no language model.
+    """
     mini = " (MINI: synthetic speech, not the real task)" if result.mini else ""
     rescaled = f", {rescaling}" if rescaling else ""
     lm_text = result.data["lm_text"]
-    lm = f"language model on the text of {lm_text}" if lm_text else "no language model"
+    on_sets = ", ".join(f"{value:.2f} on {subset}" for subset, value in perplexities.items())
+    lm = f"language model on the text of {lm_text}, perplexity {on_sets}" if lm_text else "no language model"
     made_by = {"device": result.device, **{name: value for name, value in result.versions.items() if value}}
     return (
         f"## {result.task}{mini}: {result.arch}, {result.loss}{rescaled}\n\n"
