@@ -8,12 +8,13 @@ as they are. Teacher-forced outputs, and the state_dict, are not touched.
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from espnet.nets.pytorch_backend.rnn.attentions import AttCov, AttCovLoc
+from espnet2.asr.decoder.rnn_decoder import initial_att
 from espnet2.bin import asr_inference
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.probability import METHODS, log_probabilities
 
 OUTPUT_LAYERS = ("output_layer", "output")  # the Transformer decoders' and the RNN decoder's
+_ATTENTIONS = importlib.import_module(initial_att.__module__)  # ESPnet 202611 has it in another place than 202511
 _SCORING_FUNCTIONS = ("score", "batch_score", "forward_one_step", "forward_partially_AR")
 ESPNETS_LOSS = "cross_entropy"
 """What ESPnet's own models are trained with."""
@@ -131,7 +133,7 @@ def keep_coverage_apart(model: nn.Module) -> None:
         return tuple(list(value) if isinstance(value, list) else value for value in inputs)
 
     for module in model.modules():
-        if isinstance(module, AttCov | AttCovLoc):
+        if isinstance(module, _ATTENTIONS.AttCov | _ATTENTIONS.AttCovLoc):
             module.register_forward_pre_hook(copy_list)
 
 

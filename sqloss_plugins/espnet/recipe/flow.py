@@ -239,6 +239,9 @@ def _pack(recipe: Recipe) -> None:
     decoding = {name: value for name, value in settings.of_decoding().items() if name not in ("lm", "use_lm")}
     pack(asr_exp.config, asr_exp.model, temperature, settings.lm_files(), decoding, [asr_exp.table], asr_exp.archive)
     print(f"  {asr_exp.archive}, which plain ESPnet decodes by {method}", flush=True)
+    attention = settings.espnet.decoder_conf.get("att_conf", {}).get("atype", "")
+    if "coverage" in str(attention):
+        print("  its beam search gives all hypotheses one coverage, so that its error rates may be higher", flush=True)
 
 
 STAGES: dict[int, Stage] = {
