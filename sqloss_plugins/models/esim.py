@@ -73,7 +73,7 @@ class EsimForSequenceClassification(PairModel):
     def _init_weights(self, module: nn.Module) -> None:
         """As the authors' code: orthogonal LSTMs, small Gaussian layers, standard Gaussian word vectors."""
         if isinstance(module, nn.Embedding):
-            self._init_embedding(init.normal_)
+            self._init_embedding()
         elif isinstance(module, nn.Linear):
             init.normal_(module.weight, std=self.config.initializer_range)
             init.zeros_(module.bias)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -162,9 +161,9 @@ class PairModel(PreTrainedModel):
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
-    def _init_embedding(self, draw: Any, *limits: float) -> None:
-        """Random word vectors, by a function of ``transformers.initialization``, and 0 for padding."""
+    def _init_embedding(self) -> None:
+        """Standard Gaussian word vectors, and 0 for padding."""
         weight = self.embedding.weight
         if not getattr(weight, "_is_hf_initialized", False):  # or they come from a file
-            draw(weight, *limits)
+            init.normal_(weight)
             init.zeros_(weight[self.config.pad_token_id])

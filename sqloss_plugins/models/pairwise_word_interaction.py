@@ -77,9 +77,13 @@ class PairwiseWordInteractionForSequenceClassification(PairModel):
         return image.amax((2, 3))
 
     def _init_weights(self, module: nn.Module) -> None:
-        """As the authors' code; the LSTMs as PyTorch has them."""
+        """As the authors' code, the LSTMs as PyTorch has them, but random word vectors are standard Gaussian.
+
+        The authors have pre-trained ones, and small random ones (0.05) for the rest. Were all so small, the LSTM's
+        biases would make all words alike at the start, and the square loss would not come away from that.
+        """
         if isinstance(module, nn.Embedding):
-            self._init_embedding(init.uniform_, -0.05, 0.05)
+            self._init_embedding()
         elif isinstance(module, nn.Conv2d):
             init.normal_(module.weight, std=math.sqrt(2 / (9 * module.out_channels)))
             init.zeros_(module.bias)

@@ -153,10 +153,13 @@ def set_word_vectors(
     """Puts word vectors into an embedding, and 0 for unknown words, of which training has none.
 
     Args:
-        embedding: of the tokenizer's words; what has no vector stays as it is, which is random.
+        embedding: of the tokenizer's words, random. What has no vector stays so, but is scaled to the spread of those
+            that have: Gaussian with the standard deviation of all their values.
         tokenizer: of :func:`train_tokenizer`.
         vectors: for some of its words, as wide as the embedding.
     """
+    if vectors:
+        embedding.weight *= float(np.std(list(vectors.rows.values())))
     embedding.weight[tokenizer.unk_token_id] = 0.0
     for word, row in (vectors.rows if vectors else {}).items():
         embedding.weight[tokenizer.convert_tokens_to_ids(word)] = torch.from_numpy(row)
