@@ -445,7 +445,9 @@ def smaller(content):
     return content
 
 
-@pytest.mark.parametrize(("trans_type", "metric"), [("phn", "per"), ("char", "cer")])
+@pytest.mark.parametrize(
+    ("trans_type", "metric"), [pytest.param("phn", "per", marks=pytest.mark.slow), ("char", "cer")]
+)
 def test_all_stages(trans_type, metric, mini, tmp_path):
     """The paper's model with small sizes, by the command line."""
     conf = yaml.safe_load((RECIPE / f"conf/tuning/{trans_type}/train_asr_attention_ctc.yaml").read_text())
