@@ -3,6 +3,7 @@
     python run_glue_sq.py --task mrpc
     python run_glue_sq.py --task mrpc --loss cross_entropy --learning_rate 5e-5 --seed 1
     python run_glue_sq.py --task sst2 --data_dir GLUE/SST-2 --model_name_or_path bert-large-cased
+    python run_glue_sq.py --task mrpc --arch lstm_attention --word_vectors glove.840B.300d.txt
     python run_glue_sq.py --train_file pairs.csv --validation_file more.csv
     python run_glue_sq.py settings.yaml
 
