@@ -136,6 +136,13 @@ def test_several_labels(loss, small):
     assert (read_result(Path("again")).k, read_result(Path("again")).loss) == (3 if loss == "square" else None, loss)
 
 
+@pytest.mark.parametrize(("options", "half"), [(["--k", "3", "--M", "2"], 1.5), (["--loss", "cross_entropy"], 0.0)])
+def test_a_label_of_several_is_given_from_a_probability_of_one_half_on(options, half):
+    task = parse_task(Classify, [*FILE, *options])
+    task.labels, task.is_multi_label, task.order = ("one", "other"), True, (1, 0)
+    assert task.decided(np.array([[half - 0.01, half + 0.01]])).tolist() == [[1, 0]]
+
+
 def test_a_regression(small, capsys):
     rows = [(f"worth {i % 7 / 2}", i % 7 / 2) for i in range(48)]
     write("prices.jsonl", [("text", "price"), *rows])
@@ -253,6 +260,10 @@ def test_a_saved_model_on_other_names_for_its_labels(small, capsys):
     write("stars.csv", reviews(names=("one", "two", "three")))
     assert main([*score, "stars.csv", "--output_dir", "stars"]) == 2
     assert "stars.csv has labels that the model has not: 'one', 'three', 'two'" in capsys.readouterr().err
+    permuted("out", "nameless", (0, 1, 2), ("LABEL_0", "LABEL_1", "LABEL_2"))
+    nameless = ["--do_eval", "--model_name_or_path", "nameless", "--use_cpu", "--output_dir", "scores"]
+    assert main([*nameless, "--validation_file", "numbers.csv"]) == 0
+    assert values("scores") == found[0]
     # The result of another model is not taken for this one's.
     permuted("out", "out", (2, 1, 0), CLASSES)
     assert main([*score, "same.csv", "--output_dir", "same"]) == 2
