@@ -544,6 +544,8 @@ def test_a_new_model_by_the_command_line(arch, vectors, tmp_path, monkeypatch, c
     assert "finished already" in capsys.readouterr().out
 
     again = ["--task", "mrpc", "--mini", "--do_predict", "--model_name_or_path", str(folder), "--use_cpu"]
+    assert main([*again, "--pad_to_max_length", "true"]) == 2
+    assert "--pad_to_max_length has no use" in capsys.readouterr().err
     assert main([*again, "--output_dir", "again", "--disable_tqdm", "true"]) == 0
     with np.load(folder / "outputs.npz") as one, np.load("again/outputs.npz") as other:
         np.testing.assert_allclose(other["test_outputs"], one["test_outputs"], rtol=1e-5, atol=1e-6)

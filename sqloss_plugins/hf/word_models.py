@@ -82,7 +82,6 @@ def check_word_model(args: WordModelArguments, given: Collection[str], do_train:
         refuse_given(given, _SIZES, f"is of a new model, and --arch is {PRE_TRAINED}")
         return
     refuse_given(given, _OF_PRE_TRAINED, f"is of a pre-trained model, and --arch {args.arch} is a new one")
-    refuse_given(given, ["pad_to_max_length"], f"has no use: --arch {args.arch} does not depend on padding")
     if not do_train:
         raise UserError(
             f"--arch {args.arch} is a new model, which has to be trained; a trained one is scored by "

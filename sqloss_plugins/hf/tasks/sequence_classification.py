@@ -28,7 +28,7 @@ from transformers import (
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, find_config
-from sqloss_plugins.hf.options import check_at_least, sentence
+from sqloss_plugins.hf.options import check_at_least, refuse_given, sentence
 from sqloss_plugins.hf.task import Classification, Scores, listed
 from sqloss_plugins.hf.word_models import (
     PRE_TRAINED,
@@ -174,6 +174,8 @@ class SequenceClassification(Classification):
         """
         if self.takes_words and len(self.texts) != 2:
             raise UserError(f"{self.arch} is a model for pairs of texts, and those of {self.name} are single")
+        if self.takes_words:
+            refuse_given(self.given, ["pad_to_max_length"], f"has no use: {self.arch} does not depend on padding")
         theirs = self.own_names
         order = _order(theirs, self.labels)
         self.names, self.order = (self.labels, range(len(self.labels))) if order is None else (theirs, order)
