@@ -23,7 +23,7 @@ SMALL = {
     **{"hidden_size": 16, "adim": 16, "aconv_filts": 5, "unit": 8, "nbpe": 40},
     **{"batch_size": 4, "accum_grad": 2, "max_epoch": 1, "num_workers": 0, "beam_size": 2, "maxlenratio": -5},
 }
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("real configurations")]
+pytestmark = pytest.mark.slow
 
 
 def smaller(content):

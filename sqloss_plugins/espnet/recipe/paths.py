@@ -94,9 +94,11 @@ class DataFolder:
         """The token list."""
         return self.token_list.read_text(encoding="utf-8").split("\n")[:-1]
 
-    def token_arguments(self) -> list[str]:
+    def token_arguments(self, of_language_model: bool = False) -> list[str]:
         """What ESPnet's programs are told of the tokens."""
-        arguments = ["--use_preprocessor", "true", "--token_type", self.token_type]
+        # Its language models know no phones, which are words there: both are separated by spaces.
+        kind = "word" if of_language_model and self.token_type == "phn" else self.token_type
+        arguments = ["--use_preprocessor", "true", "--token_type", kind]
         arguments += ["--token_list", str(self.token_list)]
         arguments += ["--bpemodel", str(self.bpe_model)] if self.bpe_model else []
         return [*arguments, *(["--non_linguistic_symbols", str(self.symbols_file)] if self.symbols_file else [])]

@@ -121,7 +121,7 @@ def train_language_model(
         for number, line in enumerate(read_lm_text(further_text) if further_text else ()):
             if line:
                 file.write(f"lm_text_{number:09d} {line}\n")
-    shared = [*lm_arguments, "--ngpu", str(min(ngpu, 1)), *data.token_arguments()]
+    shared = [*lm_arguments, "--ngpu", str(min(ngpu, 1)), *data.token_arguments(of_language_model=True)]
     shared += ["--train_data_path_and_name_and_type", f"{text},text,text"]
     shared += ["--valid_data_path_and_name_and_type", f"{dev_text},text,text"]
     stats = lm_exp / "stats"
