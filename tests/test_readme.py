@@ -1,11 +1,12 @@
-"""The README's Python examples run as they are written."""
+"""The README's Python examples run as they are written, and links lead somewhere."""
 
 import re
 from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
 
 
@@ -20,3 +21,13 @@ def test_example(number, tmp_path, monkeypatch):
 
 def test_there_are_examples():
     assert len(EXAMPLES) == 4
+
+
+@pytest.mark.parametrize(
+    "page",
+    [README, *sorted(ROOT.glob("recipes/*/*.md")), *sorted(ROOT.glob("benchmarks/*.md"))],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_links_lead_to_files(page):
+    links = re.findall(r"\]\(([^)#]+)", page.read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not (page.parent / link).exists()] == []
