@@ -25,7 +25,7 @@ def kill_when(command, environment, folder, wanted):
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 600
 
     def is_there():  # and not only made, with nothing in it yet
         return any(path.stat().st_size for path in folder.glob(wanted))
