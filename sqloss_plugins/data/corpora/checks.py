@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.data.corpora.corpus import SAMPLE_RATE, Utterance
-from sqloss_plugins.data.corpora.sphere import declared_samples
+from sqloss_plugins.data.corpora.sphere import read_header
 from sqloss_plugins.errors import UserError
 
 
@@ -113,7 +113,7 @@ def inspect_audio(path: Path) -> Any:
     import soundfile
 
     try:
-        declared = declared_samples(path)
+        header = read_header(path)
         info = soundfile.info(path)
         # Only floating-point formats have samples that are not finite.
         dtype = "float32" if info.subtype in ("FLOAT", "DOUBLE") else "int16"
@@ -128,7 +128,7 @@ def inspect_audio(path: Path) -> Any:
         raise UserError(f"{path} cannot be read as audio: {error}") from error
     if info.frames == 0:
         raise UserError(f"{path} is empty: it has no samples")
-    expected = declared or info.frames
+    expected = header.sample_count if header else info.frames
     if frames < expected:
         raise UserError(f"{path} is cut short: it has {frames} of {expected} samples")
     return info

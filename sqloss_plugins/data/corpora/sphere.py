@@ -30,15 +30,11 @@ class SphereHeader:
     """What the header of a SPHERE file says.
 
     Attributes:
-        sample_rate: in Hz.
         sample_count: samples of each channel, once they are decoded.
-        channels: how many there are.
         coding: ``pcm``, ``ulaw``, ... and, after a comma, how that is compressed.
     """
 
-    sample_rate: int
     sample_count: int
-    channels: int
     coding: str
 
     @property
@@ -67,30 +63,11 @@ def read_header(path: Path) -> SphereHeader | None:
     fields = {words[0]: words[2].strip() for words in lines[: lines.index(["end_head"])] if len(words) == 3}
     try:
         return SphereHeader(
-            sample_rate=int(fields["sample_rate"]),
             sample_count=int(fields["sample_count"]),
-            channels=int(fields.get("channel_count", "1")),
             coding=fields.get("sample_coding", "pcm"),  # TIMIT's headers say nothing of it
         )
     except (KeyError, ValueError) as error:
         raise UserError(f"{path} has a damaged SPHERE header: {error}") from error
-
-
-def declared_samples(path: Path) -> int | None:
-    """How many samples a channel has by its header; None for other formats.
-
-    Raises:
-        UserError: the file cannot be read, has a damaged header, or is compressed, so that libsndfile cannot read it.
-    """
-    header = read_header(path)
-    if header is None:
-        return None
-    if header.is_compressed:
-        raise UserError(
-            f"{path} is compressed ({header.coding}), which libsndfile cannot read: convert it, for instance with "
-            "sph2pipe -p -f wav, and put the result in its place"
-        )
-    return header.sample_count
 
 
 def write_sphere(path: Path, samples: Any, sample_rate: int) -> None:
