@@ -298,8 +298,8 @@ def test_stops_have_closures_and_vowels_are_as_the_accent_has_them(mini):
 
 def test_the_phones_do_not_change_the_speech():
     """Sentences that all read come before a speaker's own, and say where their words and phones are."""
-    plain = list(speak({"a": (1, 2)}, 16000))
-    more = list(speak({"a": (1, 2)}, 16000, ["One two."]))
+    ((_, _, plain),) = speak({"a": (1, 2)}, 16000)
+    ((_, _, more),) = speak({"a": (1, 2)}, 16000, of_all=["One two."])
     assert [item.text for item in more] == ["One two.", *(item.text for item in plain)]
     for item in (*plain, *more):
         assert [mark.name for mark in item.words] == item.text.split()

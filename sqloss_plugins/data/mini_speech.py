@@ -10,7 +10,7 @@ import ctypes
 import itertools
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,8 +160,6 @@ class Sentence:
     """One sentence that was read.
 
     Attributes:
-        subset: the subset that it is for.
-        speaker: number of the speaker in the subset, from 0 on.
         text: the words.
         samples: shape (n,), float64, in [-1, 1].
         accent: the first part of the voice's name, such as ``gmw/en-US``.
@@ -169,8 +167,6 @@ class Sentence:
         words: in order. Of two that are read in one, when the second begins is estimated.
     """
 
-    subset: str
-    speaker: int
     text: str
     samples: Any
     accent: str
@@ -186,13 +182,22 @@ def _words(text: str, begins: Mapping[int, float], end: float) -> tuple[Mark, ..
     return tuple(Mark(word, float(time)) for word, time in zip(text.split(), times, strict=True))
 
 
-def speak(subsets: Mapping[str, tuple[int, int]], sample_rate: int, of_all: Sequence[str] = ()) -> Iterator[Sentence]:
-    """Different sentences, those of a speaker together; the same in every new process.
+def speak(
+    subsets: Mapping[str, tuple[int, int]],
+    sample_rate: int,
+    on_progress: Callable[[], object] | None = None,
+    of_all: Sequence[str] = (),
+) -> Iterator[tuple[str, int, list[Sentence]]]:
+    """Different sentences, speaker by speaker; the same in every new process.
 
     Args:
         subsets: name -> speakers (78 at most, of all together) and sentences.
         sample_rate: of the samples, in Hz.
+        on_progress: called after each sentence.
         of_all: sentences that every speaker reads before these.
+
+    Yields:
+        The subset, the number of the speaker in it, from 0 on, and what this speaker says.
 
     Raises:
         UserError: espeakng-loader is not installed, or does not work.
@@ -209,8 +214,13 @@ def speak(subsets: Mapping[str, tuple[int, int]], sample_rate: int, of_all: Sequ
     for subset, (num_speakers, num_sentences) in subsets.items():
         for i, speaker in enumerate(list(itertools.islice(speakers, num_speakers))):
             own = itertools.islice(sentences, len(range(i, num_sentences, num_speakers)))
+            said = []
             for text in itertools.chain(of_all, own):
                 wave = resample_poly(espeak.say(speaker, text.lower()).astype(float), sample_rate, espeak.rate)
                 wave = 0.25 * wave / np.abs(wave).max() * noise.uniform(0.5, 1.5) + noise.normal(0, 0.001, len(wave))
                 words = _words(text, espeak.word_begins, len(wave) / sample_rate)
-                yield Sentence(subset, i, text, wave, speaker.accent, tuple(espeak.phones), words)
+                said.append(Sentence(text, wave, speaker.accent, tuple(espeak.phones), words))
+                if on_progress:
+                    on_progress()
+            if said:
+                yield subset, i, said

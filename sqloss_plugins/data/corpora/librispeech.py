@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -106,18 +105,15 @@ def write_mini(
     import soundfile
 
     numbers = {subset: 1000 * number for number, subset in enumerate(subsets, start=1)}
-    sentences = speak(subsets, SAMPLE_RATE)
-    for (subset, i), group in itertools.groupby(sentences, key=lambda sentence: (sentence.subset, sentence.speaker)):
+    for subset, i, sentences in speak(subsets, SAMPLE_RATE, on_progress):
         speaker = numbers[subset] + i
         folder = root / "LibriSpeech" / subset / str(speaker) / "1"
         folder.mkdir(parents=True, exist_ok=True)
         lines = []
-        for j, sentence in enumerate(group):
+        for j, sentence in enumerate(sentences):
             name = f"{speaker}-1-{j:04d}"
             soundfile.write(folder / f"{name}.flac", sentence.samples, SAMPLE_RATE, subtype="PCM_16")
             lines.append(f"{name} {sentence.text}\n")
-            if on_progress:
-                on_progress()
         (folder / f"{speaker}-1.trans.txt").write_text("".join(lines), encoding="utf-8")
 
 

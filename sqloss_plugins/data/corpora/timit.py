@@ -266,12 +266,11 @@ def write_mini(
     noise = np.random.default_rng(2)
     silence = round(_PAUSE_S * SAMPLE_RATE)
     names = {subset: list(_speaker_names(subset)) for subset in subsets}
-    sentences = speak(subsets, SAMPLE_RATE, _READ_BY_ALL)
     number = itertools.count(1)
-    for (subset, i), group in itertools.groupby(sentences, key=lambda sentence: (sentence.subset, sentence.speaker)):
+    for subset, i, sentences in speak(subsets, SAMPLE_RATE, on_progress, _READ_BY_ALL):
         folder = root / "TIMIT" / ("TRAIN" if subset == "train" else "TEST") / f"DR{i % 8 + 1}" / names[subset][i]
         folder.mkdir(parents=True)
-        for j, sentence in enumerate(group, start=1):
+        for j, sentence in enumerate(sentences, start=1):
             shared = j <= len(_READ_BY_ALL)
             stem = f"SA{j}" if shared else f"{'SI' if j % 8 < 3 else 'SX'}{next(number)}"
             around = [noise.normal(0, 0.001, silence) for _ in range(2)]
@@ -287,8 +286,6 @@ def write_mini(
             for kind, rows in files.items():
                 content = "".join(f"{begin} {end} {name}\n" for begin, end, name in rows)
                 (folder / f"{stem}.{kind}").write_text(content, encoding="ascii")
-            if on_progress:
-                on_progress()
 
 
 _MINI_SENTENCES = sum(utterances + speakers * len(_READ_BY_ALL) for speakers, utterances in MINI_SUBSETS.values())

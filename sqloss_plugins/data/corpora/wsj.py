@@ -278,12 +278,12 @@ def write_mini(
 
     entries: dict[str, list[str]] = {subset: [] for subset in subsets}
     names = (f"{number:03d}" for number in itertools.count(1))
-    for (subset, _), group in itertools.groupby(speak(subsets, SAMPLE_RATE), key=lambda one: (one.subset, one.speaker)):
+    for subset, _, sentences in speak(subsets, SAMPLE_RATE, on_progress):
         place, speaker, lines = _MINI_PLACES[subset], next(names), []
         audio, dots = root / place.audio / speaker, root / place.dots / speaker
         for folder in (audio, dots):
             folder.mkdir(parents=True, exist_ok=True)
-        for number, sentence in enumerate(group, start=1):
+        for number, sentence in enumerate(sentences, start=1):
             name = f"{speaker}c02{np.base_repr(number, 36).lower():0>2}"
             samples, transcript = _mark(sentence, number)
             write_sphere(audio / f"{name}.wv1", samples, SAMPLE_RATE)
@@ -291,8 +291,6 @@ def write_mini(
             disc, _, folder_name = place.audio.partition("/")
             disc = disc.replace("-", "_").replace(".", "_")
             entries[subset].append(f"{disc}:{folder_name}/{speaker}/{name}{place.suffix}\n")
-            if on_progress:
-                on_progress()
         (dots / f"{speaker}c0200.dot").write_text("".join(lines), encoding="ascii")
     for subset, found in entries.items():
         path = root / _MINI_PLACES[subset].index
