@@ -327,17 +327,17 @@ def test_a_run_that_diverges_is_said(small, capsys):
     assert not Path("out/result.json").exists()
 
 
-def test_scoring_without_training(small, finished):
-    """A fine-tuned model as it is; without validation no temperature can be fitted."""
-    model = str(finished["cross_entropy"])
-    options = [*small[:2], *SHORT, "--loss", "cross_entropy", "--model_name_or_path", model, "--do_predict"]
+@pytest.mark.parametrize("loss", ["cross_entropy", "square"])
+def test_scoring_without_training(loss, small, finished):
+    """A model as it is, by the loss it was trained with; without validation no temperature can be fitted."""
+    options = [*small[:2], *SHORT, "--model_name_or_path", str(finished[loss]), "--do_predict"]
     assert main([*options, "--output_dir", "out"]) == 0
-    result = read_result(Path("out"))
+    result, theirs = read_result(Path("out")), read_result(finished[loss])
+    assert (result.loss, result.k, result.M) == (loss, theirs.k, theirs.M)
     assert set(result.metrics) == {"test"}
-    assert set(result.metrics["test"]) == {OF_OUTPUTS, "softmax"}
+    assert set(result.metrics["test"]) == {OF_OUTPUTS, *LOSSES[loss].methods} - {"temperature"}
     assert "temperature" not in result.data
-    theirs = read_result(finished["cross_entropy"]).value("test", "perplexity")
-    assert result.value("test", "perplexity") == pytest.approx(theirs)
+    assert result.value("test", "perplexity") == pytest.approx(theirs.value("test", "perplexity"))
 
 
 BAD_OPTIONS = {

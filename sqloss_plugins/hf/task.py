@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, default_data_collator
+from transformers import PretrainedConfig, PreTrainedModel, default_data_collator
 
 from sqloss_plugins import paper
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.hf.config import SquareLossConfig
+from sqloss_plugins.hf.hub import find_config
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.metrics import compute
 from sqloss_plugins.paper import Rescaling
@@ -127,8 +129,23 @@ class Task(ABC):
     def load(self) -> TaskData:
         """Reads and checks the data; the model is found already."""
 
-    def settle(self) -> None:  # noqa: B027
-        """Settles what data and model decide together, or refuses them, by a UserError, where they do not fit."""
+    @cached_property
+    def origin(self) -> PretrainedConfig | None:
+        """The configuration that the model comes with; None for a new model."""
+        path = self.model_path
+        return None if path is None else find_config(path, self.is_hub_reachable, **self.args.hub)
+
+    def settle(self) -> None:
+        """Settles what data and model decide together, or refuses them, by a UserError, where they do not fit.
+
+        Of a model that is scored as it is, the loss is its own, unless one is given.
+        """
+        if self.config.do_train or self.origin is None or {"loss", "k", "M", "rescaling", "paper_task"} & self.given:
+            return
+        found = getattr(self.origin, "square_loss", None)
+        self.config.loss = "square" if found else "cross_entropy"
+        if found and self.has_classes:
+            self.rescaling = Rescaling(found["k"], found["M"], "the model's own")
 
     @property
     @abstractmethod

@@ -19,7 +19,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorWithPadding,
-    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     default_data_collator,
@@ -40,7 +39,7 @@ from sqloss_plugins.hf.word_models import (
 )
 from sqloss_plugins.models import ARCHITECTURES
 from sqloss_plugins.models.words import encode_pairs, longest
-from sqloss_plugins.paper import HyperParameters, Rescaling, hyperparameters
+from sqloss_plugins.paper import HyperParameters, hyperparameters
 
 COMMON = HyperParameters(
     batch_size=32,
@@ -148,12 +147,6 @@ class SequenceClassification(Classification):
             print(f"No {name} at hand: using the embedded model {EMBEDDED_MODEL}.", flush=True)
         return str(embedded_model()), EMBEDDED_MODEL
 
-    @cached_property
-    def origin(self) -> PretrainedConfig | None:
-        """The configuration that the model comes with; None for a new model."""
-        path = self.model_path
-        return None if path is None else find_config(path, self.is_hub_reachable, **self.args.hub)
-
     @property
     def takes_words(self) -> bool:
         """Whether it is a model for pairs on words."""
@@ -167,7 +160,7 @@ class SequenceClassification(Classification):
         return () if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
 
     def settle(self) -> None:
-        """The order of the labels is the model's where it has had the same; of a model as it is, so is the loss.
+        """The order of the labels, too, is the model's where it has had the same.
 
         Raises:
             UserError: the model is for pairs, and there is one text; or it is scored as it is, and has other labels.
@@ -182,18 +175,12 @@ class SequenceClassification(Classification):
         if list(self.order) != sorted(self.order):
             self.data = self.data.relabelled(np.argsort(self.order).tolist())
             self.labels = [self.labels[i] for i in self.order]
-        if self.config.do_train:
-            return
-        if self.has_classes and theirs and order is None:
+        if not self.config.do_train and self.has_classes and theirs and order is None:
             raise UserError(
                 f"{self.arch} has the labels {listed(theirs)}, and the data of {self.name} has {listed(self.labels)}: "
                 "train it, or score data with its labels"
             )
-        if not {"loss", "k", "M", "rescaling", "paper_task"} & self.given:
-            found = getattr(self.origin, "square_loss", None)
-            self.config.loss = "square" if found else "cross_entropy"
-            if found and self.has_classes:
-                self.rescaling = Rescaling(found["k"], found["M"], "the model's own")
+        super().settle()
 
     @property
     def problem_type(self) -> str:
