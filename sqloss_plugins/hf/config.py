@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from transformers import TrainingArguments
 
 from sqloss_plugins import paper
-from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES, check_rescaling
+from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES, check_loss, check_rescaling
 
 PROTOCOLS = ("early_stopping", "same_epochs")
 """The paper's protocols that a Trainer can follow; see :class:`SquareLossConfig`."""
@@ -144,10 +144,10 @@ class SquareLossConfig(TrainingArguments):
             None where the loss has neither k nor M, and for a regression.
 
         Raises:
-            ValueError: k or M given for a regression, or not given where the number of classes is not known; a rule
-                that multi-label classification does not have.
+            ValueError: k or M given for a regression, or not given where the number of classes is not known; a loss or
+                a rule that multi-label classification does not have.
         """
-        if not LOSSES[self.loss].is_rescaled:
+        if not check_loss(self.loss, is_multi_label=is_multi_label).is_rescaled:
             return None
         if num_classes == 1 and not is_multi_label:
             if self.k is None and self.M is None:
