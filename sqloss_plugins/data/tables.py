@@ -138,7 +138,6 @@ def _csv(path: Path) -> _Layout:
     def records() -> Records:
         return _named(path, _quoted(path, ","), "comma")
 
-    _count(records())
     return _of_strings(path, records)
 
 
