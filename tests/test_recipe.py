@@ -943,7 +943,7 @@ def test_a_new_corpus_is_a_reader_and_a_recipe_folder(tmp_path, monkeypatch):
         (corpus / f"{subset}.txt").write_text("".join(f"{line}\n" for line in texts))
         for line in texts:
             soundfile.write(corpus / f"{line.split()[0]}.wav", noise.normal(0, 0.1, 12000), 8000)
-    toy = Corpus("toy", "Toy", read_toy, "http://toy", download_toy, ("train", "dev", "test"), sample_rate=8000)
+    toy = Corpus("toy", "Toy", read_toy, "http://toy", download_toy, sample_rate=8000)
     monkeypatch.setitem(CORPORA, "toy", toy)
 
     (recipe / "conf/tuning").mkdir(parents=True)

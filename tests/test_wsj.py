@@ -12,7 +12,7 @@ import yaml
 
 from sqloss_plugins.data.corpora import CORPORA, check_audio, check_subsets
 from sqloss_plugins.data.corpora.sphere import SphereHeader, decode, find_decoder, read_header, write_sphere
-from sqloss_plugins.data.corpora.wsj import MINI_SUBSETS, normalize, write_mini
+from sqloss_plugins.data.corpora.wsj import MINI_SUBSETS, SUBSETS, normalize, write_mini
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.bin.asr_export import main as export
 from sqloss_plugins.espnet.recipe import main
@@ -255,7 +255,7 @@ def test_an_index_without_suffixes_and_a_speaker_that_is_not_shipped(discs):
             dot = discs / dots[path.parent.name] if path.parent.name in dots else path.parent
             dot.mkdir(parents=True, exist_ok=True)
             (dot / f"{path.stem[:6]}00.dot").write_text(f"Word {path.stem} ({path.stem})\n")
-    names = {subset: [item.name for item in WSJ.read(discs, subset)] for subset in WSJ.subsets[:4]}
+    names = {subset: [item.name for item in WSJ.read(discs, subset)] for subset in SUBSETS[:4]}
     assert names == {
         "train_si84": ["01ic0201"],
         "train_si284": ["46bc0201", "01ic0201"],

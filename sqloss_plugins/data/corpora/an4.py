@@ -72,4 +72,4 @@ def download(subsets: Sequence[str], folder: Path) -> Path:
     return folder
 
 
-AN4 = Corpus(name="an4", title="AN4", read=read, source=SOURCE, download=download, subsets=SUBSETS)
+AN4 = Corpus(name="an4", title="AN4", read=read, source=SOURCE, download=download)

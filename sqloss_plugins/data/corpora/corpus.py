@@ -63,7 +63,6 @@ class Corpus:
         download: downloads it, skipping what is there; called with the subsets and the folder to put it in. Returns
             the folder that ``read`` takes. Raises ``OSError`` where the source cannot be reached. None for a corpus
             that is not public.
-        subsets: the names of all subsets.
         mini: the embedded corpus in the same layout, None for none.
         sample_rate: of the audio, in Hz.
         convert: checks the audio of utterances, and writes what ESPnet cannot take as it is into a folder; called with
@@ -71,7 +70,6 @@ class Corpus:
             utterances with the audio to take, and the number of samples of each. None: all is taken as it is.
         identity: what makes a subset this one and no other, as JSON has it; called with its name. None: the folder.
         notes: what is to be said of the subsets. None: nothing.
-        folder: of its folder below ``downloads``; None for the name. Two readings of one corpus share it.
         symbols: words of the transcripts that are not spelled, such as ``<NOISE>``: one token each among characters.
     """
 
@@ -80,16 +78,14 @@ class Corpus:
     read: Callable[[Path, str], list[Utterance]]
     source: str
     download: Callable[[Sequence[str], Path], Path] | None
-    subsets: tuple[str, ...]
     mini: MiniCorpus | None = None
     sample_rate: int = SAMPLE_RATE
     convert: Converter | None = None
     identity: Callable[[str], Any] | None = None
     notes: Callable[[], Sequence[str]] | None = None
-    folder: str | None = None
     symbols: tuple[str, ...] = ()
 
     @property
     def folder_name(self) -> str:
-        """Of its folder below ``downloads``."""
-        return self.folder or self.name
+        """Of its folder below ``downloads``, by the title: two readings of one corpus share it."""
+        return self.title.lower()

@@ -123,6 +123,5 @@ LIBRISPEECH = Corpus(
     read=read,
     source="https://www.openslr.org/12",
     download=download,
-    subsets=SUBSETS,
     mini=MiniCorpus(write_mini, sum(utterances for _, utterances in MINI_SUBSETS.values())),
 )

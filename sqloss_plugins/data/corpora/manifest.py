@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from sqloss_plugins.data.corpora.checks import read_lines, read_raw_lines, read_transcripts
 from sqloss_plugins.data.corpora.conversion import convert_audio
@@ -443,7 +443,6 @@ def own_corpus(name: str, manifests: Manifests, sample_rate: int = SAMPLE_RATE, 
         read=read,
         source="",
         download=None,
-        subsets=(*manifests.files, *manifests.sizes),
         sample_rate=sample_rate,
         convert=convert,
         identity=manifests.identity,
@@ -451,9 +450,5 @@ def own_corpus(name: str, manifests: Manifests, sample_rate: int = SAMPLE_RATE, 
     )
 
 
-def _refuse(*_: object) -> NoReturn:
-    raise UserError("this recipe is for a corpus of your own: give --train, its manifest")
-
-
-ANY = Corpus(name="any", title="a corpus of your own", read=_refuse, source="", download=None, subsets=())
+ANY = own_corpus("any", Manifests({}, {}))
 """What a ``recipe.yaml`` names for a corpus that the command line gives."""

@@ -296,8 +296,6 @@ TIMIT_PHONES = Corpus(
     read=read_with_phones,
     source="https://catalog.ldc.upenn.edu/LDC93S1",
     download=None,
-    subsets=SUBSETS,
     mini=MiniCorpus(write_mini, _MINI_SENTENCES),
-    folder="timit",
 )
 TIMIT_CHARACTERS = replace(TIMIT_PHONES, name="timit_char", read=read_with_characters)

@@ -304,7 +304,6 @@ WSJ = Corpus(
     read=read,
     source="https://catalog.ldc.upenn.edu/LDC93S6A and LDC94S13A",
     download=None,
-    subsets=SUBSETS,
     mini=MiniCorpus(write_mini, sum(utterances for _, utterances in MINI_SUBSETS.values())),
     symbols=SYMBOLS,
 )
