@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, sentence
 
 _ANSWER_WITHIN_S = 4.0
 
@@ -89,7 +89,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read as settings: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} cannot be read as settings: {sentence(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a mapping of option names to values")
     return content

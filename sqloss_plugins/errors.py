@@ -1,10 +1,10 @@
-"""The one exception for mistakes of the person at the command line, and what a command does with it."""
+"""The one exception for mistakes of the person at the command line, its words, and what a command does with it."""
 
 from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class UserError(Exception):
@@ -17,6 +17,17 @@ class RunError(UserError):
     """A run failed without a mistake in its options: it diverged, its disk is full, or a program of it ended badly."""
 
     status = 1
+
+
+def sentence(error: BaseException) -> str:
+    """What another library says of a mistake, on one line."""
+    text = " ".join(str(error).split())
+    return text if text and not isinstance(error, KeyError) else f"{type(error).__name__} {text}".strip()
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a sentence: the first of them."""
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")
 
 
 def run_command(name: str, command: Callable[[], None]) -> int:

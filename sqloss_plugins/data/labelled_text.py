@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 
 from sqloss_plugins.data.tables import Table, brief, read_table
 from sqloss_plugins.data.task_data import TaskData
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, listed
 
 SPLITS = ("train", "validation", "test")
 KINDS = ("single_label", "multi_label", "regression")
@@ -573,8 +573,7 @@ def _sorted(names: Collection[str]) -> list[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 5} others" if len(names) > 5 else ""
-    return ", ".join(map(brief, names[:5])) + more
+    return listed([brief(name) for name in names])
 
 
 # Rows held out, and texts that are in two splits.

@@ -18,7 +18,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from sqloss_plugins import __version__
 from sqloss_plugins.data.task_data import decoded_lines
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, sentence
 
 Records = Iterator[tuple[int, dict[str, Any]]]
 """Rows as column -> value, each with the number of its line, or of the row, from 1."""
@@ -107,7 +107,7 @@ def read_table(path: Path, cache_dir: str | None = None, in_memory: bool = False
         cause = error.__cause__ or error
         if isinstance(cause, (UserError, OSError)):
             raise cause from error
-        raise UserError(f"{path} cannot be read: {' '.join(str(cause).split())}") from error
+        raise UserError(f"{path} cannot be read: {sentence(cause)}") from error
     return Table(data, str(path), layout.notes, layout.records, layout.unit)
 
 
@@ -360,7 +360,7 @@ def _parquet(path: Path) -> _Layout:
             batches = pyarrow.parquet.ParquetFile(path).iter_batches(_BATCH)
             yield from enumerate(chain.from_iterable(batch.to_pylist() for batch in batches), start=1)
         except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
+            raise UserError(f"{path} cannot be read as parquet: {sentence(error)}") from error
 
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
@@ -373,7 +373,7 @@ def _parquet(path: Path) -> _Layout:
         ]
         features = Features.from_arrow_schema(pyarrow.schema(fields, schema.metadata))
     except (pyarrow.ArrowException, OSError, ValueError, NotImplementedError) as error:
-        raise UserError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} cannot be read as parquet: {sentence(error)}") from error
     if not rows:
         raise UserError(f"{path} has no rows")
     return _Layout(features, records, "row")

@@ -27,11 +27,11 @@ from datasets.exceptions import DatasetsError
 from datasets.utils.logging import disable_progress_bar
 from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 
-from sqloss_plugins.errors import RunError, UserError, run_command
+from sqloss_plugins.errors import RunError, UserError, run_command, sentence
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.hub import reach_hub
-from sqloss_plugins.hf.options import parse, sentence
+from sqloss_plugins.hf.options import parse
 from sqloss_plugins.hf.run_folder import (
     Progress,
     best_epoch,

@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 from transformers.hf_argparser import ArgumentDefaultsHelpFormatter
 
 from sqloss_plugins.command_line import OneLineErrors, read_mapping
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.task import Task, TaskArguments
 from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES
@@ -116,12 +116,6 @@ def _phases(given: Mapping[str, Any]) -> dict[str, bool]:
     if not any(wanted.values()):
         raise UserError("--do_train, --do_eval and --do_predict are all false, so that there is nothing to do")
     return wanted
-
-
-def sentence(error: BaseException) -> str:
-    """What another library says of a mistake, on one line."""
-    text = " ".join(str(error).split())
-    return text if text and not isinstance(error, KeyError) else f"{type(error).__name__} {text}".strip()
 
 
 def _arguments_of_file(path: Path) -> list[str]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from sqloss_plugins.command_line import check_name
 from sqloss_plugins.data.labelled_text import Columns, HoldOut, LabelledText, load_files, load_from_hub
-from sqloss_plugins.errors import UserError
-from sqloss_plugins.hf.options import refuse_given, sentence
+from sqloss_plugins.errors import UserError, sentence
+from sqloss_plugins.hf.options import refuse_given
 from sqloss_plugins.hf.task import TaskArguments
 
 _FILES = ("train_file", "validation_file", "test_file")

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel, default_data_collato
 
 from sqloss_plugins import paper
 from sqloss_plugins.data.task_data import TaskData
+from sqloss_plugins.errors import listed
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.hub import find_config
 from sqloss_plugins.losses import LOSSES
@@ -239,11 +240,6 @@ class Task(ABC):
         """For the Trainer: the metrics that count."""
         scores = self.scores(prediction.predictions, prediction.label_ids)
         return {**scores.get(OF_OUTPUTS, {}), **scores.get(self.method, {})}
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names for a sentence: the first of them."""
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")
 
 
 class Classification(Task):

@@ -24,7 +24,7 @@ from typing import Any
 from sqloss_plugins.data.glue import TASKS, load_from_dir, load_from_hub, write_submission
 from sqloss_plugins.data.mini_glue import load_mini
 from sqloss_plugins.data.task_data import TaskData
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.options import refuse_given
 from sqloss_plugins.hf.own_texts import SOURCES
@@ -105,9 +105,7 @@ class Glue(SequenceClassification):
                 data = load_from_hub(task, args.cache_dir, args.token)
             except (OSError, ValueError) as error:  # what datasets raises where hub and cache have nothing
                 if self.is_hub_reachable:
-                    raise UserError(
-                        f"{task.name} cannot be read from the hub: {' '.join(str(error).split())}"
-                    ) from error
+                    raise UserError(f"{task.name} cannot be read from the hub: {sentence(error)}") from error
                 print(
                     f"No {task.name} data at hand: using the embedded MINI data, which is not the real {task.name}. "
                     "For the real one give --data_dir, or run where the hub can be reached.",

@@ -35,10 +35,10 @@ from transformers import (
 )
 
 from sqloss_plugins.data.text import TextData, load_files, load_mini, texts
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.hub import check_tokenizer, find_config
-from sqloss_plugins.hf.options import check_at_least, refuse_given, sentence
+from sqloss_plugins.hf.options import check_at_least, refuse_given
 from sqloss_plugins.hf.task import Scores, Task, TaskArguments
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.metrics import perplexity

@@ -25,10 +25,10 @@ from transformers import (
 )
 
 from sqloss_plugins.data.task_data import TaskData
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, listed, sentence
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, find_config
-from sqloss_plugins.hf.options import check_at_least, refuse_given, sentence
-from sqloss_plugins.hf.task import Classification, Scores, listed
+from sqloss_plugins.hf.options import check_at_least, refuse_given
+from sqloss_plugins.hf.task import Classification, Scores
 from sqloss_plugins.hf.word_models import (
     PRE_TRAINED,
     WORD_MODELS,
