@@ -1,6 +1,7 @@
 """A corpus of the user's own: manifests, their audio, hold-outs, and the whole recipe by the command line."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,12 @@ import soundfile
 from commands import assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
+from speech import call_compressed, make_decoder
 
 from sqloss_plugins.data.corpora import Utterance
 from sqloss_plugins.data.corpora.conversion import convert_audio, resample
 from sqloss_plugins.data.corpora.manifest import Manifests, hold_out, own_corpus, read_manifest
+from sqloss_plugins.data.corpora.sphere import write_sphere
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import main
 from sqloss_plugins.espnet.recipe.options import parse
@@ -509,6 +512,26 @@ def test_the_same_audio_in_two_subsets(mine, tmp_path, monkeypatch, capsys):
     words = ["mine", "--train", "data/all.tsv", "--valid", "data/test.tsv", "--test_size", "1", "--stop_stage", "2"]
     assert main([*words, "--audio_channel", "0"]) == 2
     assert "remove it from one" in capsys.readouterr().err
+
+
+def test_compressed_sphere_is_decoded_and_not_taken_for_that_of_another_manifest(folder, monkeypatch, capsys):
+    """A first attempt ended after some of it was decoded; the second gives the same ids to other audio."""
+    monkeypatch.chdir(folder)
+    for name, seconds in (("short", 0.5), ("long", 1.5), ("cut", 1.0)):
+        write_sphere(folder / f"{name}.sph", tone(seconds), 16000)
+        call_compressed(folder / f"{name}.sph")
+    os.truncate("cut.sph", 9000)
+    for split, name in (("dev", "a"), ("test", "b")):
+        Path(f"{split}.tsv").write_text(f"audio\ttext\nwav/{name}.wav\tone\n")
+    write(folder / "wav/b.wav", frequency=200)  # not the audio of the other
+    words = ["mine", "--train", "all.tsv", "--valid", "dev.tsv", "--test", "test.tsv", "--nj", "1", "--stop_stage", "2"]
+    monkeypatch.setenv("PATH", str(make_decoder(folder / "bin").parent))
+    for audio, status in ((("short", "cut"), 2), (("long", "short"), 0)):
+        rows = [f"{name}.sph\tone\tu{i}" for i, name in enumerate(audio)]
+        Path("all.tsv").write_text("\n".join(["audio\ttext\tid", *rows]))
+        assert main(words) == status
+    assert "cut.sph is cut short" in capsys.readouterr().err
+    assert Path("data/mine/train-char/train/utt2num_samples").read_text() == "u0 24000\nu1 8000\n"
 
 
 def test_utterances_too_short_for_the_encoder_are_named_before_the_training(mine, tmp_path, monkeypatch, capsys):

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from test_recipe import TINY_ASR, TINY_LM
+from speech import TINY_ASR, TINY_LM
 
 from sqloss_plugins.data.corpora.librispeech import write_mini
 from sqloss_plugins.errors import UserError

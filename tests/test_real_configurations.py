@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from speech import smaller
 
 from sqloss_plugins.data.corpora.librispeech import write_mini
 from sqloss_plugins.data.corpora.timit import write_mini as timit_mini
@@ -26,18 +27,11 @@ SMALL = {
 pytestmark = pytest.mark.slow
 
 
-def smaller(content):
-    """The same settings with small sizes."""
-    if isinstance(content, dict):
-        return {name: SMALL.get(name, smaller(value)) for name, value in content.items()}
-    return content
-
-
 def small_recipe(recipe, folder):
     """A copy of a recipe's folder, whose configurations differ in sizes alone."""
     shutil.copytree(recipe, folder, ignore=shutil.ignore_patterns("mini", "runs", "data", "downloads"))
     for path in folder.glob("conf/**/*.yaml"):
-        path.write_text(yaml.safe_dump(smaller(yaml.safe_load(path.read_text())), sort_keys=False))
+        path.write_text(yaml.safe_dump(smaller(yaml.safe_load(path.read_text()), SMALL), sort_keys=False))
     return folder
 
 

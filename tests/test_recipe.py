@@ -18,6 +18,7 @@ from commands import kill_when
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 from filelock import FileLock
+from speech import TINY_ASR, TINY_LM, make_tokens, settings
 
 from sqloss_plugins.data.corpora import CORPORA, Corpus, Utterance
 from sqloss_plugins.data.corpora.librispeech import write_mini
@@ -29,7 +30,6 @@ from sqloss_plugins.espnet.recipe import decoding, main, preparation
 from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_folding, read_text
 from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, parse, read_lm_text
 from sqloss_plugins.espnet.recipe.paths import Paths
-from sqloss_plugins.espnet.recipe.settings import Settings
 from sqloss_plugins.metrics import Edits
 from sqloss_plugins.probability import METHODS
 from sqloss_plugins.results import read_result
@@ -38,40 +38,6 @@ ROOT = Path(__file__).parent.parent
 RUN = ROOT / "recipes/librispeech/run.sh"
 # The tests on the same finished run; pytest-xdist would make it once for each worker.
 one_worker = pytest.mark.xdist_group("recipe")
-
-TINY_ASR = """
-encoder: transformer
-encoder_conf: {input_layer: conv2d6, output_size: 16, attention_heads: 2, linear_units: 32, num_blocks: 1}
-decoder: transformer
-decoder_conf: {attention_heads: 2, linear_units: 32, num_blocks: 1}
-model_conf: {ctc_weight: 0.3, report_cer: false, report_wer: false}
-frontend_conf: {fs: 16k, n_fft: 512, win_length: 400, hop_length: 160, n_mels: 20}
-normalize: global_mvn
-batch_type: folded
-batch_size: 4
-fold_length: [80000, 150]
-optim: adam
-optim_conf: {lr: 0.01}
-max_epoch: 3
-keep_nbest_models: 2
-best_model_criterion: [[valid, acc, max]]
-num_workers: 0
-num_att_plot: 0
-use_matplotlib: false
-"""
-TINY_LM = """
-lm: seq_rnn
-lm_conf: {unit: 8, nlayers: 1}
-batch_type: folded
-batch_size: 8
-fold_length: [150]
-optim: adam
-max_epoch: 1
-keep_nbest_models: 1
-best_model_criterion: [[valid, loss, min]]
-num_workers: 0
-use_matplotlib: false
-"""
 
 
 @pytest.fixture(scope="module")
@@ -95,18 +61,6 @@ def options(corpus, tmp_path_factory):
         (work / f"{name}.yaml").write_text(text)
     configs = [word for name in ("asr", "lm", "inference") for word in (f"--{name}_config", str(work / f"{name}.yaml"))]
     return ["--corpus", str(corpus), "--workdir", str(work), *configs, "--nbpe", "40", "--nj", "1"]
-
-
-def settings(*words):
-    """What a command line comes to, with ESPnet's own check of it."""
-    given = parse(words)
-    return Settings(given, Paths(given))
-
-
-def make_tokens(found, count):
-    """A token list where stage 3 would write it."""
-    found.paths.data.root.mkdir(parents=True, exist_ok=True)
-    found.paths.data.token_list.write_text("".join(f"t{i}\n" for i in range(count)))
 
 
 def environment():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -98,7 +99,9 @@ def _convert(item: Utterance, info: Any, target: Path, sample_rate: int, channel
     if is_plain and is_whole and fits_wav_scp(path):
         return item, int(info.frames)
     samples = resample(_read(item, info, channel), info.samplerate, sample_rate)
-    return _write(item, samples, target, sample_rate), len(samples)
+    audio = target / f"{item.name}.flac"
+    write_flac(audio, samples, sample_rate)
+    return replace(item, audio=audio, start=0.0, end=None), len(samples)
 
 
 def _read(item: Utterance, info: Any, channel: str | None) -> Any:
@@ -134,11 +137,18 @@ def resample(samples: Any, rate: int, target_rate: int) -> Any:
     return samples if up == down else resample_poly(samples, up, down)
 
 
-def _write(item: Utterance, samples: Any, folder: Path, sample_rate: int) -> Utterance:
+def write_flac(path: Path, samples: Any, sample_rate: int) -> None:
+    """Writes samples as FLAC, 16 bits; the file is there when it is whole.
+
+    Args:
+        path: the file; its folder is made.
+        samples: shape (n,), floating point; what is outside [-1, 1] is clipped.
+        sample_rate: in Hz.
+    """
     import numpy as np
     import soundfile
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{item.name}.flac"
-    soundfile.write(path, np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16")
-    return replace(item, audio=path, start=0.0, end=None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}")
+    soundfile.write(partial, np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="FLAC")
+    os.replace(partial, path)

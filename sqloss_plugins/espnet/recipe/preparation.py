@@ -19,7 +19,7 @@ from sqloss_plugins.data.corpora import Corpus, MiniCorpus, Utterance, check_aud
 from sqloss_plugins.data.corpora.sphere import decode, find_decoder, read_header
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe.error_rates import read_text
-from sqloss_plugins.espnet.recipe.paths import DataFolder
+from sqloss_plugins.espnet.recipe.paths import DataFolder, digest
 from sqloss_plugins.folders import lock_folder
 from sqloss_plugins.results import write_json
 
@@ -159,19 +159,39 @@ def prepare_data(
         samples = {item.name: count for item, count in zip(readable, counts, strict=True)}
         if subset in durations:
             samples = _of_duration(subset, samples, corpus.sample_rate, *durations[subset])
-        seconds = sum(samples.values()) / corpus.sample_rate
-        write_data_dir(data.subset(subset), [item for item in readable if item.name in samples])
-        lines = [f"{name} {count}\n" for name, count in sorted(samples.items())]
-        data.lengths_file(subset).write_text("".join(lines), encoding="utf-8")
         found = hashlib.sha256()
         for item in sorted(utterances, key=lambda item: item.name):
             if item.name in samples:
                 found.update(f"{subset} {item.name} {item.text} {item.audio.stat().st_size}\n".encode())
-        about: dict[str, Any] = {"utterances": len(samples), "seconds": seconds, "fingerprint": found.hexdigest()}
+        about: dict[str, Any] = {"fingerprint": found.hexdigest()}
         if corpus.identity:
             about["identity"] = corpus.identity(subset)
-        write_json(data.about_file(subset), about)
-        print(f"  {subset:20s} {len(samples):7d} utterances {seconds / 3600:8.2f} h", flush=True)
+        write_subset(data, subset, readable, samples, sum(samples.values()) / corpus.sample_rate, about)
+
+
+def write_subset(
+    data: DataFolder,
+    subset: str,
+    utterances: Sequence[Utterance],
+    samples: Mapping[str, int],
+    seconds: float,
+    about: Mapping[str, Any],
+) -> None:
+    """Writes the files of a subset, and says how large it is.
+
+    Args:
+        data: where it goes.
+        subset: its name.
+        utterances: those in it, and others, which are left out.
+        samples: utterance -> its number of samples.
+        seconds: of all together.
+        about: what is to be known of it beside its size.
+    """
+    write_data_dir(data.subset(subset), [item for item in utterances if item.name in samples])
+    lines = [f"{name} {count}\n" for name, count in sorted(samples.items())]
+    data.lengths_file(subset).write_text("".join(lines), encoding="utf-8")
+    write_json(data.about_file(subset), {"utterances": len(samples), "seconds": seconds, **about})
+    print(f"  {subset:20s} {len(samples):7d} utterances {seconds / 3600:8.2f} h", flush=True)
 
 
 def _of_duration(
@@ -238,11 +258,16 @@ def _decoder_of(compressed: Collection[Path]) -> str:
 def _decode_all(
     utterances: Sequence[Utterance], compressed: Collection[Path], folder: Path, decoder: str, nj: int
 ) -> list[Utterance]:
-    """The utterances, with the compressed audio as WAV files in the folder, which are made once."""
+    """The utterances, with the compressed audio as WAV files in the folder, which are made once.
+
+    Their names say of which files they are: a manifest, or the audio, may have changed since some were made.
+    """
     targets: dict[Path, Path] = {}
     for item in utterances:
-        if item.audio in compressed:  # a file may be several utterances
-            targets.setdefault(item.audio, folder / f"{item.name}.wav")
+        if item.audio in compressed and item.audio not in targets:  # a file may be several utterances
+            state = item.audio.stat()
+            source = digest([item.audio.absolute(), state.st_size, state.st_mtime_ns])
+            targets[item.audio] = folder / f"{item.name}-{source[:8]}.wav"
     if not targets:
         return list(utterances)
     folder.mkdir(parents=True, exist_ok=True)
@@ -252,12 +277,8 @@ def _decode_all(
             decode(source, target, decoder)
 
     with tqdm(total=len(targets), desc=f"  {Path(decoder).name}", unit=" files") as bar, ThreadPoolExecutor(nj) as pool:
-        try:
-            for _ in pool.map(run, targets.keys(), targets.values()):
-                bar.update()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # of the files that are still to come
-            raise
+        for _ in pool.map(run, targets.keys(), targets.values()):
+            bar.update()
     return [replace(item, audio=targets.get(item.audio, item.audio)) for item in utterances]
 
 

@@ -6,7 +6,6 @@ Audio at speed 0.9 is the same samples taken for those of 0.9 times the sample r
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,16 +13,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from sqloss_plugins.data.corpora import Utterance, write_data_dir
-from sqloss_plugins.data.corpora.conversion import resample
+from sqloss_plugins.data.corpora import Utterance
+from sqloss_plugins.data.corpora.conversion import resample, write_flac
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe.error_rates import read_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, digest
-from sqloss_plugins.results import write_json
+from sqloss_plugins.espnet.recipe.preparation import write_subset
 
 
 @dataclass(frozen=True)
@@ -41,9 +39,7 @@ class _Copy:
             if self.speed != 1 and not path.is_file():
                 samples, rate = soundfile.read(self.source, dtype="float64")
                 changed = resample(samples, self.speed.numerator, self.speed.denominator)
-                partial = path.with_name(f".{path.name}")
-                soundfile.write(partial, np.clip(changed, -1.0, 1.0), rate, subtype="PCM_16", format="FLAC")
-                os.replace(partial, path)
+                write_flac(path, changed, rate)
             info = soundfile.info(path)
         except (OSError, soundfile.LibsndfileError) as error:
             raise UserError(
@@ -89,9 +85,7 @@ def perturb_speed(data: DataFolder, source: str, target: str, factors: Sequence[
         for written in pool.map(_Copy.write, copies):
             found.append(written)
             bar.update()
-    write_data_dir(data.subset(target), [item.utterance for item in copies])
-    lines = sorted(f"{item.utterance.name} {samples}\n" for item, (samples, _) in zip(copies, found, strict=True))
-    data.lengths_file(target).write_text("".join(lines), encoding="utf-8")
+    utterances = [item.utterance for item in copies]
+    lengths = {item.name: samples for item, (samples, _) in zip(utterances, found, strict=True)}
     seconds = sum(samples / rate for samples, rate in found)
-    write_json(data.about_file(target), {"utterances": len(copies), "seconds": seconds, "fingerprint": fingerprint})
-    print(f"  {target:20s} {len(copies):7d} utterances {seconds / 3600:8.2f} h", flush=True)
+    write_subset(data, target, utterances, lengths, seconds, {"fingerprint": fingerprint})
