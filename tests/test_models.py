@@ -21,6 +21,8 @@ from transformers import (
     pipeline,
 )
 
+from sqloss_plugins.data.glue import TASKS
+from sqloss_plugins.data.mini_glue import load_mini
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.options import parse
 from sqloss_plugins.hf.tasks.glue import Glue, main
@@ -503,9 +505,6 @@ SMALL += ["--max_train_samples", "96", "--num_train_epochs", "2"]
 @pytest.fixture
 def vectors(tmp_path):
     """Vectors of eight numbers for half of the words of the mini data."""
-    from sqloss_plugins.data.glue import TASKS
-    from sqloss_plugins.data.mini_glue import load_mini
-
     rows = load_mini(TASKS["mrpc"]).splits["train"].select(range(96))
     tokenizer = train_tokenizer([*rows["sentence1"], *rows["sentence2"]])
     words = sorted(set(tokenizer.get_vocab()) - {"[PAD]", "[UNK]"})
@@ -525,11 +524,11 @@ def test_a_new_model_by_the_command_line(arch, vectors, tmp_path, monkeypatch, c
     """Trained, finished, and scored again as a pre-trained one, with the same outputs."""
     monkeypatch.chdir(tmp_path)
     path, known, words = vectors
-    options = [*SMALL, "--arch", arch, "--word_vectors", str(path)]
+    options = [*SMALL, "--arch", arch, "--word_vectors", str(path), "--max_seq_length", "6"]
     assert main(options) == 0
     printed = capsys.readouterr().out
     assert f"model      {arch} (new, " in printed
-    assert "texts of up to 80 words" in printed
+    assert "texts of up to 6 words" in printed
     assert f"words      {len(words)} known, {len(known)} with_vectors" in printed
     folder = tmp_path / f"runs/mrpc/{arch}/square-k1-M1-lr0.0002-early_stopping-s42-mini"
     result = read_result(folder)
@@ -578,6 +577,11 @@ def test_the_longest_training_text_is_the_limit(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main([*SMALL, "--task", "qnli", "--arch", "lstm_attention", "--num_train_epochs", "1"]) == 0
     assert "texts of any length" in capsys.readouterr().out
+    (path,) = Path("runs").glob("*/*/*/config.json")
+    rows = load_mini(TASKS["qnli"]).splits["train"].select(range(96))
+    tokenizer = train_tokenizer([*rows["question"], *rows["sentence"]])
+    expected = longest(tokenizer, [*rows["question"], *rows["sentence"]])
+    assert json.loads(path.read_text())["longest_text"] == expected
 
 
 def test_defaults_are_the_papers():

@@ -14,7 +14,7 @@ from sqloss_plugins.hf.options import check_at_least, refuse_given
 from sqloss_plugins.hf.task import TaskArguments
 from sqloss_plugins.models import ARCHITECTURES
 from sqloss_plugins.models.pairs import PairModel
-from sqloss_plugins.models.words import WordVectors, read_word_vectors, set_word_vectors, train_tokenizer
+from sqloss_plugins.models.words import WordVectors, longest, read_word_vectors, set_word_vectors, train_tokenizer
 from sqloss_plugins.paper import hyperparameters
 
 WORD_MODELS = frozenset(entry.config.model_type for entry in ARCHITECTURES.values())
@@ -97,13 +97,17 @@ def check_word_model(args: WordModelArguments, given: Collection[str], do_train:
 
 
 def new_word_model(
-    args: WordModelArguments, texts: Callable[[], Iterable[str]], about_labels: dict[str, Any]
+    args: WordModelArguments,
+    texts: Callable[[], Iterable[str]],
+    longest_text: int | None,
+    about_labels: dict[str, Any],
 ) -> tuple[PairModel, PreTrainedTokenizerBase]:
     """A new model of ``--arch``, with random weights, and its tokenizer.
 
     Args:
         args: the options.
         texts: gives the training texts.
+        longest_text: how many words of each text are kept; None for as many as the longest has.
         about_labels: what the configuration says of the labels.
 
     Raises:
@@ -122,6 +126,7 @@ def new_word_model(
             embedding_size=vectors.size if vectors else args.embedding_size,
             hidden_size=args.hidden_size,
             dropout=args.dropout,
+            longest_text=longest_text or longest(tokenizer, texts()),
             train_embeddings=vectors is None or entry.trains_word_vectors,
             words_with_vectors=len(vectors.rows) if vectors else 0,
             pad_token_id=tokenizer.pad_token_id,

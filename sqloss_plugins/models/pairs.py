@@ -20,6 +20,7 @@ class PairConfig(PreTrainedConfig):
         embedding_size: width of the word vectors.
         hidden_size: width of the LSTMs in each direction.
         dropout: what share of values is dropped in training.
+        longest_text: how many words of each text the model is trained on; None for all.
         train_embeddings: whether the word vectors are trained.
         words_with_vectors: words whose vectors came from a file.
         pad_token_id: the word number of padding.
@@ -29,6 +30,7 @@ class PairConfig(PreTrainedConfig):
     embedding_size: int = 300
     hidden_size: int = 300
     dropout: float = 0.0
+    longest_text: int | None = None
     train_embeddings: bool = True
     words_with_vectors: int = 0
     pad_token_id: int = 0

@@ -6,7 +6,7 @@ import csv
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from sqloss_plugins.hf.word_models import (
     word_model_defaults,
 )
 from sqloss_plugins.models import ARCHITECTURES
-from sqloss_plugins.models.words import encode_pairs, longest
+from sqloss_plugins.models.words import encode_pairs
 from sqloss_plugins.paper import HyperParameters, hyperparameters
 
 COMMON = HyperParameters(
@@ -82,8 +82,8 @@ class SequenceClassificationArguments(WordModelArguments):
     max_seq_length: int | None = field(
         default=128,
         metadata={
-            "help": "Tokens; longer inputs are cut. With a model on words: words of each text; None is as many as the "
-            "longest training text has."
+            "help": "Tokens; longer inputs are cut. With a model on words: words of each text; of a new one None is as "
+            "many as the longest training text has, and a saved one has its own limit."
         },
     )
     pad_to_max_length: bool = field(
@@ -105,6 +105,7 @@ class SequenceClassification(Classification):
         order: for each of the model's outputs the number that its label has in the task; ``data`` and ``labels`` have
             the model's numbers, once they are settled.
         label_delimiter: between the labels of one example, where predictions are written.
+        model_config: the model's configuration, once it is loaded.
     """
 
     arguments = SequenceClassificationArguments
@@ -114,6 +115,7 @@ class SequenceClassification(Classification):
     label_delimiter = ","
     names: Sequence[str]
     order: Sequence[int]
+    model_config: Any
 
     def check(self) -> None:
         """Refuses numbers of tokens and examples that are too small."""
@@ -169,6 +171,8 @@ class SequenceClassification(Classification):
             raise UserError(f"{self.arch} is a model for pairs of texts, and those of {self.name} are single")
         if self.takes_words:
             refuse_given(self.given, ["pad_to_max_length"], f"has no use: {self.arch} does not depend on padding")
+            if self.origin is not None and "max_seq_length" not in self.given:
+                self.args.max_seq_length = getattr(self.origin, "longest_text", None)
         theirs = self.own_names
         order = _order(theirs, self.labels)
         self.names, self.order = (self.labels, range(len(self.labels))) if order is None else (theirs, order)
@@ -200,9 +204,9 @@ class SequenceClassification(Classification):
             "finetuning_task": self.name,
         }
         if path is None:
-            model, tokenizer = new_word_model(args, self._training_texts, about_labels)
+            model, tokenizer = new_word_model(args, self._training_texts, args.max_seq_length, about_labels)
             model.config.problem_type = self.problem_type
-            self.words_with_vectors = model.config.words_with_vectors
+            self.model_config = model.config
             return model, tokenizer
         tokenizer_path = str(args.tokenizer_name or self.model_path or path)
         try:
@@ -227,22 +231,17 @@ class SequenceClassification(Classification):
         check_tokenizer(tokenizer, tokenizer_path, model, "give one by --tokenizer_name")
         if tokenizer.pad_token is None:
             raise UserError(f"the tokenizer of {tokenizer_path} has no token to pad with: give one by --tokenizer_name")
-        self.words_with_vectors = getattr(config, "words_with_vectors", 0)
+        self.model_config = model.config
         if not self.takes_words:
             self._check_length(tokenizer, config)
+        elif args.max_seq_length is not None:
+            model.config.longest_text = args.max_seq_length
         return model, tokenizer
 
     def _training_texts(self) -> Iterator[str]:
         for rows in self.data.splits["train"].iter(1000):
             for name in self.texts:
                 yield from rows[name]
-
-    @cached_property
-    def max_length(self) -> int | None:
-        """How long a text, or a pair of texts, may be; None for any length."""
-        if self.args.max_seq_length is None and "train" in self.data.splits:
-            return longest(self.processor, self._training_texts())
-        return self.args.max_seq_length  # type: ignore[no-any-return]
 
     def _check_length(self, tokenizer: PreTrainedTokenizerBase, config: Any) -> None:
         length = self.args.max_seq_length
@@ -256,7 +255,8 @@ class SequenceClassification(Classification):
     def encode(self, rows: Dataset) -> Dataset:
         """Tokens in the place of texts."""
         if self.takes_words:
-            pairs = partial(_words, tokenizer=self.processor, texts=tuple(self.texts), max_length=self.max_length)
+            length = self.model_config.longest_text
+            pairs = partial(_words, tokenizer=self.processor, texts=tuple(self.texts), max_length=length)
             return rows.map(pairs, batched=True, remove_columns=list(self.texts))
         padding = "max_length" if self.args.pad_to_max_length else False
         options = {"padding": padding, "truncation": True, "max_length": self.args.max_seq_length}
@@ -330,8 +330,8 @@ class SequenceClassification(Classification):
         if not self.takes_words:
             return super().facts(datasets)
         words: dict[str, float] = {"known": len(self.processor) - len(self.processor.all_special_ids)}
-        if self.words_with_vectors:
-            words["with_vectors"] = self.words_with_vectors
+        if self.model_config.words_with_vectors:
+            words["with_vectors"] = self.model_config.words_with_vectors
         return {**super().facts(datasets), "words": words}
 
 
