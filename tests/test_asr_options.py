@@ -432,6 +432,8 @@ BAD_NAMES = {
     "negative": (["--speed_perturb_factors", "-1"], "--speed_perturb_factors -1: must be numbers from 0.1 to 10"),
     "no speed": (["--speed_perturb_factors", "0"], "--speed_perturb_factors 0: must be numbers from 0.1 to 10"),
     "one": (["--speed_perturb_factors", "1.0"], "--speed_perturb_factors 1 changes nothing"),
+    "pieces of characters": (["--token_type", "char"], "--nbpe is for --token_type bpe, and this is char: leave one"),
+    "tag of a folder": (["--asr_exp", "x", "--tag", "y"], "--tag is for the end of the run's folder name, and --asr"),
     "twice": (
         ["--speed_perturb_factors", "1.0 0.9 1"],
         "--speed_perturb_factors 1.0 0.9 1 names a speed more than once",

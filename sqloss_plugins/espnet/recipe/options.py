@@ -45,6 +45,7 @@ LAST_STAGE = STAGE_NAMES.index("scoring") + 1
 MODEL_CRITERION, MODEL_FILE = ("valid", "acc", "max"), "valid.acc.ave.pth"
 LM_CRITERION, LM_FILE = ("valid", "loss", "min"), "valid.loss.ave.pth"
 TOKEN_TYPES = ("bpe", "char", "phn")
+NBPE = 1000
 NO_TEXT = "none"
 ANY_DURATION = (0.0, math.inf)
 OWN_RECIPE = "any"
@@ -307,7 +308,7 @@ def _add_data(add: Callable[..., object]) -> None:
         default="bpe",
         help="sentencepiece's unigrams, characters, or phones separated by spaces (default: %(default)s)",
     )
-    add("--nbpe", type=int, default=1000, help="number of sentencepiece's unigrams (default: %(default)s)")
+    add("--nbpe", type=int, default=NBPE, help="number of sentencepiece's unigrams (default: %(default)s)")
     for name, default, what in (("min", ANY_DURATION[0], "shorter"), ("max", ANY_DURATION[1], "longer")):
         add(
             f"--{name}_wav_duration",
@@ -600,6 +601,10 @@ def _check_data(found: CommandLine) -> None:
             f"--min_wav_duration {options.min_wav_duration:g} and --max_wav_duration {options.max_wav_duration:g} "
             "are no range of seconds"
         )
+    if options.token_type != "bpe" and options.nbpe not in (NBPE, found.definition.defaults.get("nbpe")):
+        raise UserError(f"--nbpe is for --token_type bpe, and this is {options.token_type}: leave one of them out")
+    if options.asr_exp and options.tag is not None:
+        raise UserError("--tag is for the end of the run's folder name, and --asr_exp is the whole: leave one out")
     if options.corpus and not options.corpus.is_dir():
         raise UserError(f"--corpus {options.corpus} is no folder")
     if not options.tests:
