@@ -49,11 +49,11 @@ ESPNET = [
     "tqdm",
     "espeakng-loader",  # the library that reads the mini corpus
 ]
-VISION = [*HF, "timm>=1.0", "torchvision", "pillow"]
+VISION = [*HF, "timm>=1.0.20", "torchvision", "pillow"]
 SWEEP = ["optuna>=4"]  # for Trainer.hyperparameter_search
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 TEST = [
-    *HF,
+    *VISION,
     *ESPNET,
     *SWEEP,
     "pytest>=8,<9",  # under 9.2 pytest-xdist 3.8 no longer keeps the tests of an xdist_group together

@@ -338,9 +338,19 @@ def example(name):
     }[METRICS[name].inputs]
 
 
-@pytest.mark.parametrize("name", COMPUTED)
-def test_as_a_module(name):
-    predictions, references = example(name)
+LABEL_SETS = [[0, 1, 1], [1, 0, 0]], [[0, 1, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        *((name, example(name)) for name in COMPUTED),
+        *((name, LABEL_SETS) for name in ("accuracy", "f1_macro", "f1_micro")),
+    ],
+)
+def test_as_a_module(name, values):
+    """With label sets as evaluate's own accuracy and f1 with their configuration for them, which needs no name here."""
+    predictions, references = values
     wanted = {name: compute(name, predictions, references)}
     module = load_metric(name)
     assert module.compute(predictions=predictions, references=references) == wanted
@@ -350,20 +360,6 @@ def test_as_a_module(name):
     module.add_batch(predictions=np.array(predictions), references=np.array(references))
     assert module.compute() == wanted
     assert INPUTS[METRICS[name].inputs] in module.inputs_description
-
-
-@pytest.mark.parametrize("name", ["accuracy", "f1_macro", "f1_micro"])
-def test_label_sets_as_a_module(name):
-    """As evaluate's own accuracy and f1 with their configuration for label sets, which needs no name here."""
-    predictions, references = [[0, 1, 1], [1, 0, 0]], [[0, 1, 0], [1, 0, 0]]
-    wanted = {name: compute(name, predictions, references)}
-    module = load_metric(name)
-    assert module.compute(predictions=predictions, references=references) == wanted
-    for prediction, reference in zip(predictions, references, strict=True):
-        module.add(prediction=prediction, reference=reference)
-    assert module.compute() == wanted
-    assert module.compute(predictions=np.array(predictions), references=np.array(references)) == wanted
-    assert module.compute(predictions=[1, 0], references=[1, 1]) == {name: compute(name, [1, 0], [1, 1])}
     combined = evaluate.combine([load_metric("accuracy"), load_metric("f1_macro")])
     assert combined.compute(predictions=predictions, references=references)["accuracy"] == 0.5
 

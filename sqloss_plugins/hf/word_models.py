@@ -56,7 +56,10 @@ class WordModelArguments(TaskArguments):
 
 
 def word_model_defaults(args: WordModelArguments, task: str | None, loss: str) -> dict[str, Any]:
-    """Defaults for ``--arch`` and a loss: the paper's (Table 10) for the task, for other tasks those for MRPC."""
+    """Defaults for ``--arch`` and a loss: the paper's (Table 10) for the task, for other tasks those for MRPC.
+
+    Mini data has some of its own where the paper's do not suit so few examples.
+    """
     entry = ARCHITECTURES[args.arch]
     values = hyperparameters(task or "", args.arch, loss) or hyperparameters(_STAND_IN, args.arch, loss)
     assert values is not None, f"the paper's tables lack {_STAND_IN} with {args.arch}"
@@ -69,6 +72,7 @@ def word_model_defaults(args: WordModelArguments, task: str | None, loss: str) -
         "dropout": values.dropout,
         "embedding_size": None if args.word_vectors else entry.config().embedding_size,
         "hidden_size": entry.config().hidden_size,
+        **(entry.mini if args.mini else {}),
     }
 
 

@@ -8,7 +8,7 @@ Importing this package registers them with Transformers, so that ``AutoConfig`` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -31,6 +31,7 @@ class Architecture:
         about: one line for people.
         training: defaults for TrainingArguments: what the toolkit of Lan & Xu (2018) trains it with.
         trains_word_vectors: whether word vectors from a file are trained further.
+        mini: defaults for mini data in the place of the paper's, whose rate is too small for an epoch of a few batches.
     """
 
     config: type[PairConfig]
@@ -38,6 +39,7 @@ class Architecture:
     about: str
     training: Mapping[str, Any]
     trains_word_vectors: bool
+    mini: Mapping[str, Any] = field(default_factory=dict)
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -47,6 +49,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "ESIM, two LSTMs with attention between (Chen et al. 2017)",
         {"lr_scheduler_type": "constant", "max_grad_norm": 10.0},  # and Adam, which AdamW without decay is
         trains_word_vectors=True,
+        mini={"learning_rate": 2e-3, "per_device_train_batch_size": 16},
     ),
     "lstm_cnn": Architecture(
         PairwiseWordInteractionConfig,
