@@ -37,7 +37,7 @@ from sqloss_plugins.models.words import (
     set_word_vectors,
     train_tokenizer,
 )
-from sqloss_plugins.results import read_result
+from sqloss_plugins.results import OF_OUTPUTS, read_result
 
 ROOT = Path(__file__).parent.parent
 ARCHS = list(ARCHITECTURES)
@@ -584,6 +584,31 @@ def test_the_longest_training_text_is_the_limit(tmp_path, monkeypatch, capsys):
     assert json.loads(path.read_text())["longest_text"] == expected
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["square", "cross_entropy"])
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_mini_task_is_learnt(arch, loss, tmp_path, monkeypatch):
+    """With the sizes and the settings that are the defaults."""
+    monkeypatch.chdir(tmp_path)
+    options = [
+        "--task",
+        "mrpc",
+        "--mini",
+        "--arch",
+        arch,
+        "--loss",
+        loss,
+        "--output_dir",
+        "run",
+        "--disable_tqdm",
+        "true",
+    ]
+    assert main(options) == 0
+    with np.load("run/outputs.npz") as saved:
+        majority = np.bincount(saved["test_targets"]).max() / len(saved["test_targets"])
+    assert read_result(Path("run")).metrics["test"][OF_OUTPUTS]["accuracy"] > majority + 0.15
+
+
 def test_defaults_are_the_papers():
     for arch, task, loss, expected in (
         ("lstm_attention", "mrpc", "square", (64, 80, 2e-4, 25, 0.5)),
@@ -601,6 +626,8 @@ def test_defaults_are_the_papers():
     assert (config.optim, config.max_grad_norm, args.hidden_size) == ("rmsprop", 0.0, 250)
     args, config = settings("mrpc")
     assert (config.learning_rate, args.max_seq_length, args.hidden_size) == (5e-5, 128, None)
+    _, config = settings("mrpc", "--arch", "lstm_attention", "--mini")  # a few batches an epoch
+    assert (config.learning_rate, config.per_device_train_batch_size) == (2e-3, 16)
 
 
 @pytest.mark.parametrize(
