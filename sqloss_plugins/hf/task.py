@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
 from datasets import Dataset
 from transformers import PretrainedConfig, PreTrainedModel, default_data_collator
 
 from sqloss_plugins import paper
 from sqloss_plugins.data.task_data import TaskData
-from sqloss_plugins.errors import listed
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.hub import find_config
 from sqloss_plugins.losses import LOSSES
-from sqloss_plugins.metrics import compute
 from sqloss_plugins.paper import Rescaling
-from sqloss_plugins.probability import label_probabilities, probabilities
 from sqloss_plugins.results import OF_OUTPUTS
 
 Scores = dict[str, dict[str, float]]
@@ -240,69 +235,3 @@ class Task(ABC):
         """For the Trainer: the metrics that count."""
         scores = self.scores(prediction.predictions, prediction.label_ids)
         return {**scores.get(OF_OUTPUTS, {}), **scores.get(self.method, {})}
-
-
-class Classification(Task):
-    """One label, or one number, for each example.
-
-    Attributes:
-        labels: names of the classes in the order of their numbers; empty for a regression.
-    """
-
-    labels: Sequence[str]
-    metrics: tuple[str, ...] = ("accuracy",)
-
-    @property
-    def num_outputs(self) -> int:
-        """Classes, or 1 for a regression."""
-        return max(len(self.labels), 1)
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether it is no regression."""
-        return bool(self.labels)
-
-    @property
-    def method(self) -> str:
-        """The method that turns outputs into probabilities."""
-        return (self.is_multi_label and LOSSES[self.config.loss].multilabel_method) or super().method
-
-    def decided(self, outputs: Any) -> Any:
-        """What the model says; NumPy.
-
-        Returns:
-            Class numbers (the largest output), of shape (N,); of multi-label classification 1 for each class whose
-            probability is at least 1/2, else 0, of shape (N, C); of a regression numbers, of shape (N,).
-        """
-        if not self.has_classes:
-            return np.squeeze(outputs, -1)
-        if self.is_multi_label:
-            return (self.class_probabilities(outputs) >= 0.5).astype(np.int64)
-        return np.argmax(outputs, axis=-1)
-
-    def class_probabilities(self, outputs: Any) -> Any:
-        """The probability of each class by the loss's own method; NumPy, of shape (N, C)."""
-        read = label_probabilities if self.is_multi_label else probabilities
-        k, M = self.config.k or 1.0, self.config.M or 1.0
-        return read(torch.as_tensor(outputs), self.method, k=k, M=M).numpy()
-
-    def scores(self, outputs: Any, targets: Any) -> Scores:
-        """The task's metrics, which no method decides."""
-        decided = self.decided(outputs)
-        return {OF_OUTPUTS: {name: compute(name, decided, targets) for name in self.metrics}}
-
-    def notes(self) -> list[str]:
-        """What looks wrong with the data, and how a model is scored that is not trained."""
-        notes = []
-        for split, rows in self.data.splits.items():
-            if not self.has_classes or self.is_multi_label or "label" not in rows.column_names:
-                continue
-            found = set(rows.unique("label"))
-            lacking = [name for i, name in enumerate(self.labels) if i not in found]
-            if lacking:
-                is_useless = split == "train" and len(found) == 1
-                hint = "nothing can be learnt" if is_useless else f"is it data of {self.name}?"
-                notes.append(f"WARNING: no example of {listed(lacking)} in the {split} data: {hint}")
-        if not self.config.do_train:
-            notes.append("NO TRAINING: the model is scored as it is, and a head that it lacks is random")
-        return notes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError
@@ -24,11 +22,10 @@ from transformers import (
     default_data_collator,
 )
 
-from sqloss_plugins.data.task_data import TaskData
-from sqloss_plugins.errors import UserError, listed, sentence
+from sqloss_plugins.errors import UserError, sentence
+from sqloss_plugins.hf.classification import LIMITS, Classification
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, find_config
 from sqloss_plugins.hf.options import check_at_least, refuse_given
-from sqloss_plugins.hf.task import Classification, Scores
 from sqloss_plugins.hf.word_models import (
     PRE_TRAINED,
     WORD_MODELS,
@@ -101,10 +98,6 @@ class SequenceClassification(Classification):
         texts: the one or two text columns.
         default_model: the model where none is named: a name on the hub or :data:`EMBEDDED_MODEL`.
         quantity: what a regression's output is called in the model's configuration.
-        names: of the labels in the order of the model's outputs; its own names, where it has had the same labels.
-        order: for each of the model's outputs the number that its label has in the task; ``data`` and ``labels`` have
-            the model's numbers, once they are settled.
-        label_delimiter: between the labels of one example, where predictions are written.
         model_config: the model's configuration, once it is loaded.
     """
 
@@ -112,14 +105,11 @@ class SequenceClassification(Classification):
     texts: Sequence[str] = ("text",)
     default_model = EMBEDDED_MODEL
     quantity = "similarity"
-    label_delimiter = ","
-    names: Sequence[str]
-    order: Sequence[int]
     model_config: Any
 
     def check(self) -> None:
         """Refuses numbers of tokens and examples that are too small."""
-        check_at_least(1, self.args, "max_seq_length", "max_train_samples", "max_eval_samples", "max_predict_samples")
+        check_at_least(1, self.args, "max_seq_length", *LIMITS.values())
         check_word_model(self.args, self.given, self.config.do_train)
 
     def from_hub(self) -> list[str]:
@@ -154,18 +144,11 @@ class SequenceClassification(Classification):
         """Whether it is a model for pairs on words."""
         return self.origin is None or self.origin.model_type in WORD_MODELS
 
-    @property
-    def own_names(self) -> tuple[str, ...]:
-        """The names that the model comes with for its labels, in the order of its outputs; empty where it has none."""
-        numbered = getattr(self.origin, "id2label", None) or {}
-        names = tuple(str(name) for _, name in sorted(numbered.items()))
-        return () if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
-
     def settle(self) -> None:
-        """The order of the labels, too, is the model's where it has had the same.
+        """The length of texts, too, is a saved model's.
 
         Raises:
-            UserError: the model is for pairs, and there is one text; or it is scored as it is, and has other labels.
+            UserError: the model is for pairs, and there is one text; and as for every classification.
         """
         if self.takes_words and len(self.texts) != 2:
             raise UserError(f"{self.arch} is a model for pairs of texts, and those of {self.name} are single")
@@ -173,17 +156,6 @@ class SequenceClassification(Classification):
             refuse_given(self.given, ["pad_to_max_length"], f"has no use: {self.arch} does not depend on padding")
             if self.origin is not None and "max_seq_length" not in self.given:
                 self.args.max_seq_length = getattr(self.origin, "longest_text", None)
-        theirs = self.own_names
-        order = _order(theirs, self.labels)
-        self.names, self.order = (self.labels, range(len(self.labels))) if order is None else (theirs, order)
-        if list(self.order) != sorted(self.order):
-            self.data = self.data.relabelled(np.argsort(self.order).tolist())
-            self.labels = [self.labels[i] for i in self.order]
-        if not self.config.do_train and self.has_classes and theirs and order is None:
-            raise UserError(
-                f"{self.arch} has the labels {listed(theirs)}, and the data of {self.name} has {listed(self.labels)}: "
-                "train it, or score data with its labels"
-            )
         super().settle()
 
     @property
@@ -270,52 +242,6 @@ class SequenceClassification(Classification):
         multiple = 8 if self.config.fp16 else None
         return DataCollatorWithPadding(self.processor, pad_to_multiple_of=multiple)  # type: ignore[no-any-return]
 
-    def decided(self, outputs: Any) -> Any:
-        """In the numbers of the task, whichever order the model's outputs have."""
-        return self._numbered(super().decided(outputs))
-
-    def scores(self, outputs: Any, targets: Any) -> Scores:
-        """In the numbers of the task, because F1 is of class 1."""
-        return super().scores(outputs, self._numbered(targets))
-
-    def _numbered(self, of_model: Any) -> Any:
-        if not self.has_classes:
-            return of_model
-        return of_model[:, np.argsort(self.order)] if of_model.ndim == 2 else np.asarray(self.order)[of_model]
-
-    def predicted(self, split: str, outputs: Any, targets: Any | None) -> list[str]:
-        """Writes the predictions on test data."""
-        if not split.startswith("test"):
-            return []
-        path = self.folder / f"predict_results{split.removeprefix('test')}.tsv"
-        decided = super().decided(outputs)
-        columns = [f"p({name})" for name in self.names]
-        likely = self.class_probabilities(outputs) if self.has_classes else [()] * len(outputs)
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow(["index", "prediction", *columns])
-            for i, (one, values) in enumerate(zip(decided, likely, strict=True)):
-                writer.writerow([i, self._named(one), *(f"{value:.6g}" for value in values)])
-        return [f"Predictions for {split} are in {path}."]
-
-    def _named(self, decided: Any) -> str:
-        """What the model says of one example, for people."""
-        if not self.has_classes:
-            return f"{decided:.6g}"
-        if self.is_multi_label:
-            return self.label_delimiter.join(self.names[int(i)] for i in np.flatnonzero(decided))
-        return str(self.names[int(decided)])
-
-    def limited(self, data: TaskData) -> TaskData:
-        """With as many examples as the options say."""
-        args = self.args
-        limits = {
-            "train": args.max_train_samples,
-            "validation": args.max_eval_samples,
-            "test": args.max_predict_samples,
-        }
-        return data.limited(limits)
-
     def about(self) -> dict[str, str]:
         """The length; of a new model, that it is one."""
         if not self.takes_words:
@@ -333,22 +259,6 @@ class SequenceClassification(Classification):
         if self.model_config.words_with_vectors:
             words["with_vectors"] = self.model_config.words_with_vectors
         return {**super().facts(datasets), "words": words}
-
-
-def _order(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
-    """For each of a model's names the number of the label that it is; None where they are not the same labels.
-
-    Labels that are only numbered take the names as they come; upper and lower case are the same where that is clear.
-    """
-    if len(names) != len(labels):
-        return None
-    if list(labels) == [str(i) for i in range(len(labels))]:
-        return list(range(len(labels)))
-    for form in (str, str.casefold):
-        ours, theirs = ([form(name) for name in side] for side in (labels, names))
-        if set(ours) == set(theirs) and len(set(ours)) == len(ours):
-            return [ours.index(name) for name in theirs]
-    return None
 
 
 def _words(
