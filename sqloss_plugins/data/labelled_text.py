@@ -26,6 +26,7 @@ _SINGLE = ("text", "sentence")
 _LABELS = ("label", "labels")
 _ROW_NUMBERS = ("idx", "id")
 _FEATURES = {"single_label": Value("int64"), "multi_label": List(Value("float32")), "regression": Value("float64")}
+_SIZE_OPTIONS = {"validation": "--validation_size", "test": "--test_size"}
 _BATCH = 1000
 
 
@@ -173,17 +174,17 @@ def _load(
 ) -> LabelledText:
     if not tables:
         raise UserError("there is no data: give a training, a validation or a test split")
-    sizes = _sizes(tables, hold_out)
+    sizes = hold_out_sizes(tables, hold_out)
     tables = _without(tables, columns.removed)
     texts, label = _find_columns(tables, columns)
     notes = [note for table in tables.values() for note in table.notes]
     labelled = {}
     for split, table in tables.items():
         name = _find(table.rows.column_names, label)
-        column = _LabelColumn(table, name, columns.label_delimiter) if name else None
+        column = LabelColumn(table, name, columns.label_delimiter) if name else None
         if column and not (split == "test" and column.is_empty()):
             labelled[split] = column
-    kind, names, found = _settle_labels(labelled, columns, labels, kind)
+    kind, names, found = settle_labels(labelled, columns, labels, kind)
     notes += found
     if "test" in tables and "test" not in labelled:
         notes.append(f"{tables['test'].name} has no labels: its predictions are not scored")
@@ -204,12 +205,12 @@ def _load(
             remove_columns=table.rows.column_names,
         )
     if sizes:
-        parts, found = _hold_out(splits["train"], sizes, hold_out.seed, kind)
+        parts, found = draw_hold_out(splits["train"], sizes, hold_out.seed, kind)
         notes += found
         train, of_train = splits["train"], hashes["train"]
         for split, rows in parts.items():
             splits[split], hashes[split] = train.select(rows), of_train[rows]
-    notes += _repeated(hashes)
+    notes += repeated(hashes)
     splits = DatasetDict({split: splits[split] for split in SPLITS if split in splits})
     return LabelledText(TaskData(splits, source, notes=tuple(notes)), outputs, kind, names)
 
@@ -339,7 +340,7 @@ def _encoder(
 
 
 @dataclass(frozen=True)
-class _LabelColumn:
+class LabelColumn:
     """The label column of a split.
 
     Attributes:
@@ -353,6 +354,7 @@ class _LabelColumn:
 
     @property
     def is_list(self) -> bool:
+        """Whether a row has a list of labels."""
         return isinstance(self.table.rows.features[self.name], (List, LargeList))
 
     @property
@@ -368,9 +370,11 @@ class _LabelColumn:
 
     @property
     def is_float(self) -> bool:
+        """Whether they are floating-point numbers."""
         return isinstance(self.feature, Value) and self.feature.dtype.startswith("float")
 
     def values(self) -> Iterator[Any]:
+        """What each row has."""
         for batch in self.table.rows.select_columns([self.name]).iter(_BATCH):
             yield from batch[self.name]
 
@@ -457,10 +461,19 @@ def _name(value: Any, classes: Sequence[str] | None) -> str:
     return "" if not text.strip() or text.lower() == "nan" else text
 
 
-def _settle_labels(
-    labelled: dict[str, _LabelColumn], columns: Columns, saved_labels: Sequence[str] | None, saved_kind: str | None
+def settle_labels(
+    labelled: dict[str, LabelColumn], columns: Columns, saved_labels: Sequence[str] | None, saved_kind: str | None
 ) -> tuple[str, tuple[str, ...], list[str]]:
-    """The kind of the labels, their names, and notes; what is no label of a test split is removed from ``labelled``."""
+    """The kind of the labels, their names, and notes; what is no label of a test split is removed from ``labelled``.
+
+    Args:
+        labelled: split -> its label column.
+        columns: what is said of the columns.
+        saved_labels, saved_kind: those of a saved model.
+
+    Raises:
+        UserError: what is wrong with a label, and where.
+    """
     kind = _stated_kind(labelled, columns, saved_kind)
     if kind is None and saved_labels is not None:
         kind = "single_label" if saved_labels else "regression"
@@ -504,7 +517,7 @@ def _settle_labels(
 
 
 def _as_in_data(
-    saved: Sequence[str], columns: Iterable[_LabelColumn], found: Collection[str]
+    saved: Sequence[str], columns: Iterable[LabelColumn], found: Collection[str]
 ) -> tuple[tuple[str, ...], list[str]]:
     """A saved model's labels by the data's names for them, and notes.
 
@@ -526,7 +539,7 @@ def _as_in_data(
     return tuple(saved), []
 
 
-def _stated_kind(labelled: Mapping[str, _LabelColumn], columns: Columns, saved: str | None) -> str | None:
+def _stated_kind(labelled: Mapping[str, LabelColumn], columns: Columns, saved: str | None) -> str | None:
     """The kind as far as the user, the model or the type of the column says it."""
     if columns.label_delimiter == "":
         raise UserError("--label_column_delimiter is empty: give what is between two labels, such as a comma")
@@ -579,29 +592,47 @@ def _listed(names: Sequence[str]) -> str:
 # Rows held out, and texts that are in two splits.
 
 
-def _sizes(tables: Mapping[str, Table], hold_out: HoldOut) -> dict[str, int]:
-    """How many rows of the training data each split that is lacking gets."""
+def hold_out_sizes(
+    tables: Mapping[str, Table], hold_out: HoldOut, options: Mapping[str, str] = _SIZE_OPTIONS
+) -> dict[str, int]:
+    """How many rows of the training data each split that is lacking gets.
+
+    Args:
+        tables: the splits that are there.
+        hold_out: what is wanted.
+        options: split -> the option that says its size, for the messages.
+
+    Raises:
+        UserError: a size cannot be, or there are too few rows.
+    """
     total = len(tables["train"].rows) if "train" in tables else 0
     sizes = {}
     for split in ("validation", "test"):
         size = getattr(hold_out, f"{split}_size")
         if not 0 <= size < math.inf or (size >= 1 and size != int(size)):
-            raise UserError(f"--{split}_size {size} is neither a fraction below 1 nor a number of rows")
+            raise UserError(f"{options[split]} {size} is neither a fraction below 1 nor a number of rows")
         if size and total and split not in tables:
             sizes[split] = int(size) if size >= 1 else math.ceil(size * total)
     if sizes and sum(sizes.values()) >= total:
         taken = " and ".join(f"{rows} for {split}" for split, rows in sizes.items())
         raise UserError(
             f"{tables['train'].name} has {total} rows, too few to hold out {taken}: make "
-            f"{' or '.join(f'--{split}_size' for split in sizes)} smaller, or give those splits"
+            f"{' or '.join(options[split] for split in sizes)} smaller, or give those splits"
         )
     return sizes
 
 
-def _hold_out(
+def draw_hold_out(
     train: Dataset, sizes: Mapping[str, int], seed: int, kind: str
 ) -> tuple[dict[str, npt.NDArray[np.int64]], list[str]]:
-    """Row numbers of the training data by split, in order, and notes."""
+    """Row numbers of the training data by split, in order, and notes.
+
+    Args:
+        train: the training data; for ``single_label`` with class numbers as ``label``.
+        sizes: as :func:`hold_out_sizes` says.
+        seed: that of the drawing.
+        kind: one of :data:`KINDS`.
+    """
     rest = np.arange(len(train))
     labels = np.asarray(train["label"][:]) if kind == "single_label" else None
     parts, notes, alone = {}, [], 0
@@ -623,14 +654,19 @@ def _hold_out(
     return {"train": rest, **parts}, notes
 
 
-def _repeated(hashes: Mapping[str, npt.NDArray[np.int64]]) -> list[str]:
-    """Warnings of texts of the training data that are in another split, too."""
+def repeated(hashes: Mapping[str, npt.NDArray[np.int64]], what: str = "texts") -> list[str]:
+    """Warnings of rows of the training data that are in another split, too.
+
+    Args:
+        hashes: split -> a hash of each row.
+        what: what the rows have.
+    """
     notes = []
     for split in ("validation", "test"):
         if "train" in hashes and split in hashes:
             count = int(np.isin(hashes[split], hashes["train"]).sum())
             if count:
                 notes.append(
-                    f"WARNING: the texts of {count} of {len(hashes[split])} {split} rows are in the training data, too"
+                    f"WARNING: the {what} of {count} of {len(hashes[split])} {split} rows are in the training data, too"
                 )
     return notes
