@@ -1,8 +1,8 @@
-"""The paper's architectures that no maintained library has: two models for pairs of texts, on words.
+"""The paper's architectures that no maintained library has: two for pairs of texts, on words, and two for small images.
 
-Importing this package registers them with Transformers, so that ``AutoConfig`` and
-``AutoModelForSequenceClassification`` know what they saved. A new architecture is one file and one entry in
-:data:`ARCHITECTURES`.
+Importing this package registers them with Transformers, so that ``AutoConfig``, ``AutoModelForSequenceClassification``
+and ``AutoModelForImageClassification`` know what they saved. A new architecture on words is one file and one entry in
+:data:`ARCHITECTURES`; one for images is one file and is registered at this file's end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from sqloss_plugins.models.esim import EsimConfig, EsimForSequenceClassification
 from sqloss_plugins.models.pairs import PairConfig, PairModel
@@ -19,6 +19,11 @@ from sqloss_plugins.models.pairwise_word_interaction import (
     PairwiseWordInteractionConfig,
     PairwiseWordInteractionForSequenceClassification,
 )
+from sqloss_plugins.models.temporal_convolution import (
+    TemporalConvolutionConfig,
+    TemporalConvolutionForImageClassification,
+)
+from sqloss_plugins.models.wide_resnet import WideResnetConfig, WideResnetForImageClassification
 
 
 @dataclass(frozen=True)
@@ -64,5 +69,12 @@ ARCHITECTURES: dict[str, Architecture] = {
 for _entry in ARCHITECTURES.values():
     AutoConfig.register(_entry.config.model_type, _entry.config)
     AutoModelForSequenceClassification.register(_entry.config, _entry.model)
+
+for _config, _model in (
+    (TemporalConvolutionConfig, TemporalConvolutionForImageClassification),
+    (WideResnetConfig, WideResnetForImageClassification),
+):
+    AutoConfig.register(_config.model_type, _config)
+    AutoModelForImageClassification.register(_config, _model)
 
 __all__ = ["ARCHITECTURES", "Architecture"]
