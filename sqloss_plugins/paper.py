@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -49,15 +49,22 @@ class Rescaling:
 class HyperParameters:
     """How the paper trains one model on one task with one loss (Tables 10 to 12).
 
+    For images the values that the paper takes from another configuration are that configuration's.
+
     Attributes:
-        batch_size: examples a step; None where the paper refers to another recipe's configuration.
+        batch_size: examples a step; None where the paper refers to a recipe for speech.
         max_length: tokens; None for "the longest training example", or where it does not apply.
-        learning_rate: None where the paper refers to another recipe's configuration.
-        epochs: None where the paper counts steps.
+        learning_rate: of a step, or, where ``rate_per`` is given, of a step of so many examples; None where the paper
+            refers to a recipe for speech.
+        epochs: None where the paper counts steps of text.
         steps: None where the paper counts epochs.
         dropout: None where the paper gives none.
         backbone: the pre-trained model's name, None where there is none.
         config: the configuration that the paper refers to, None where it gives the values.
+        rate_per: None where the rate is that of the batch; see :meth:`rate`.
+        augmentation: of images; None where there are none.
+        training: more of SquareLossConfig: optimiser, schedule, regularisation.
+        source: where what the paper does not say is from; None where there is nothing of the kind.
     """
 
     batch_size: int | None
@@ -68,6 +75,16 @@ class HyperParameters:
     dropout: float | None
     backbone: str | None
     config: str | None
+    rate_per: int | None = None
+    augmentation: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    source: str | None = None
+
+    def rate(self, batch: int) -> float | None:
+        """The learning rate of a step of ``batch`` examples, over all processes: in proportion, where that is said."""
+        if self.learning_rate is None or self.rate_per is None:
+            return self.learning_rate
+        return self.learning_rate * batch / self.rate_per
 
 
 @cache
@@ -163,23 +180,48 @@ def hyperparameters(task: str, model: str, loss: str) -> HyperParameters | None:
         loss: a loss of this package; one that the paper does not have takes cross-entropy's values.
     """
     column = ("square", "cross_entropy").index(LOSSES[loss].paper_column)
-    for row in tables()["hyperparameters"]:
-        if row["task"] == task and row["model"] == model:
+    row = _row("hyperparameters", task, model)
+    if row is None:
+        return None
+    reference = _row("references", task, model) or {}
+    row = {**reference, **row}
 
-            def pick(name: str, row: Mapping[str, Any] = row) -> Any:
-                return row[name][column] if name in row else None
+    def pick(name: str) -> Any:
+        return row[name][column] if name in row else None
 
-            return HyperParameters(
-                batch_size=row.get("batch"),
-                max_length=row.get("max_length"),
-                learning_rate=pick("lr"),
-                epochs=pick("epochs"),
-                steps=pick("steps"),
-                dropout=row.get("dropout"),
-                backbone=row.get("backbone"),
-                config=row.get("config"),
-            )
-    return None
+    return HyperParameters(
+        batch_size=row.get("batch"),
+        max_length=row.get("max_length"),
+        learning_rate=pick("lr"),
+        epochs=pick("epochs"),
+        steps=pick("steps"),
+        dropout=row.get("dropout"),
+        backbone=row.get("backbone"),
+        config=row.get("config"),
+        rate_per=row.get("lr_per"),
+        augmentation=row.get("augmentation"),
+        training=_training(reference, pick("epochs")),
+        source=row.get("source"),
+    )
+
+
+def _row(table: str, task: str, model: str) -> Mapping[str, Any] | None:
+    return next((row for row in tables()[table] if row["task"] == task and row["model"] == model), None)
+
+
+def _training(reference: Mapping[str, Any], epochs: float) -> dict[str, Any]:
+    """A reference's training arguments, with its schedule in shares of the training."""
+    training = dict(reference.get("training", {}))
+    milestones = reference.get("milestones", [])
+    if every := reference.get("decay_every"):
+        milestones = [every * n for n in range(1, math.ceil(epochs / every))]
+    if milestones:
+        training["lr_scheduler_type"] = "constant"
+        training["lr_milestones"] = [round(milestone / epochs, 6) for milestone in milestones]
+        training["lr_decay"] = reference["lr_decay"]
+    if warmup := reference.get("warmup"):
+        training |= {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": round(warmup / epochs, 6)}
+    return training
 
 
 def test_results(task: str, model: str) -> dict[str, Mapping[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
@@ -38,6 +39,10 @@ class SquareLossConfig(TrainingArguments):
             improved for ``patience`` epochs, and the best epoch's model. ``same_epochs``: exactly ``num_train_epochs``
             epochs, and the last model. None: as the other arguments say.
         patience: epochs.
+        lr_milestones: shares of all training steps, increasing, after each of which the learning rate is multiplied by
+            ``lr_decay``; ``lr_scheduler_type`` is ``constant`` or ``constant_with_warmup`` then, and a warm-up is made
+            in either case. None: the schedule that ``lr_scheduler_type`` names.
+        lr_decay: the factor.
 
     Raises:
         ValueError: a value that an argument cannot have, or arguments that contradict each other.
@@ -79,6 +84,14 @@ class SquareLossConfig(TrainingArguments):
         },
     )
     patience: int = field(default=5, metadata={"help": "Epochs without improvement before early_stopping stops."})
+    lr_milestones: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "Shares of the training, such as 0.5 0.75, after which the learning rate is multiplied by "
+            "--lr_decay; with --lr_scheduler_type constant."
+        },
+    )
+    lr_decay: float = field(default=0.1, metadata={"help": "What the learning rate is multiplied by at a milestone."})
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave losses that are not finite out of the logged averages."}
     )
@@ -88,6 +101,7 @@ class SquareLossConfig(TrainingArguments):
         self.check_loss()
         self._check_protocol()
         super().__post_init__()
+        self._check_schedule()
 
     @property
     def stops_early(self) -> bool:
@@ -131,6 +145,24 @@ class SquareLossConfig(TrainingArguments):
             )
         if self.protocol == "same_epochs" and self.load_best_model_at_end:
             raise ValueError("--protocol same_epochs takes the last model: leave --load_best_model_at_end out")
+
+    def _check_schedule(self) -> None:
+        shares = self.lr_milestones
+        if not shares:
+            self.lr_milestones = None
+            return
+        if not (all(0.0 < share < 1.0 for share in shares) and shares == sorted(set(shares))):
+            raise ValueError(
+                "--lr_milestones must be shares of the training, greater than 0, less than 1 and increasing, got "
+                f"{' '.join(f'{share:g}' for share in shares)}"
+            )
+        if not 0.0 < self.lr_decay < math.inf:
+            raise ValueError(f"--lr_decay must be a finite number greater than 0, got {self.lr_decay:g}")
+        if self.lr_scheduler_type not in ("constant", "constant_with_warmup"):
+            raise ValueError(
+                f"--lr_milestones and --lr_scheduler_type {self.lr_scheduler_type.value} are two schedules: with "
+                "milestones the type is constant or constant_with_warmup"
+            )
 
     def choose_rescaling(self, num_classes: int | None, is_multi_label: bool = False) -> paper.Rescaling | None:
         """k and M for a model.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -18,6 +19,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -240,6 +242,7 @@ class SquareLossTrainer(Trainer):
     args: SquareLossConfig
     compute_loss_func: Any
     label_names: list[str]
+    lr_scheduler: Any
     rescaling: Rescaling | None
     _loss_shifts_labels: bool
 
@@ -362,6 +365,21 @@ class SquareLossTrainer(Trainer):
         for name, value in values.items():
             setattr(self.args, name, value)
 
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
+        """The Trainer's, or the one by ``lr_milestones``."""
+        args = self.args
+        if self.lr_scheduler is None and args.lr_milestones:
+            schedule = partial(
+                _rate_by_milestones,
+                milestones=[share * num_training_steps for share in args.lr_milestones],
+                decay=args.lr_decay,
+                warmup=args.get_warmup_steps(num_training_steps),
+            )
+            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, schedule)
+            self._created_lr_scheduler = True
+        scheduler: LRScheduler = super().create_scheduler(num_training_steps, optimizer)
+        return scheduler
+
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The Trainer's, which calls the loss function; right under DataParallel too.
 
@@ -466,6 +484,12 @@ class DivergenceCallback(TrainerCallback):
                     f"the training diverged: {name} is {value} at step {state.global_step}; a smaller "
                     "--learning_rate may help, and with the square loss smaller --k and --M"
                 )
+
+
+def _rate_by_milestones(step: int, *, milestones: Sequence[float], decay: float, warmup: int) -> float:
+    """What the learning rate is multiplied by at a step, counted from 0."""
+    rising = min(1.0, step / warmup) if warmup else 1.0
+    return float(rising * decay ** bisect_right(milestones, step))
 
 
 def _logits(outputs: Any) -> Tensor | None:
