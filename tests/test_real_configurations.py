@@ -57,6 +57,8 @@ def an4(folder):
     (folder / "etc").mkdir()
     for split, lines in transcripts.items():
         (folder / f"etc/an4_{split}.transcription").write_text("".join(lines))
+    words = {word for lines in transcripts.values() for line in lines for word in line.split()[1:-2]}
+    (folder / "etc/an4.dic").write_text("".join(f"{word} {' '.join(word)}\n" for word in sorted(words)))
 
 
 def wsj(folder):

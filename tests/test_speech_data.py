@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from sqloss_plugins.data.corpora import (
 from sqloss_plugins.data.corpora.librispeech import write_mini
 from sqloss_plugins.errors import UserError
 
-AN4, LIBRISPEECH = CORPORA["an4"], CORPORA["librispeech"]
+AN4, AN4_PHONES, LIBRISPEECH = (CORPORA[name] for name in ("an4", "an4_phn", "librispeech"))
 SIZES = {"train-clean-100": (3, 7), "dev-clean": (2, 4), "test-clean": (2, 3)}
 
 
@@ -268,3 +269,29 @@ def test_wrong_folders_of_an4(an4):
     (an4 / "etc/an4_test.transcription").write_text("\n")
     with pytest.raises(UserError, match=r"an4_test\.transcription has no transcripts"):
         AN4.read(an4, "test")
+
+
+def test_phones_of_an4_are_those_of_the_first_pronunciation(an4):
+    with pytest.raises(UserError, match=r"an4 has no etc/an4\.dic, in which the CMU archive has"):
+        AN4_PHONES.read(an4, "train")
+    (an4 / "etc/an4.dic").write_text("NO  N OW\nYES(2)\tY AH S\nYES\tY EH  S\n\nA                    AH\nA(2)  EY\n")
+    by_words = {item.name: item for item in AN4.read(an4, "train")}
+    for item in AN4_PHONES.read(an4, "train"):
+        assert item == replace(by_words[item.name], text="Y AH S")  # of those in the file, the first
+    (an4 / "etc/an4_test.transcription").write_text("A NO A (an1-s20-b)\n")
+    assert [item.text for item in AN4_PHONES.read(an4, "test")] == ["AH N OW AH"]
+
+
+AN4_LEXICONS = {
+    "no phones": ("YES Y EH S\nNO\n", r"etc/an4\.dic line 2: NO has no phones"),
+    "a word is missing": ("NO N OW\n", r"an4\.dic lacks 1 word\(s\) of the transcripts, such as YES of s01-an1-s01-b"),
+    "empty": ("\n", r"an4\.dic has no words"),
+}
+
+
+@pytest.mark.parametrize("case", list(AN4_LEXICONS))
+def test_damaged_pronunciations_of_an4(case, an4):
+    content, message = AN4_LEXICONS[case]
+    (an4 / "etc/an4.dic").write_text(content)
+    with pytest.raises(UserError, match=message):
+        AN4_PHONES.read(an4, "train")

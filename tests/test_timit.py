@@ -376,7 +376,9 @@ def test_the_option_of_this_recipe(corpus, tmp_path, capsys):
     message = "argument --trans_type: invalid choice: 'word' (choose from "
     assert_refused(main, ["timit", *words, "--trans_type", "word"], "sqloss asr", message, tmp_path / "work", capsys)
     message = "--trans_type is no option of this recipe"
-    assert_refused(main, ["an4", *words, "--trans_type", "phn"], "sqloss asr", message, tmp_path / "work", capsys)
+    assert_refused(
+        main, ["librispeech", *words, "--trans_type", "phn"], "sqloss asr", message, tmp_path / "work", capsys
+    )
     with pytest.raises(SystemExit):
         main(["timit", "--help"])
     assert "--trans_type {phn,char}" in capsys.readouterr().out
@@ -398,6 +400,22 @@ def test_recipes_with_other_options_of_their_own(content, message, tmp_path):
     (tmp_path / "conf/recipe.yaml").write_text(content)
     with pytest.raises(UserError, match=re.escape(message)):
         read_definition(tmp_path, mini=False)
+
+
+def test_a_value_of_it_that_brings_nothing_is_the_recipe_itself(corpus, tmp_path):
+    """AN4: data and runs of words lie where they would without the option."""
+    words = ["an4", "--corpus", str(corpus), "--workdir", str(tmp_path)]
+    plain, of_characters, of_phones = (
+        settings(*words, *(["--trans_type", value] if value else [])) for value in ("", "char", "phn")
+    )
+    assert of_characters.of_data() == plain.of_data()
+    assert "trans_type" not in plain.of_data()
+    assert of_characters.paths.data == plain.paths.data
+    assert of_characters.given.config("asr") == plain.given.config("asr")
+    assert of_phones.of_data()["trans_type"] == "phn"
+    assert of_phones.given.config("asr").parts[-3:] == ("tuning", "phn", "train_asr_attention_ctc.yaml")
+    assert (of_phones.given.definition.task, of_phones.given.definition.metrics) == ("an4_phone", ("per",))
+    assert of_phones.espnet.max_epoch == 20
 
 
 def test_without_a_corpus_it_is_the_mini_corpus(tmp_path, capsys):

@@ -1,9 +1,13 @@
-"""CMU AN4: ``etc/an4_{train,test}.transcription``, and the audio anywhere below, by the utterance's name."""
+"""CMU AN4: ``etc/an4_{train,test}.transcription``, and the audio anywhere below, by the utterance's name.
+
+Its pronunciations are in ``etc/an4.dic``: a word and its phones in each line, ``WORD(2)`` for a further one.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from sqloss_plugins.data.corpora.checks import read_lines
@@ -14,8 +18,13 @@ from sqloss_plugins.errors import UserError
 SUBSETS = ("train", "dev", "test")
 SOURCE = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
 _LINE = re.compile(r"^(?:<s>\s*)?(.*?)\s*(?:</s>\s*)?\((\S+)\)$")
+_LEXICON = "etc/an4.dic"
 _AUDIO = (".flac", ".wav", ".sph")
 _HELD_OUT = 10  # every tenth of the official training speakers, in alphabetical order
+
+
+def _root(corpus: Path) -> Path:
+    return corpus / "an4" if (corpus / "an4").is_dir() else corpus
 
 
 def read(corpus: Path, subset: str) -> list[Utterance]:
@@ -30,7 +39,7 @@ def read(corpus: Path, subset: str) -> list[Utterance]:
     """
     if subset not in SUBSETS:
         raise UserError(f"AN4 has no subset {subset}: choose from {', '.join(SUBSETS)}")
-    root = corpus / "an4" if (corpus / "an4").is_dir() else corpus
+    root = _root(corpus)
     path = root / "etc" / f"an4_{'test' if subset == 'test' else 'train'}.transcription"
     if not path.is_file():
         raise UserError(f"{root} has no etc/{path.name}: AN4's layout is etc/ with the transcripts beside the audio")
@@ -58,6 +67,51 @@ def read(corpus: Path, subset: str) -> list[Utterance]:
     return [item for item in utterances.values() if (item.speaker in held_out) == (subset == "dev")]
 
 
+def read_lexicon(path: Path) -> dict[str, str]:
+    """A pronunciation lexicon: word -> the phones of its first pronunciation, separated by spaces.
+
+    Args:
+        path: a file with a word and its phones in each line; ``WORD(2)`` is a further pronunciation of ``WORD``.
+
+    Raises:
+        UserError: the file cannot be read, has a word without phones, or no words.
+    """
+    found: dict[str, str] = {}
+    for number, line in read_lines(path):
+        word, _, phones = line.partition(" ")
+        if not phones:
+            raise UserError(f"{path} line {number}: {word} has no phones")
+        found.setdefault(re.sub(r"\(\d+\)$", "", word), phones)
+    if not found:
+        raise UserError(f"{path} has no words")
+    return found
+
+
+def read_with_phones(corpus: Path, subset: str) -> list[Utterance]:
+    """A subset; the texts are phones, by the first pronunciation of each word in the corpus's lexicon.
+
+    Arguments and errors are those of :func:`read`.
+
+    Raises:
+        UserError: there is no lexicon, or it lacks words of the subset; see also :func:`read_lexicon`.
+    """
+    utterances, path = read(corpus, subset), _root(corpus) / _LEXICON
+    if not path.is_file():
+        raise UserError(f"{_root(corpus)} has no {_LEXICON}, in which the CMU archive has the words' pronunciations")
+    lexicon = read_lexicon(path)
+    _check_words(utterances, lexicon, path)
+    return [replace(item, text=" ".join(lexicon[word] for word in item.text.split())) for item in utterances]
+
+
+def _check_words(utterances: Sequence[Utterance], lexicon: Mapping[str, str], path: Path) -> None:
+    missing = {word: item.name for item in reversed(utterances) for word in item.text.split() if word not in lexicon}
+    if missing:
+        word = min(missing)
+        raise UserError(
+            f"{path} lacks {len(missing)} word(s) of the transcripts, such as {word} of {missing[word]}: add them"
+        )
+
+
 def download(subsets: Sequence[str], folder: Path) -> Path:
     """Downloads the corpus, which is one file for all subsets.
 
@@ -73,3 +127,4 @@ def download(subsets: Sequence[str], folder: Path) -> Path:
 
 
 AN4 = Corpus(name="an4", title="AN4", read=read, source=SOURCE, download=download)
+AN4_PHONES = replace(AN4, name="an4_phn", read=read_with_phones)

@@ -169,7 +169,8 @@ class Variants:
 
     Attributes:
         option: its name, such as ``trans_type``.
-        sections: its values, the default first -> what ``recipe.yaml`` says of each.
+        sections: its values, the default first -> what ``recipe.yaml`` says of each; nothing: it is the recipe as it
+            is without the option.
     """
 
     option: str
@@ -195,7 +196,7 @@ class Definition:
         folding: which tokens count as which when errors are counted, such as 48 phones as 39.
         defaults: options of the command line and their values.
         variants: the option that this recipe has of its own; None for none.
-        variant: its value; None where there is no such option.
+        variant: its value; None where there is no such option, or the value brings nothing.
     """
 
     path: Path
@@ -432,9 +433,10 @@ def read_definition(folder: Path, mini: bool, argv: Sequence[str] = ()) -> Defin
     if variants:
         parser = OptionParser(PROGRAM, None, add_help=False)
         variants.add_to(parser)
-        variant = getattr(parser.parse_known_args(argv)[0], variants.option)
-        content = {**content, **variants.sections[variant]}
+        chosen = getattr(parser.parse_known_args(argv)[0], variants.option)
+        content = {**content, **variants.sections[chosen]}
         del content[variants.option]
+        variant = chosen if variants.sections[chosen] else None
     for name, value in content.items():
         if not isinstance(value, str | int | float):
             raise UserError(f"{path}: {name} must be one word or number, got {value!r}")

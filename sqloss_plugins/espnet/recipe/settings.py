@@ -328,7 +328,7 @@ class Settings:
         options, definition = self.given.options, self.given.definition
         names = ("train_set", "dev_set", "token_type", "nbpe", "mini")
         found = {name: getattr(options, name) for name in names}
-        if definition.variants:
+        if definition.variants and definition.variant:
             found[definition.variants.option] = definition.variant
         if options.durations:
             found["durations"] = list(options.durations[options.train_set])
