@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 from datasets import Dataset, Features, Json, List, Value
-from datasets.exceptions import DatasetGenerationError
+from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from sqloss_plugins import __version__
 from sqloss_plugins.data.task_data import decoded_lines
@@ -85,7 +87,7 @@ def read_table(path: Path, cache_dir: str | None = None, in_memory: bool = False
     find_layout = _LAYOUTS.get(path.suffix.lower())
     if find_layout is None:
         raise UserError(f"{path} is not read: give a file whose name ends in {', '.join(_LAYOUTS)}")
-    digest = _digest(path)
+    digest = file_digest(path)
     layout = find_layout(path)
     mixed = [name for name, feature in layout.features.items() if isinstance(feature, Json)]
 
@@ -94,25 +96,43 @@ def read_table(path: Path, cache_dir: str | None = None, in_memory: bool = False
             # As JSON, because the type would take the text "1" for the number.
             encoded = {name: json.dumps(row[name]) for name in mixed if row.get(name) is not None}
             yield {**dict.fromkeys(layout.features), **row, **encoded}
-        if _digest(path) != digest:
+        if file_digest(path) != digest:
             raise UserError(f"{path} changed while it was read: start again")
 
     # The version, too, which says how a file is read.
     key = hashlib.sha256(json.dumps([__version__, path.suffix.lower(), digest]).encode()).hexdigest()
-    try:
+    with reading(path):
         data = Dataset.from_generator(
             rows, features=layout.features, cache_dir=cache_dir, keep_in_memory=in_memory, fingerprint=key
         )
-    except DatasetGenerationError as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, (UserError, OSError)):
-            raise cause from error
-        raise UserError(f"{path} cannot be read: {sentence(cause)}") from error
     return Table(data, str(path), layout.notes, layout.records, layout.unit)
 
 
-def _digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
+@contextmanager
+def reading(what: Path | str) -> Iterator[None]:
+    """Gives the errors with which ``datasets`` ends a reading as they began; a full disk stays an ``OSError``.
+
+    Args:
+        what: is read, for the message.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        yield
+    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
+        cause = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
+        if isinstance(cause, UserError) or getattr(cause, "errno", None) == errno.ENOSPC:
+            raise cause from error
+        raise UserError(f"{what} cannot be read: {sentence(cause)}") from error
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
