@@ -27,6 +27,7 @@ _FEATURES = {
     "numbers": [(_NUMBER, _NUMBER)],
     "texts": [(_TEXT, _TEXT)],
     "probabilities": [(_NUMBERS, _NUMBER)],
+    "outputs": [(_NUMBERS, _NUMBER)],
 }
 _CITATION = """@inproceedings{hui2021evaluation,
   title={Evaluation of Neural Architectures Trained with Square Loss vs Cross-Entropy in Classification Tasks},

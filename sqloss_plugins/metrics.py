@@ -26,6 +26,7 @@ INPUTS = {
     "numbers": "numbers, shape (N,)",
     "texts": "N strings",
     "probabilities": "class probabilities, shape (N, C), and for the references class numbers, shape (N,)",
+    "outputs": "outputs or probabilities, shape (N, C), and for the references class numbers, shape (N,)",
 }
 """What predictions and references are, by :attr:`Metric.inputs`."""
 
@@ -87,6 +88,13 @@ def _accuracy(predictions: Array, references: Array) -> float:
     from sklearn.metrics import accuracy_score
 
     return float(accuracy_score(references, predictions))
+
+
+def _top5(outputs: Array, references: Array) -> float:
+    import torch
+
+    found = torch.from_numpy(outputs).topk(min(5, outputs.shape[1])).indices.numpy()
+    return float((found == references[:, None]).any(axis=1).mean())
 
 
 def _f1(predictions: Array, references: Array, *, average: str = "binary") -> float:
@@ -252,7 +260,7 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", higher_is_better=True, inputs="labels", function=_accuracy),
-        Metric("top5", higher_is_better=True),
+        Metric("top5", higher_is_better=True, inputs="outputs", function=_top5),
         Metric("f1", higher_is_better=True, inputs="labels", function=_f1),
         Metric("f1_macro", higher_is_better=True, inputs="labels", function=_f1_macro),
         Metric("f1_micro", higher_is_better=True, inputs="labels", function=_f1_micro),
@@ -293,6 +301,8 @@ def compute(name: str, predictions: Any, references: Any, **options: Any) -> flo
 
     * ``accuracy`` (of label sets: the share of those that are predicted exactly), ``matthews_correlation`` (of class
       numbers), ``f1`` (of class 1; ``average`` as scikit-learn's, for more classes and for label sets).
+    * ``top5``: the share of examples whose class is among the five largest outputs; of equal outputs those count that
+      torch.topk takes. Of five classes and less it is 1.
     * ``f1_macro``: the mean of the F1 of each class. ``f1_micro``: F1 of all decisions together, which for class
       numbers is the accuracy. An F1 where nothing is predicted and nothing there counts as 0.
     * ``pearson``, ``spearmanr``: 0 where one side is constant, which leaves them undefined; nan where a number is.
@@ -380,14 +390,14 @@ def _check_texts(name: str, predictions: Any, references: Any) -> tuple[list[str
     return texts
 
 
+def _check_outputs(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:
+    return _rows_and_classes(name, "outputs", predictions, references)
+
+
 def _check_probabilities(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:
     import numpy as np
 
-    p, y = np.asarray(predictions, dtype=np.float64), _class_numbers(name, "references", references)
-    if p.ndim != 2 or p.shape[1] < 2:
-        raise ValueError(f"{name}: the predictions must be class probabilities, of shape (N, C) with C >= 2")
-    if not np.isfinite(p).all():
-        raise ValueError(f"{name}: not all probabilities are numbers")
+    p, y = _rows_and_classes(name, "probabilities", predictions, references)
     sums = p.sum(axis=1)
     if p.min() < 0 or np.abs(sums - 1).max() > _SUM_TOLERANCE:
         worst = sums[np.abs(sums - 1).argmax()]
@@ -395,9 +405,23 @@ def _check_probabilities(name: str, predictions: Any, references: Any) -> tuple[
             f"{name}: the predictions must be probabilities that sum to one, not outputs or logits; the smallest is "
             f"{p.min():.4g}, and one sum is {worst:.4g}"
         )
+    return p / sums[:, None], y
+
+
+def _rows_and_classes(
+    name: str, what: str, predictions: Any, references: Any
+) -> tuple[NDArray[np.float64], NDArray[np.generic]]:
+    """Finite numbers of shape (N, C), and class numbers from 0 to C - 1."""
+    import numpy as np
+
+    p, y = np.asarray(predictions, dtype=np.float64), _class_numbers(name, "references", references)
+    if p.ndim != 2 or p.shape[1] < 2:
+        raise ValueError(f"{name}: the predictions must be class {what}, of shape (N, C) with C >= 2")
+    if not np.isfinite(p).all():
+        raise ValueError(f"{name}: not all {what} are numbers")
     if y.min() < 0 or y.max() >= p.shape[1]:
         raise ValueError(f"{name}: the references must be class numbers from 0 to {p.shape[1] - 1}")
-    return p / sums[:, None], y
+    return p, y
 
 
 _CHECKS: dict[str, Callable[[str, Any, Any], tuple[Any, Any]]] = {
@@ -405,4 +429,5 @@ _CHECKS: dict[str, Callable[[str, Any, Any], tuple[Any, Any]]] = {
     "numbers": _check_numbers,
     "texts": _check_texts,
     "probabilities": _check_probabilities,
+    "outputs": _check_outputs,
 }

@@ -273,6 +273,9 @@ BAD = [
     ("nll", [[0.5, 0.5]], [2], "nll: the references must be class numbers from 0 to 1"),
     ("nll", [[0.5, 0.5]], [-100], "nll: the references must be class numbers from 0 to 1"),
     ("nll", [[0.5, 0.5]], [0.5], "nll: the references must be class numbers, of shape (N,)"),
+    ("top5", [1.0], [0], "top5: the predictions must be class outputs, of shape (N, C) with C >= 2"),
+    ("top5", [[1.0, math.inf]], [0], "top5: not all outputs are numbers"),
+    ("top5", [[1.0, 2.0]], [2], "top5: the references must be class numbers from 0 to 1"),
     ("loss", [0.1], [0.2], "loss is not computed from predictions and references"),
     ("surprise", [0], [0], "unknown metric 'surprise': choose from accuracy"),
 ]
@@ -299,12 +302,25 @@ def test_bad_options():
         count_edits("accuracy", ["a"], ["a"])
 
 
+@settings(max_examples=30)
+@given(st.data())
+def test_top5(data):
+    """Many outputs are equal: they count as torch.topk breaks ties."""
+    shape = data.draw(st.integers(1, 20)), data.draw(st.integers(2, 12))
+    outputs = data.draw(arrays(np.float64, shape, elements=st.integers(-3, 3)))
+    references = data.draw(arrays(np.int64, shape[0], elements=st.integers(0, shape[1] - 1)))
+    found = compute("top5", outputs, references)
+    best = [torch.topk(torch.tensor(row), min(5, len(row))).indices.tolist() for row in outputs]
+    assert found == pytest.approx(np.mean([y in row for y, row in zip(references, best, strict=True)]))
+    assert found == 1.0 or shape[1] > 5
+
+
 # ---------------------------------------------------------------- directions
 
 
 def test_every_metric_says_what_it_needs():
     assert {METRICS[name].inputs for name in COMPUTED} == set(INPUTS)
-    assert [name for name in METRICS if name not in COMPUTED] == ["top5", "loss"]
+    assert [name for name in METRICS if name not in COMPUTED] == ["loss"]
     for name, found in METRICS.items():
         assert Metric(name, **found.direction).direction == found.direction
     higher = {name for name, found in METRICS.items() if found.higher_is_better}
@@ -335,6 +351,7 @@ def example(name):
         "numbers": ([0.1, 0.5, 0.2, 0.9], [1.0, 2.0, 2.5, 3.0]),
         "texts": (["a b c", "d"], ["a x c", "d e"]),
         "probabilities": ([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]], [1, 0]),
+        "outputs": ([[9.0, 5.0, 4.0, 3.0, 2.0, -1.0], [0.0, 5.0, 4.0, 3.0, 2.0, 1.0]], [1, 0]),
     }[METRICS[name].inputs]
 
 
@@ -360,8 +377,6 @@ def test_as_a_module(name, values):
     module.add_batch(predictions=np.array(predictions), references=np.array(references))
     assert module.compute() == wanted
     assert INPUTS[METRICS[name].inputs] in module.inputs_description
-    combined = evaluate.combine([load_metric("accuracy"), load_metric("f1_macro")])
-    assert combined.compute(predictions=predictions, references=references)["accuracy"] == 0.5
 
 
 def test_modules_refuse_what_the_metrics_refuse():
@@ -387,6 +402,9 @@ def test_combined():
     assert found == {"accuracy": 0.5, "f1": 0.5, "matthews_correlation": 0.0}
     combined.add_batch(predictions=predictions, references=references)
     assert combined.compute() == found
+    combined = evaluate.combine([load_metric("accuracy"), load_metric("f1_macro")])
+    predictions, references = LABEL_SETS
+    assert combined.compute(predictions=predictions, references=references)["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize("names", [["accuracy"], ["accuracy", "f1"]])
