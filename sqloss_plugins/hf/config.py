@@ -42,7 +42,7 @@ class SquareLossConfig(TrainingArguments):
         lr_milestones: shares of all training steps, increasing, after each of which the learning rate is multiplied by
             ``lr_decay``; ``lr_scheduler_type`` is ``constant`` or ``constant_with_warmup`` then, and a warm-up is made
             in either case. None: the schedule that ``lr_scheduler_type`` names.
-        lr_decay: the factor.
+        lr_decay: the factor; None: 0.1, where there are milestones.
 
     Raises:
         ValueError: a value that an argument cannot have, or arguments that contradict each other.
@@ -91,7 +91,9 @@ class SquareLossConfig(TrainingArguments):
             "--lr_decay; with --lr_scheduler_type constant."
         },
     )
-    lr_decay: float = field(default=0.1, metadata={"help": "What the learning rate is multiplied by at a milestone."})
+    lr_decay: float | None = field(
+        default=None, metadata={"help": "What the learning rate is multiplied by at a milestone: 0.1 by default."}
+    )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave losses that are not finite out of the logged averages."}
     )
@@ -150,12 +152,16 @@ class SquareLossConfig(TrainingArguments):
         shares = self.lr_milestones
         if not shares:
             self.lr_milestones = None
+            if self.lr_decay is not None:
+                raise ValueError("--lr_decay is for --lr_milestones, and there are none: leave it out")
             return
         if not (all(0.0 < share < 1.0 for share in shares) and shares == sorted(set(shares))):
             raise ValueError(
                 "--lr_milestones must be shares of the training, greater than 0, less than 1 and increasing, got "
                 f"{' '.join(f'{share:g}' for share in shares)}"
             )
+        if self.lr_decay is None:
+            self.lr_decay = 0.1
         if not 0.0 < self.lr_decay < math.inf:
             raise ValueError(f"--lr_decay must be a finite number greater than 0, got {self.lr_decay:g}")
         if self.lr_scheduler_type not in ("constant", "constant_with_warmup"):

@@ -94,7 +94,7 @@ def _defaults(task_type: type[Task], given: Mapping[str, Any]) -> dict[str, Any]
     if protocol == "early_stopping":
         values |= {"metric_for_best_model": chosen_by, "greater_is_better": metric(chosen_by).higher_is_better}
     if "lr_scheduler_type" in given:
-        values.pop("lr_milestones", None)
+        values |= {"lr_milestones": None, "lr_decay": None}
     elif "lr_milestones" in given:
         values["lr_scheduler_type"] = "constant"
     return {
@@ -177,8 +177,6 @@ def _check(task: Task) -> None:
         refuse_given(given, ("rescaling", "paper_task"), f"is of the square loss, and --loss is {config.loss}")
     if config.k is not None and config.M is not None:
         refuse_given(given, ("rescaling", "paper_task"), "chooses k and M, and both are given")
-    if not config.lr_milestones:
-        refuse_given(given, ("lr_decay",), "is for --lr_milestones, and there are none")
     if config.stops_early:
         refuse_given(given, ("cross_entropy_run",), "is of --protocol same_epochs")
         if chosen_by not in task.metrics:

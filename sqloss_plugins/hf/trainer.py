@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, cast
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.utils.data import DataLoader
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -228,6 +229,8 @@ class SquareLossTrainer(Trainer):
         args: a SquareLossConfig, or plain TrainingArguments.
         *others, **keywords: as for the Trainer.
         shift_labels: whether outputs are held against the next label; by default as the model's own loss does.
+        train_collator: puts the examples of training together to a batch, in the place of ``data_collator``, which then
+            is that of evaluation: for batches whose labels are class probabilities, as MixUp makes them.
         class_weights: a weight for each class in training and evaluation loss, in the order of the class numbers; see
             ``weight`` of :class:`TrainerLoss`. Not for regression, multi-label classification and multiple choice.
 
@@ -243,6 +246,7 @@ class SquareLossTrainer(Trainer):
     compute_loss_func: Any
     label_names: list[str]
     lr_scheduler: Any
+    data_collator: Any
     rescaling: Rescaling | None
     _loss_shifts_labels: bool
 
@@ -253,6 +257,7 @@ class SquareLossTrainer(Trainer):
         *others: Any,
         shift_labels: bool | None = None,
         class_weights: Sequence[float] | None = None,
+        train_collator: Callable[..., Any] | None = None,
         **keywords: Any,
     ) -> None:
         if model is not None and not isinstance(model, nn.Module):
@@ -272,6 +277,7 @@ class SquareLossTrainer(Trainer):
         self._loss_shifts_labels = shift_labels
         self._logged = ""
         self.class_weights = class_weights
+        self.train_collator = train_collator
         self._set_loss()
         if config.stops_early:
             self.add_callback(EarlyStoppingCallback(config.patience))
@@ -365,10 +371,19 @@ class SquareLossTrainer(Trainer):
         for name, value in values.items():
             setattr(self.args, name, value)
 
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's, with the collator for training."""
+        of_all, self.data_collator = self.data_collator, self.train_collator or self.data_collator
+        try:
+            loader: DataLoader[Any] = super().get_train_dataloader()
+        finally:
+            self.data_collator = of_all
+        return loader
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LRScheduler:
         """The Trainer's, or the one by ``lr_milestones``."""
         args = self.args
-        if self.lr_scheduler is None and args.lr_milestones:
+        if self.lr_scheduler is None and args.lr_milestones and args.lr_decay:
             schedule = partial(
                 _rate_by_milestones,
                 milestones=[share * num_training_steps for share in args.lr_milestones],
