@@ -5,19 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Image, Value
+import numpy.typing as npt
+from datasets import ClassLabel, DatasetDict, Features, Image, LargeList, List, Value, load_dataset
+from joblib import cpu_count
 from PIL import Image as Pictures
+from PIL import UnidentifiedImageError
 
-from sqloss_plugins.data.labelled_text import HoldOut
+from sqloss_plugins.data.image_files import labels_of_idx, read_cifar10, read_folder, read_idx
+from sqloss_plugins.data.labelled_text import (
+    SPLITS,
+    Columns,
+    HoldOut,
+    LabelColumn,
+    draw_hold_out,
+    hold_out_sizes,
+    repeated,
+    settle_labels,
+)
+from sqloss_plugins.data.tables import Table, reading
 from sqloss_plugins.data.task_data import TaskData
+from sqloss_plugins.errors import UserError, listed, sentence
 
 _BATCH = 1000
+_ROWS_A_PROCESS = 2000  # to check: with fewer, a process takes longer to start than to work
+_SIZE_OPTIONS = {"validation": "--train_val_split", "test": "--test_size"}
+_USUAL_IMAGES = ("image", "img", "images")
+_USUAL_LABELS = ("label", "labels", "cls")
 
 FEATURES: Mapping[str, Any] = {"image": Image(), "label": Value("int64")}
 """Columns of every split; a test split may lack the labels."""
@@ -144,7 +164,12 @@ def load(
     Raises:
         UserError: what is wrong, and in which file.
     """
-    raise NotImplementedError
+    if not sources:
+        raise UserError("there is no data: give a training, a validation or a test split")
+    tables = {split: _open(split, sources[split], cache_dir) for split in SPLITS if split in sources}
+    tables = _with_columns(tables, image_column_name, label_column_name)
+    source = ", ".join(str(sources[split]) for split in tables)
+    return _load(tables, source, hold_out, labels, max_corrupt_share, num_proc)
 
 
 def load_from_hub(
@@ -173,7 +198,10 @@ def load_from_hub(
         ConnectionError, OSError, ValueError: the hub cannot be reached and the cache has no copy.
         UserError: as for :func:`load`.
     """
-    raise NotImplementedError
+    tables = _from_hub(name, config, cache_dir, token)
+    tables = _with_columns(tables, image_column_name, label_column_name)
+    source = f"hub: {name}" if config is None else f"hub: {name} {config}"
+    return _load(tables, source, hold_out, labels, max_corrupt_share, num_proc)
 
 
 def load_task(
@@ -200,7 +228,368 @@ def load_task(
         ConnectionError, OSError, ValueError: the hub cannot be reached and the cache has no copy.
         UserError: as for :func:`load`; the number of classes is not the task's.
     """
-    raise NotImplementedError
+    known = TASKS[task]
+    folder = data_dir or known.default_dir
+    if folder is None:
+        tables, source = _from_hub(known.hub, None, cache_dir, token), f"hub: {known.hub}"
+    else:
+        tables, source = _from_dir(known, folder, cache_dir), str(folder)
+    tables = {split: _numbered(known, table) for split, table in _with_columns(tables, None, None).items()}
+    wrong = [
+        f"{split} has {len(table.rows)} images, the real one {known.sizes[split]}"
+        for split, table in tables.items()
+        if len(table.rows) != known.sizes.get(split, len(table.rows))
+    ]
+    hold_out = hold_out or HoldOut(known.validation_size)
+    found = _load(tables, source, hold_out, None, max_corrupt_share, num_proc)
+    if len(found.labels) != known.num_classes:
+        raise UserError(
+            f"{task} has {known.num_classes} classes, and {source} has {len(found.labels)}: give the whole data, or "
+            "name this data by --train_dir"
+        )
+    notes = (*[f"WARNING: this is not the whole {task}: {text}" for text in wrong], *found.data.notes)
+    return replace(found, data=replace(found.data, notes=notes))
+
+
+# Where the images are.
+
+
+@dataclass(frozen=True)
+class _Images(Table):
+    """A split: ``image``, not decoded, and whatever there is as labels."""
+
+    def place(self, row: int) -> str:
+        """An image's own file, or its row."""
+        path = self.rows[row]["image"]["path"] if "image" in self.rows.column_names else None
+        if path is not None and os.path.isabs(path):
+            return str(path)
+        return super().place(row) + (f" ({path})" if path else "")
+
+
+def _open(split: str, path: Path, cache_dir: str | None) -> Table:
+    """A split, by what lies at a path."""
+    if path.is_dir():
+        for kind, pattern in (("parquet", "*.parquet"), ("webdataset", "*.tar")):
+            files = sorted(path.glob(pattern))
+            if files:
+                return _packed(kind, files, path, cache_dir)
+        rows, notes = read_folder(path.absolute(), cache_dir)
+        if split != "test" and "label" not in rows.column_names:
+            raise UserError(
+                f"{path} has images, but no folders: to train or to validate, put the images of each class into a "
+                "folder with its name"
+            )
+        return Table(rows, str(path), tuple(notes))
+    if not path.exists():
+        raise UserError(f"{path} is not there: give a folder of images, or a file")
+    if path.suffix == ".parquet":
+        return _packed("parquet", [path], path, cache_dir)
+    if path.suffix == ".tar":
+        return _packed("webdataset", [path], path, cache_dir)
+    if "idx" not in path.name:
+        raise UserError(
+            f"{path} is not read: give a folder with a folder of images for each class, parquet files, webdataset "
+            "shards (.tar), or an idx file of images"
+        )
+    labels = labels_of_idx(path)
+    if labels is None and split != "test":
+        raise UserError(f"{path} has no labels beside it: put them there, with 'labels' for 'images' in the name")
+    return Table(read_idx(path, labels, None, cache_dir), str(path))
+
+
+def _packed(kind: str, files: Sequence[Path], name: Path, cache_dir: str | None) -> Table:
+    """Parquet files or webdataset shards, by the reader of ``datasets``."""
+    with reading(name):
+        rows = load_dataset(kind, data_files=[str(file) for file in files], split="train", cache_dir=cache_dir)
+    if not len(rows):
+        raise UserError(f"{name} has no rows")
+    return Table(rows, str(name))
+
+
+def _from_hub(name: str, config: str | None, cache_dir: str | None, token: str | None) -> dict[str, Table]:
+    """The splits of a data set that have the usual names."""
+    loaded = load_dataset(name, config, cache_dir=cache_dir, token=token)
+    tables = {split: Table(loaded[split], f"{name}, {split}") for split in SPLITS if split in loaded}
+    if not tables:
+        raise UserError(f"{name} has no split train, validation or test, but {listed(list(loaded))}")
+    return tables
+
+
+_FOLDERS: tuple[str, ...] = (".", "raw", "MNIST/raw", "FashionMNIST/raw", "cifar-10-batches-bin", "cifar-10-batches-py")
+_FOLDERS += ("data", "plain_text", "mnist", "fashion_mnist", "ILSVRC/Data/CLS-LOC")
+"""Where archives and torchvision put the files, within the folder that a user names."""
+
+
+def _from_dir(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
+    """A known task's splits by the names of its files."""
+    if not folder.is_dir():
+        raise UserError(f"data_dir {folder} is not a folder")
+    layouts = (_LAYOUTS[task.name], _parquet_layout)
+    for inner in (folder / name for name in _FOLDERS):
+        for layout in layouts:
+            tables = layout(task, inner, cache_dir)
+            if tables:
+                missing = [split for split in task.sizes if split not in tables]
+                if missing:
+                    raise UserError(f"{inner} has {' and '.join(tables)} data of {task.name}, but no {missing[0]} data")
+                return tables
+    raise UserError(f"{folder} has no data of {task.name}: it needs {_WANTED[task.name]}, or train*.parquet and so on")
+
+
+def _mnist_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
+    tables = {}
+    for split, name in (("train", "train"), ("test", "t10k")):
+        names = [f"{name}-images{mark}idx3-ubyte{suffix}" for mark in "-." for suffix in ("", ".gz")]
+        images = next((path for each in names if (path := folder / each).is_file()), None)
+        if images is not None:
+            labels = labels_of_idx(images)
+            if labels is None:
+                raise UserError(f"{images} has no labels beside it: put {name}-labels-idx1-ubyte there")
+            tables[split] = Table(read_idx(images, labels, task.labels, cache_dir), str(images))
+    return tables
+
+
+def _cifar10_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
+    for suffix in (".bin", ""):
+        batches = [folder / f"data_batch_{number}{suffix}" for number in range(1, 6)]
+        test = folder / f"test_batch{suffix}"
+        there = [path for path in (*batches, test) if path.is_file()]
+        if there:
+            missing = [path for path in (*batches, test) if path not in there]
+            if missing:
+                raise UserError(f"{folder} has {there[0].name}, but not {missing[0].name}: fetch CIFAR-10 again")
+            splits = {"train": batches, "test": [test]}
+            return {
+                split: Table(read_cifar10(files, task.labels, cache_dir), f"{folder}, {split}")
+                for split, files in splits.items()
+            }
+    return {}
+
+
+def _imagenet_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
+    found = {}
+    for split, names in (("train", ("train",)), ("validation", ("val", "validation"))):
+        path = next((path for name in names if (path := folder / name).is_dir()), None)
+        if path is not None:
+            found[split] = _open(split, path, cache_dir)
+    return found
+
+
+def _parquet_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
+    tables = {}
+    for split in task.sizes:
+        for name in ("validation", "val") if split == "validation" else (split,):
+            files = sorted([*folder.glob(f"{name}.parquet"), *folder.glob(f"{name}-*-of-*.parquet")])
+            stated = files[0].stem.rpartition("-of-")[2] if files else ""
+            if stated.isdigit() and int(stated) != len(files):
+                raise UserError(f"{folder} has {len(files)} of the {int(stated)} files {name}-*-of-{stated}.parquet")
+            if files:
+                tables[split] = _packed("parquet", files, folder / f"{name}*.parquet", cache_dir)
+    return tables
+
+
+_Layout = Callable[[ImageTask, Path, str | None], dict[str, Table]]
+_LAYOUTS: Mapping[str, _Layout] = {
+    "mnist": _mnist_layout,
+    "fashion_mnist": _mnist_layout,
+    "cifar10": _cifar10_layout,
+    "imagenet": _imagenet_layout,
+}
+_WANTED: Mapping[str, str] = {
+    "mnist": "train-images-idx3-ubyte and the three other idx files (or .gz)",
+    "fashion_mnist": "train-images-idx3-ubyte and the three other idx files (or .gz)",
+    "cifar10": "data_batch_1.bin to data_batch_5.bin and test_batch.bin (or the same without .bin)",
+    "imagenet": "the folders train and val, with a folder for each class in them",
+}
+
+
+# Columns.
+
+
+def _with_columns(tables: Mapping[str, Table], image: str | None, label: str | None) -> dict[str, Table]:
+    """With ``image``, not decoded, and ``label`` as the only columns; test data may lack the labels."""
+    found: dict[str, Table] = {}
+    for split, table in tables.items():
+        rows = table.rows
+        images = _image_column(table, image)
+        usual = next((name for name in _USUAL_LABELS if name in rows.column_names), None)
+        labels = label if label in rows.column_names else None if label else usual
+        if labels is None and split != "test":
+            raise UserError(
+                f"{table.name} has no column {label or _USUAL_LABELS[0]!r}, but {listed(rows.column_names)}: name the "
+                "right one by --label_column_name"
+            )
+        if labels == images:
+            raise UserError(f"column {images!r} of {table.name} cannot be both image and label")
+        if labels is not None and isinstance(rows.features[labels], (List, LargeList)):
+            raise UserError(
+                f"{table.name}: {labels!r} has lists of labels, and an image has one: choose another column"
+            )
+        rows = rows.select_columns([images, *([labels] if labels else [])])
+        names = {images: "image"} | ({labels: "label"} if labels else {})
+        rows = rows.rename_columns({theirs: ours for theirs, ours in names.items() if theirs != ours})
+        try:
+            rows = rows.cast_column("image", Image(decode=False))
+        except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's are among them
+            raise UserError(
+                f"{table.name}: column {images!r} has no images, but {rows.features['image']}: name the right one by "
+                "--image_column_name"
+            ) from error
+        found[split] = _Images(rows, table.name, table.notes)
+    return found
+
+
+def _image_column(table: Table, wanted: str | None) -> str:
+    features = table.rows.features
+    typed = [name for name, feature in features.items() if isinstance(feature, Image)]
+    usual = [name for name in _USUAL_IMAGES if name in features]
+    if wanted in features:
+        return str(wanted)
+    if wanted is None and (len(typed) == 1 or usual):
+        return typed[0] if len(typed) == 1 else usual[0]
+    lacking = f"no column {wanted!r}" if wanted else "no single column that has images"
+    raise UserError(
+        f"{table.name} has {lacking}, but {listed(list(features))}: name the right one by --image_column_name"
+    )
+
+
+def _numbered(task: ImageTask, table: Table) -> Table:
+    """With a known task's names for the numbers of its classes."""
+    rows = table.rows
+    if not task.labels or "label" not in rows.column_names:
+        return table
+    feature = rows.features["label"]
+    if isinstance(feature, ClassLabel) and feature.num_classes != len(task.labels):
+        raise UserError(
+            f"{table.name} has {feature.num_classes} classes, and {task.name} has {len(task.labels)}: give its own "
+            "data, or name this data by --train_dir"
+        )
+    try:
+        features = Features({**rows.features, "label": ClassLabel(names=list(task.labels))})
+        # By way of the numbers: data sets write some of the names in other ways.
+        if not isinstance(feature, Value) or feature.dtype != "string":
+            rows = rows.cast_column("label", Value("int64"))
+        return replace(table, rows=rows.cast_column("label", features["label"]))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{table.name} has a label that {task.name} has not ({sentence(error)})") from error
+
+
+# From splits to a task.
+
+
+def _load(
+    tables: Mapping[str, Table],
+    source: str,
+    hold_out: HoldOut,
+    labels: Sequence[str] | None,
+    max_corrupt_share: float,
+    num_proc: int | None,
+) -> LabelledImages:
+    if not 0 <= max_corrupt_share < 1:
+        raise UserError(f"--max_corrupt_share must be from 0 to below 1, got {max_corrupt_share:g}")
+    notes = [note for table in tables.values() for note in table.notes]
+    labelled = {}
+    for split, table in tables.items():
+        if "label" in table.rows.column_names:
+            column = LabelColumn(table, "label", None)
+            if split != "test" or not column.is_empty():
+                labelled[split] = column
+    _, names, found = settle_labels(labelled, Columns(), labels, "single_label")
+    notes += found
+    if "test" in tables and "test" not in labelled:
+        notes.append(f"{tables['test'].name} has no labels: its predictions are not scored")
+    splits, hashes, kept = DatasetDict(), {}, {}
+    for split, table in tables.items():
+        rows, hashes[split], note = _examined(table, max_corrupt_share, num_proc)
+        notes += note
+        if split in labelled:
+            name, number = labelled[split].encoder("single_label", names)
+            numbers = np.array([number(value) for value in labelled[split].values()], np.int64)
+            # Beside the images, which are not copied.
+            splits[split] = table.rows.select_columns(["image"]).add_column(name, numbers)
+            lacking = [names[i] for i in np.setdiff1d(np.arange(len(names)), numbers[rows])]
+            if lacking:
+                notes.append(f"{split} has no images of {len(lacking)} of {len(names)} classes: {listed(lacking)}")
+        else:
+            splits[split] = table.rows.select_columns(["image"])
+        if len(rows) < len(table.rows):
+            splits[split] = splits[split].select(rows)
+        splits[split] = splits[split].cast_column("image", Image())
+        kept[split] = replace(table, rows=splits[split])
+    sizes = hold_out_sizes(kept, hold_out, _SIZE_OPTIONS)
+    if sizes:
+        parts, found = draw_hold_out(splits["train"], sizes, hold_out.seed, "single_label")
+        notes += found
+        train, of_train = splits["train"], hashes["train"]
+        for split, part in parts.items():
+            splits[split], hashes[split] = train.select(part), of_train[part]
+    notes += repeated(hashes, "images")
+    splits = DatasetDict({split: splits[split] for split in SPLITS if split in splits})
+    return LabelledImages(ImageData(splits, source, notes=tuple(notes)), names)
+
+
+_DECODER = Image()
+
+
+def _examined(
+    table: Table, max_share: float, num_proc: int | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[str]]:
+    """Decodes every image of a split once; what is found is kept beside the data.
+
+    Returns:
+        The rows whose image can be decoded, a hash of each of those images, and notes.
+
+    Raises:
+        UserError: the others are too many.
+    """
+    total = len(table.rows)
+    processes = num_proc or min(cpu_count(), total // _ROWS_A_PROCESS)
+    found = table.rows.select_columns(["image"]).map(
+        _examine,
+        batched=True,
+        batch_size=100,
+        remove_columns=["image"],
+        features=Features({"mistake": Value("string"), "hash": Value("int64")}),
+        num_proc=processes if processes > 1 else None,
+        desc=f"Checking the images of {table.name}",
+    )
+    mistakes, hashes = found.data.column("mistake"), np.asarray(found.data.column("hash"))
+    is_right = np.asarray(mistakes.is_null())
+    corrupt = np.flatnonzero(~is_right)
+    if not len(corrupt):
+        return np.arange(total), hashes, []
+    first = [f"{table.place(row)}: {mistakes[row].as_py()}" for row in corrupt[:3].tolist()]
+    text = f"{table.name}: {len(corrupt)} of {total} images cannot be used ({'; '.join(first)}"
+    text += f"; and {len(corrupt) - 3} others)" if len(corrupt) > 3 else ")"
+    if len(corrupt) > max_share * total:
+        share = -(-len(corrupt) * 10_000 // total) / 10_000  # rounded up
+        raise UserError(f"{text}: replace them, or leave out up to such a share by --max_corrupt_share {share:g}")
+    if len(corrupt) == total:
+        raise UserError(f"{text}: there is nothing left")
+    return np.flatnonzero(is_right), hashes[is_right], [f"WARNING: {text}: they are left out"]
+
+
+def _examine(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """For ``Dataset.map``: what is wrong with each image, None for nothing, and a hash of its bytes."""
+    mistakes, hashes = [], []
+    for image in batch["image"]:
+        mistake, content = None, b""
+        try:
+            if image is None or (image["bytes"] is None and image["path"] is None):
+                raise ValueError("there is no image")
+            content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+            with warnings.catch_warnings(action="ignore"):
+                to_rgb(_DECODER.decode_example({"bytes": content, "path": None}))
+        except UnidentifiedImageError:
+            mistake = "it is no image that Pillow can read" if content else "it is empty"
+        except Exception as error:  # Pillow's decoders raise many kinds
+            mistake = sentence(error)
+        mistakes.append(mistake)
+        hashes.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big", signed=True))
+    return {"mistake": mistakes, "hash": hashes}
+
+
+# Pixels.
 
 
 def to_rgb(image: Pictures.Image) -> Pictures.Image:
