@@ -1,8 +1,8 @@
-"""The paper's architectures that no maintained library has: two for pairs of texts, on words, and two for small images.
+"""The paper's architectures that no maintained library has: for pairs of texts, small images, and characters.
 
-Importing this package registers them with Transformers, so that ``AutoConfig``, ``AutoModelForSequenceClassification``
-and ``AutoModelForImageClassification`` know what they saved. A new architecture on words is one file and one entry in
-:data:`ARCHITECTURES`; one for images is one file and is registered at this file's end.
+Importing this package registers them with Transformers, so that ``AutoConfig`` and the ``AutoModelFor...`` of
+sequence classification, image classification and causal language models know what they saved. A new architecture on
+words is one file and one entry in :data:`ARCHITECTURES`; another is one file and is registered at this file's end.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+)
 
 from sqloss_plugins.models.esim import EsimConfig, EsimForSequenceClassification
 from sqloss_plugins.models.pairs import PairConfig, PairModel
@@ -23,6 +28,7 @@ from sqloss_plugins.models.temporal_convolution import (
     TemporalConvolutionConfig,
     TemporalConvolutionForImageClassification,
 )
+from sqloss_plugins.models.transformer_xl import TransformerXLConfig, TransformerXLForCausalLM
 from sqloss_plugins.models.wide_resnet import WideResnetConfig, WideResnetForImageClassification
 
 
@@ -76,5 +82,8 @@ for _config, _model in (
 ):
     AutoConfig.register(_config.model_type, _config)
     AutoModelForImageClassification.register(_config, _model)
+
+AutoConfig.register(TransformerXLConfig.model_type, TransformerXLConfig)
+AutoModelForCausalLM.register(TransformerXLConfig, TransformerXLForCausalLM)
 
 __all__ = ["ARCHITECTURES", "Architecture"]
