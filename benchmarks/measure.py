@@ -59,10 +59,13 @@ def report(table: Sequence[Sequence[str]], rows: Sequence[Mapping[str, object]],
     save(args.json, {"environment": environment, "rows": rows})
 
 
-def side_by_side(runs: Mapping[str, Run], rounds: int, device: str, title: str) -> dict[str, list[float]]:
+def side_by_side(
+    runs: Mapping[str, Run], rounds: int, device: str, title: str, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each run in every round. Each round takes them in a new order, so that all see the same machine.
 
-    Short runs are repeated within a round, up to about a twentieth of a second.
+    Short runs are repeated within a round, up to about a twentieth of a second. ``clock`` is what gives the seconds:
+    time.process_time those of the processor, where others use the machine as well.
     """
     repeats = {name: max(1, min(300, int(0.05 / (_seconds(run, 1, device) + 1e-9)))) for name, run in runs.items()}
     for name, run in runs.items():
@@ -72,18 +75,18 @@ def side_by_side(runs: Mapping[str, Run], rounds: int, device: str, title: str) 
     for number in range(rounds):
         print(f"\r{title}: round {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
         for name in shuffled.sample(list(runs), len(runs)):
-            times[name].append(_seconds(runs[name], repeats[name], device))
+            times[name].append(_seconds(runs[name], repeats[name], device, clock))
     print("\r" + " " * 70 + "\r", end="", file=sys.stderr)
     return times
 
 
-def _seconds(run: Run, repeats: int, device: str) -> float:
-    start = time.perf_counter()
+def _seconds(run: Run, repeats: int, device: str, clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     for _ in range(repeats):
         run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
+    return (clock() - start) / repeats
 
 
 def peak_bytes(run: Run, leaves: Iterable[torch.Tensor], device: str) -> int:

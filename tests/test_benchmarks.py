@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from benchmarks import espnet_head, linear_precision, linear_square, losses, pair_models
+from benchmarks import espnet_head, image_training, linear_precision, linear_square, losses, pair_models
 
 
 def run(module, monkeypatch, *arguments):
@@ -67,6 +67,8 @@ def test_linear_precision(tmp_path, monkeypatch, capsys):
         (linear_square, ["--shapes", "GPT-9"], "invalid choice: 'GPT-9'"),
         (linear_square, ["--no-sweeps", "--plot", "a.png"], "draws the sweeps"),
         (linear_precision, ["--tf32"], "--device cuda"),
+        (image_training, ["--timm-script", "nowhere.py"], "nowhere.py is not a file"),
+        (image_training, ["--steps", "1"], "the first is not counted"),
     ],
 )
 def test_mistakes(module, arguments, words, monkeypatch, capsys):
@@ -85,3 +87,28 @@ def test_pair_models(tmp_path, monkeypatch, capsys):
     assert len(rows) == 8
     assert all(row["pairs_per_s"] > 0 for row in rows)
     assert "pairs/s" in capsys.readouterr().out
+
+
+def test_image_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(image_training, "CASES", {"tcnn": image_training.CASES["tcnn"]})
+    script = tmp_path / "train.py"  # logs as timm's does
+    script.write_text(
+        "import logging, time\n"
+        "for epoch in range(2):\n"
+        "    for step in range(2):\n"
+        "        while time.process_time() % 0.1 < 0.05: pass\n"
+        "        while time.process_time() % 0.1 > 0.05: pass\n"
+        "        logging.getLogger('train').info(f'Train: {epoch} [{step:>4d}/2 (50%)]  Loss: 1.0')\n"
+    )
+    arguments = ["--rounds", 1, "--steps", 2, "--batch", 4, "--size", 32, "--workers", 0, "--step-rounds", 1]
+    arguments += ["--models", "test_resnet", "--timm-script", script, "--json", tmp_path / "a.json"]
+    assert run(image_training, monkeypatch, *arguments) == 0
+    result = json.loads((tmp_path / "a.json").read_text())
+    trainings = {row["training"]: row for row in result["trainings"]}
+    assert list(trainings) == ["timm train.py", "sqloss images, cross_entropy", "sqloss images, square"]
+    assert all(row["images_per_s"] > 0 for row in trainings.values())
+    assert trainings["sqloss images, square"]["processor_ms"] > 0
+    (step,) = result["of a step"]
+    assert (step["arch"], step["parameters"]) == ("tcnn", 66910)
+    assert step["square_ms"] > 0
+    assert "square / CE" in capsys.readouterr().out
