@@ -548,6 +548,20 @@ def test_utterances_too_short_for_the_encoder_are_named_before_the_training(mine
     assert main([*words, "--stage", "3", "--stop_stage", "3"]) == 0  # tokens need no encoder
 
 
+def test_transcripts_too_long_for_ctc_are_named_before_the_training(mine, tmp_path, monkeypatch, capsys):
+    """0.6 s are 61 frames, of which this encoder leaves 6."""
+    monkeypatch.chdir(tmp_path)
+    text = (mine / "all.tsv").read_text()
+    (mine / "all.tsv").write_text(text.replace("\tone\t", "\tseven six\t").replace("\tthree\t", "\tthree ten\t"))
+    words = ["mine", "--train", "data/all.tsv", "--audio_channel", "0", "--nj", "1", "--stop_stage", "6"]
+    assert main([*words, "--encoder_conf", "input_layer=conv2d8"]) == 2
+    printed = capsys.readouterr()
+    assert "of train have more tokens than CTC can put on the encoder's frames: u" in printed.err
+    assert "choose an encoder that subsamples less, longer tokens, or --model_conf ctc_weight=0" in printed.err
+    assert "stage 3" in printed.out
+    assert "stage 4" not in printed.out
+
+
 def test_no_utterance_of_the_durations(mine, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["mine", "--train", "data/all.tsv", "--audio_channel", "0", "--nj", "1", "--min_wav_duration", "19"]

@@ -21,6 +21,7 @@ from sqloss_plugins.espnet.recipe.decoding import (
     lm_perplexity,
     measure_calibration,
 )
+from sqloss_plugins.espnet.recipe.frames import check_for_ctc
 from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, CommandLine, is_url
 from sqloss_plugins.espnet.recipe.packing import pack, plain_method
 from sqloss_plugins.espnet.recipe.paths import Paths, read_json
@@ -351,6 +352,14 @@ def _check_lengths(recipe: Recipe) -> None:
     )
 
 
+def _check_for_ctc(recipe: Recipe) -> None:
+    options, settings = recipe.given.options, recipe.settings
+    if settings.ctc_weight > 0 and settings.subsampling and not settings.asr_exp().training.is_file():
+        check_for_ctc(
+            options.asr_train_set, options.dev_set, recipe.paths.data, settings.subsampling, settings.espnet.ctc_conf
+        )
+
+
 def _banner(recipe: Recipe) -> None:
     options, settings, rescaling = recipe.given.options, recipe.settings, recipe.settings.rescaling()
     loss = f"{options.loss}, {rescaling}; {settings.initial_loss(rescaling)}" if rescaling else options.loss
@@ -401,9 +410,13 @@ def run_recipe(given: CommandLine) -> None:
             _run_stage(recipe, number)
             if number == 2:
                 _check_lengths(recipe)
+            if number == 3 and 6 in numbers:
+                _check_for_ctc(recipe)
     if not of_run:
         return
     _check_lengths(recipe)
+    if 6 in numbers and 3 not in numbers:
+        _check_for_ctc(recipe)
     with _claimed_run(recipe, of_run):
         _banner(recipe)
         for number in of_run:

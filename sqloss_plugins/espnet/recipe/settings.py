@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import yaml
 from espnet2.bin import asr_inference
 from espnet2.tasks.abs_task import optim_classes
-from espnet2.tasks.asr import ASRTask, encoder_choices, frontend_choices
+from espnet2.tasks.asr import ASRTask
 from espnet2.tasks.lm import LMTask
 
 from sqloss_plugins import paper
@@ -26,6 +26,7 @@ from sqloss_plugins.command_line import read_mapping
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.model import MODEL_NAME
 from sqloss_plugins.espnet.model_files import check_sample_rate, read_state, sample_rate
+from sqloss_plugins.espnet.recipe.frames import Subsampling, subsampling
 from sqloss_plugins.espnet.recipe.options import LM_CRITERION, LM_FILE, MODEL_CRITERION, MODEL_FILE, CommandLine
 from sqloss_plugins.espnet.recipe.paths import Paths, RunFolder, digest
 from sqloss_plugins.losses import LOSSES
@@ -39,11 +40,6 @@ _NOT_DECISIVE = {
 }
 _AT_LEAST_ONE = ("max_epoch", "accum_grad", "batch_size", "batch_bins", "keep_nbest_models")
 _DECODING_NEEDS = ("--data_path_and_name_and_type", "x,speech,sound")  # ESPnet's parser insists
-# What ESPnet's encoders refuse fewer frames than, by the layer that subsamples (its check_short_utt).
-_FEWEST_FRAMES = {
-    **{"conv1d1": 5, "conv1d2": 5, "conv1d3": 7},
-    **{"conv2d1": 5, "conv2d2": 7, "conv2d": 7, "conv2d6": 11, "conv2d8": 15},
-}
 # Arguments of ESPnet's decoding that this recipe gives it, and the options for them.
 _OF_DECODING = {
     **dict.fromkeys(("config", "output_dir", "key_file", "data_path_and_name_and_type", "model_tag"), ""),
@@ -213,13 +209,17 @@ class Settings:
     @property
     def fewest_samples(self) -> int:
         """How many samples an utterance must have for the encoder's subsampling; 1 where that is not known."""
-        encoder = encoder_choices.classes[self.espnet.encoder]
-        usual = inspect.signature(encoder).parameters.get("input_layer")
-        layer = self.espnet.encoder_conf.get("input_layer", usual.default if usual else None)
-        if self.espnet.frontend != "default" or layer not in _FEWEST_FRAMES:
-            return 1
-        usual_hop = inspect.signature(frontend_choices.classes["default"]).parameters["hop_length"].default
-        return int((_FEWEST_FRAMES[layer] - 1) * self.espnet.frontend_conf.get("hop_length", usual_hop))
+        return self.subsampling.fewest_samples if self.subsampling else 1
+
+    @cached_property
+    def subsampling(self) -> Subsampling | None:
+        """How the encoder makes frames of samples; None where that is not known."""
+        return subsampling(self.espnet)
+
+    @property
+    def ctc_weight(self) -> float:
+        """Of CTC's loss beside that of the attention branch."""
+        return float(self.espnet.model_conf.get("ctc_weight", 0.5))
 
     def _without_figures(self) -> list[str]:
         """ESPnet draws figures of losses and attention with Matplotlib, and ends where that is missing."""
@@ -281,7 +281,7 @@ class Settings:
         return paper.choose_rescaling(
             len(self.paths.data.tokens),
             task=None if options.mini else self.given.definition.task,
-            beside_ctc=float(self.espnet.model_conf.get("ctc_weight", 0.5)) > 0,
+            beside_ctc=self.ctc_weight > 0,
             rule=options.rescaling,
             k=options.k,
             M=options.M,
