@@ -24,7 +24,6 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -40,9 +39,9 @@ from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.hub import check_tokenizer, find_config
 from sqloss_plugins.hf.options import check_at_least, refuse_given
 from sqloss_plugins.hf.task import Scores, Task, TaskArguments
+from sqloss_plugins.hf.token_scores import TokenScores
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.metrics import perplexity
-from sqloss_plugins.probability import TEMPERATURES, log_probabilities
 from sqloss_plugins.results import OF_OUTPUTS
 
 _NEW_MODEL = {"vocab_size": 1024, "hidden_size": 128, "num_layers": 4, "num_heads": 4}
@@ -205,34 +204,26 @@ class LanguageModel(Task):
 
     def trainer_options(self) -> dict[str, Any]:
         """Sums in the place of outputs; labels are the inputs, whatever the model's own loss does."""
-        self.sums = _Sums(LOSSES[self.config.loss].methods, self.config.k, self.config.M)
-        return {"preprocess_logits_for_metrics": self.sums, "shift_labels": True}
+        config = self.config
+        self.tokens = TokenScores(LOSSES[config.loss].methods, config.k, config.M, shift_labels=True)
+        return {"preprocess_logits_for_metrics": self.tokens, "shift_labels": True}
 
     def begin_scoring(self) -> None:
         """From now on every temperature is tried."""
-        self.sums.temperatures = TEMPERATURES
-        self.temperature: int | None = None
+        self.tokens.begin()
 
     def scores(self, outputs: Any, targets: Any) -> Scores:
         """Accuracy; negative log-likelihood and perplexity by each method.
 
         The temperature is fitted on the first split that is scored after training, if that is the validation data.
         """
-        means = outputs.astype(np.float64).mean(axis=0) / (self.args.block_size - 1)  # all tokens but a block's first
-        fixed = [method for method in self.sums.methods if method != "temperature"]
-        nll = dict(zip(fixed, means[1:], strict=False))
-        by_temperature = means[1 + len(fixed) :]
-        if len(by_temperature):
-            if self.temperature is None and self.config.do_eval:
-                self.temperature = int(by_temperature.argmin())
-            if self.temperature is not None:
-                nll["temperature"] = by_temperature[self.temperature]
-        by_method = {name: {"perplexity": perplexity(value), "nll": float(value)} for name, value in nll.items()}
-        return {OF_OUTPUTS: {"accuracy": float(means[0])}, **by_method}
+        accuracy, nll = self.tokens.means(outputs, may_fit=self.config.do_eval)
+        by_method = {name: {"perplexity": perplexity(value), "nll": value} for name, value in nll.items()}
+        return {OF_OUTPUTS: {"accuracy": accuracy}, **by_method}
 
     def fitted(self) -> dict[str, float]:
         """The temperature."""
-        return {} if self.temperature is None else {"temperature": TEMPERATURES[self.temperature]}
+        return {} if self.tokens.temperature is None else {"temperature": self.tokens.temperature}
 
     def about(self) -> dict[str, str]:
         """Size and length."""
@@ -317,34 +308,6 @@ def unigram_perplexity(counts: NDArray[np.int64], held_out: Iterable[NDArray[np.
     logs = -np.log(counts / counts.sum())
     targets = np.concatenate([ids[:, 1:].ravel() for ids in held_out])
     return float(np.exp(logs[targets].mean()))
-
-
-class _Sums:
-    """What evaluation keeps of the outputs: a few sums over each block, rather than an output for every word.
-
-    Called by the Trainer with outputs, of shape (blocks, block_size, C), and labels, of shape (blocks, block_size);
-    returns, of shape (blocks, 1 + methods + temperatures), how many tokens are right, and the negative log-likelihood
-    of the true ones in nats by each method, that of the temperature for each of ``temperatures``.
-    """
-
-    def __init__(self, methods: Sequence[str], k: float | None, M: float | None) -> None:
-        self.methods = methods
-        self.k, self.M = (1.0 if k is None else k), (1.0 if M is None else M)
-        self.temperatures: Sequence[float] = ()
-
-    def __call__(self, outputs: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
-        logits = outputs[0] if isinstance(outputs, tuple) else outputs  # some models return more than their logits
-        # One block after the other: a copy of all outputs for each method would be large.
-        return torch.stack([self._block(f.float(), y) for f, y in zip(logits[:, :-1], labels[:, 1:], strict=True)])
-
-    def _block(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        def nll(method: str, temperature: float = 1.0) -> Tensor:
-            logs = log_probabilities(outputs, method, k=self.k, M=self.M, temperature=temperature)
-            return -logs.gather(1, targets[:, None]).sum()
-
-        right = (outputs.argmax(1) == targets).sum().float()
-        fixed = [nll(method) for method in self.methods if method != "temperature"]
-        return torch.stack([right, *fixed, *(nll("temperature", value) for value in self.temperatures)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
