@@ -14,7 +14,9 @@ PROTOCOLS = ("early_stopping", "same_epochs")
 """The paper's protocols that a Trainer can follow; see :class:`SquareLossConfig`."""
 
 
-LOSS_ARGUMENTS = ("loss", "k", "M", "rescaling", "paper_task", "without_logits", "label_smoothing_factor")
+LOSS_ARGUMENTS = (
+    *("loss", "k", "M", "rescaling", "paper_task", "without_logits", "label_smoothing_factor", "distillation_weight"),
+)
 """The training arguments that the loss is made from."""
 
 
@@ -38,7 +40,10 @@ class SquareLossConfig(TrainingArguments):
         protocol: ``early_stopping``: at most ``num_train_epochs`` epochs, ended when the validation metric has not
             improved for ``patience`` epochs, and the best epoch's model. ``same_epochs``: exactly ``num_train_epochs``
             epochs, and the last model. None: as the other arguments say.
-        patience: epochs.
+        patience: validations, of which there is one after every epoch, or after every ``eval_steps``.
+        teacher: folder or hub name of a trained classifier whose class probabilities have a share in the targets of
+            training; see :mod:`sqloss_plugins.hf.distillation`. SquareLossTrainer takes the model itself, too.
+        distillation_weight: the teacher's share, from 0 to 1; None: 0.5, where there is one.
         lr_milestones: shares of all training steps, increasing, after each of which the learning rate is multiplied by
             ``lr_decay``; ``lr_scheduler_type`` is ``constant`` or ``constant_with_warmup`` then, and a warm-up is made
             in either case. None: the schedule that ``lr_scheduler_type`` names.
@@ -84,6 +89,16 @@ class SquareLossConfig(TrainingArguments):
         },
     )
     patience: int = field(default=5, metadata={"help": "Epochs without improvement before early_stopping stops."})
+    teacher: str | None = field(
+        default=None,
+        metadata={
+            "help": "Trained classifier of the same classes, a folder or a name on the hub, whose class probabilities "
+            "have a share in the targets of training."
+        },
+    )
+    distillation_weight: float | None = field(
+        default=None, metadata={"help": "The share of --teacher in the targets, from 0 to 1: 0.5 by default."}
+    )
     lr_milestones: list[float] | None = field(
         default=None,
         metadata={
@@ -131,6 +146,8 @@ class SquareLossConfig(TrainingArguments):
             raise ValueError(f"--without_logits needs a loss that can be had without logits, and {self.loss} cannot")
         if not 0.0 <= self.label_smoothing_factor <= 1.0:
             raise ValueError(f"--label_smoothing_factor must be between 0 and 1, got {self.label_smoothing_factor:g}")
+        if self.distillation_weight is not None and not 0.0 <= self.distillation_weight <= 1.0:
+            raise ValueError(f"--distillation_weight must be between 0 and 1, got {self.distillation_weight:g}")
 
     def _check_protocol(self) -> None:
         if self.protocol is not None:
@@ -139,11 +156,16 @@ class SquareLossConfig(TrainingArguments):
             raise ValueError(f"--patience must be at least 1, got {self.patience}")
         if self.stops_early and not (
             self.load_best_model_at_end
-            and (self.eval_strategy, self.save_strategy, self.eval_delay or 0) == ("epoch", "epoch", 0)
+            and self.eval_strategy == self.save_strategy
+            and (
+                self.eval_strategy == "epoch" or (self.eval_strategy == "steps" and self.eval_steps == self.save_steps)
+            )
+            and not self.eval_delay
         ):
             raise ValueError(
-                "--protocol early_stopping validates and saves after every epoch, and loads the best model: it needs "
-                "--eval_strategy epoch, --save_strategy epoch, --load_best_model_at_end, and no --eval_delay"
+                "--protocol early_stopping validates and saves at the same times, and loads the best model: it needs "
+                "--eval_strategy epoch, --save_strategy epoch (or both steps, with equal --eval_steps and "
+                "--save_steps), --load_best_model_at_end, and no --eval_delay"
             )
         if self.protocol == "same_epochs" and self.load_best_model_at_end:
             raise ValueError("--protocol same_epochs takes the last model: leave --load_best_model_at_end out")

@@ -30,6 +30,7 @@ from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 from sqloss_plugins.errors import RunError, UserError, run_command, sentence
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.hf.config import SquareLossConfig
+from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, check_inputs, load_teacher
 from sqloss_plugins.hf.hub import reach_hub
 from sqloss_plugins.hf.options import parse
 from sqloss_plugins.hf.run_folder import (
@@ -104,7 +105,8 @@ def quiet_libraries(config: SquareLossConfig) -> Iterator[None]:
 def _prepare(task: Task) -> None:
     """Finds data and model, and settles k, M, the epochs and the folder."""
     config = task.config
-    if config.push_to_hub or not all(Path(name).is_dir() for name in task.from_hub()):
+    teacher = [config.teacher] if config.teacher else []
+    if config.push_to_hub or not all(Path(name).is_dir() for name in [*task.from_hub(), *teacher]):
         task.is_hub_reachable = reach_hub(config.push_to_hub)
     task.model_path, task.arch = task.find_model()
     try:
@@ -121,6 +123,8 @@ def _prepare(task: Task) -> None:
     if not config.do_train and not any(_is_wanted(task, split) for split in task.data.splits):
         raise UserError("there is no data to score: give validation or test data")
     task.settle()
+    if config.teacher:
+        task.teacher = load_teacher(config.teacher, getattr(task, "labels", []), **_teacher_hub(task))
     if config.paper_task is None:
         config.paper_task = task.paper_task
     try:
@@ -166,6 +170,8 @@ def _settings(task: Task) -> dict[str, Any]:
     merged["test_fingerprints"] = task.data.test_fingerprints
     if not config.do_train:  # the same folder may have another model later
         merged["model_weights"] = _digest(task.model_path)
+    if config.teacher:
+        merged["teacher_weights"] = _digest(config.teacher)
     # The batch of a process alone does not say it: that of a step is of all GPUs.
     rows = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
     merged["total_train_batch_size"] = rows
@@ -263,12 +269,19 @@ def _work(task: Task, settings: dict[str, Any]) -> Result:
     return result
 
 
+def _teacher_hub(task: Task) -> dict[str, Any]:
+    """Keyword arguments for ``from_pretrained`` of the teacher; the revision is that of the other model."""
+    return {name: value for name, value in task.args.hub.items() if name != "revision"}
+
+
 def _trainer(task: Task, model: PreTrainedModel, datasets: Mapping[str, Dataset]) -> SquareLossTrainer:
     """The Trainer, for options that it can take.
 
     Raises:
-        UserError: it cannot take them.
+        UserError: it cannot take them; or the teacher does not read what the model reads.
     """
+    if task.teacher is not None:
+        check_inputs(str(task.config.teacher), task.processor, **_teacher_hub(task))
     try:
         trainer = SquareLossTrainer(
             model=model,
@@ -279,7 +292,8 @@ def _trainer(task: Task, model: PreTrainedModel, datasets: Mapping[str, Dataset]
             processing_class=task.processor,
             data_collator=task.collator(),
             compute_metrics=task.compute_metrics,
-            callbacks=[DivergenceCallback()],
+            callbacks=[DivergenceCallback(), *task.callbacks()],
+            teacher=task.teacher,
             **task.trainer_options(),
         )
         head = trainer.compute_loss_func.head
@@ -373,6 +387,9 @@ def _print_banner(task: Task) -> None:
     loss = f"{config.loss}, {task.rescaling}" if task.rescaling else config.loss
     if not task.has_classes:
         loss = f"mean squared error ({task.name} is a regression; --loss {config.loss} makes no difference)"
+    if config.teacher:
+        share = DEFAULT_WEIGHT if config.distillation_weight is None else config.distillation_weight
+        loss += f"; {share:g} of the targets by the teacher {config.teacher}"
     steps = config.gradient_accumulation_steps
     training = (
         f"{config.protocol}, {config.num_train_epochs:g} epochs, lr {config.learning_rate:g}, "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset
-from transformers import PretrainedConfig, PreTrainedModel, default_data_collator
+from transformers import PretrainedConfig, PreTrainedModel, TrainerCallback, default_data_collator
 
 from sqloss_plugins import paper
 from sqloss_plugins.data.task_data import TaskData
@@ -78,6 +78,7 @@ class Task(ABC):
         arch: the model's short name.
         rescaling: k and M, and where they come from; None where the loss has none.
         processor: tokenizer or image processor, once the model is loaded.
+        teacher: the model of ``--teacher``; None where there is none.
     """
 
     program: ClassVar[str]
@@ -94,6 +95,7 @@ class Task(ABC):
     arch: str
     rescaling: Rescaling | None = None
     processor: Any
+    teacher: PreTrainedModel | None = None
 
     def __init__(self, args: Any, config: SquareLossConfig, given: frozenset[str]) -> None:
         self.args = args
@@ -170,6 +172,10 @@ class Task(ABC):
         return {
             "preprocess_logits_for_metrics": lambda outputs, _: outputs[0] if isinstance(outputs, tuple) else outputs
         }
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """More callbacks for the Trainer."""
+        return []
 
     @abstractmethod
     def scores(self, outputs: Any, targets: Any) -> Scores:

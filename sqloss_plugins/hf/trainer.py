@@ -35,6 +35,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 
 from sqloss_plugins.errors import RunError
 from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square_loss_config
+from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, Distillation, load_teacher
 from sqloss_plugins.hf.without_logits import HeadWithoutLogits
 from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES, make_loss
 from sqloss_plugins.paper import Rescaling
@@ -231,6 +232,9 @@ class SquareLossTrainer(Trainer):
         shift_labels: whether outputs are held against the next label; by default as the model's own loss does.
         train_collator: puts the examples of training together to a batch, in the place of ``data_collator``, which then
             is that of evaluation: for batches whose labels are class probabilities, as MixUp makes them.
+        teacher: a trained classifier of the same classes, which has a share of ``args.distillation_weight`` in the
+            targets of training; see :mod:`sqloss_plugins.hf.distillation`. Evaluation goes by the labels alone. By
+            default the one that ``args.teacher`` names, if any.
         class_weights: a weight for each class in training and evaluation loss, in the order of the class numbers; see
             ``weight`` of :class:`TrainerLoss`. Not for regression, multi-label classification and multiple choice.
 
@@ -258,6 +262,7 @@ class SquareLossTrainer(Trainer):
         shift_labels: bool | None = None,
         class_weights: Sequence[float] | None = None,
         train_collator: Callable[..., Any] | None = None,
+        teacher: PreTrainedModel | None = None,
         **keywords: Any,
     ) -> None:
         if model is not None and not isinstance(model, nn.Module):
@@ -278,6 +283,11 @@ class SquareLossTrainer(Trainer):
         self._logged = ""
         self.class_weights = class_weights
         self.train_collator = train_collator
+        if teacher is None and config.teacher is not None:
+            teacher = load_teacher(config.teacher)
+        self.distillation = None if teacher is None else Distillation(teacher, model)
+        if teacher is None and config.distillation_weight is not None:
+            raise ValueError("--distillation_weight is the share of --teacher in the targets, and there is no teacher")
         self._set_loss()
         if config.stops_early:
             self.add_callback(EarlyStoppingCallback(config.patience))
@@ -311,6 +321,10 @@ class SquareLossTrainer(Trainer):
             weight=self.class_weights,
         )
         if args.without_logits:
+            if self.distillation is not None:
+                raise ValueError(
+                    "--without_logits has no targets that are class probabilities, as a teacher gives them"
+                )
             self._refuse_without_logits(is_regression, is_multi_label)
             self.compute_loss_func.head = self._head_without_logits(model, num_classes)
         self._keep_rescaling(model)
@@ -395,8 +409,14 @@ class SquareLossTrainer(Trainer):
         scheduler: LRScheduler = super().create_scheduler(num_training_steps, optimizer)
         return scheduler
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """The Trainer's, which calls the loss function; right under DataParallel too.
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The Trainer's, which calls the loss function; right under DataParallel, and with a teacher in training.
 
         Raises:
             ValueError: an encoder-decoder without ``decoder_input_ids``.
@@ -406,9 +426,15 @@ class SquareLossTrainer(Trainer):
                 f"{type(_underlying(model)).__name__} needs decoder_input_ids in the batch, since the loss is computed "
                 "outside of it: use DataCollatorForSeq2Seq(tokenizer, model=model)"
             )
+        if self.distillation is not None and model.training:
+            share, labels = self.args.distillation_weight, inputs["labels"]
+            targets = self.distillation(inputs, labels, DEFAULT_WEIGHT if share is None else share)
+            if num_items_in_batch is not None and not labels.is_floating_point():
+                num_items_in_batch = num_items_in_batch * targets.shape[-1]  # the values, as of class probabilities
+            inputs = {**inputs, "labels": targets}
         head = self.compute_loss_func.head
         with head.opened() if head is not None and model.training else nullcontext():
-            result = super().compute_loss(model, inputs, *args, **kwargs)
+            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         if self.args.n_gpu <= 1:
             return result
         # DataParallel: the outputs of all GPUs are gathered before the loss is computed, once, but the Trainer scales

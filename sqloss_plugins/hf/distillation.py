@@ -1,0 +1,172 @@
+"""Distillation: a trained classifier, the teacher, has a share in the targets of another one's training.
+
+Of an example of class c the target is q = (1 - w) onehot(c) + w p, with p the teacher's class probabilities (Hinton,
+Vinyals & Dean, 2015, with temperature 1). Every loss takes such targets. Outputs become probabilities by the method of
+the teacher's own loss: a model that was trained with the square loss says so in its configuration.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+)
+
+import sqloss_plugins.models  # noqa: F401, its architectures are registered by it
+from sqloss_plugins.errors import UserError, listed, sentence
+from sqloss_plugins.probability import probabilities
+
+DEFAULT_WEIGHT = 0.5
+"""The teacher's share in the targets."""
+
+
+class Distillation:
+    """Targets of training, from labels and a teacher.
+
+    Args:
+        teacher: a classifier with one true class for each example; it is not trained, and has no dropout.
+        model: the model that is trained.
+
+    Raises:
+        ValueError: one of the two is no such classifier, or their classes are not the same.
+    """
+
+    def __init__(self, teacher: PreTrainedModel, model: nn.Module) -> None:
+        theirs, ours = (class_names(one) for one in (teacher, model))
+        check_classes(theirs, ours)
+        self.teacher = teacher.eval().requires_grad_(False)
+        self.order = [theirs.index(name) for name in ours]
+        self.num_classes = len(ours)
+        rescaling = getattr(teacher.config, "square_loss", None)
+        self.reading: dict[str, Any] = {"method": "square", **rescaling} if rescaling else {"method": "softmax"}
+        self.takes = inspect.signature(teacher.forward).parameters.keys()
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, Any], labels: Tensor, weight: float) -> Tensor:
+        """The targets of a batch.
+
+        Args:
+            inputs: what the model takes; the teacher gets of it what it takes itself.
+            labels: class numbers, shape (N,), or class probabilities, shape (N, C); -100 where they do not count.
+            weight: w, from 0 to 1.
+
+        Returns:
+            Class probabilities, float32 of shape (N, C), with a row of -100 for an example that does not count.
+        """
+        inputs = {name: value for name, value in inputs.items() if name in self.takes and name != "labels"}
+        outputs = self.teacher.to(labels.device)(**inputs).logits[:, self.order]
+        found = probabilities(outputs, **self.reading)
+        counts = (labels if labels.dim() == 1 else labels[:, 0]) >= 0
+        known = labels if labels.is_floating_point() else F.one_hot(labels.clamp_min(0), self.num_classes)
+        targets = (1.0 - weight) * known + weight * found
+        return targets.where(counts[:, None], torch.tensor(-100.0, device=targets.device))
+
+
+def class_names(model: nn.Module) -> list[str]:
+    """The names of a classifier's classes, in the order of its outputs.
+
+    Raises:
+        ValueError: it is no classifier of whole examples with one true class each.
+    """
+    config, name = getattr(model, "config", None), type(model).__name__
+    names = [str(found) for _, found in sorted((getattr(config, "id2label", None) or {}).items())]
+    is_classifier = name.endswith(("ForSequenceClassification", "ForImageClassification"))
+    if not is_classifier or len(names) < 2 or getattr(config, "problem_type", None) == "multi_label_classification":
+        raise ValueError(f"a teacher teaches a classifier of texts or images with one class each, and {name} is none")
+    return names
+
+
+def check_classes(theirs: Sequence[str], ours: Sequence[str]) -> None:
+    """Refuses a teacher of other classes.
+
+    Raises:
+        ValueError: their names are not the same; the order may be another one.
+    """
+    if sorted(theirs) != sorted(ours):
+        raise ValueError(
+            f"the teacher has {len(theirs)} classes, {listed(theirs)}, and the model has {len(ours)}, {listed(ours)}: "
+            "they must be the same"
+        )
+
+
+def load_teacher(name: str, labels: Sequence[str] | None = None, **hub: Any) -> PreTrainedModel:
+    """The model of ``--teacher``.
+
+    Args:
+        name: a folder, or a name on the hub.
+        labels: the names of the classes that it must have; None for any.
+        **hub: of ``from_pretrained``.
+
+    Raises:
+        UserError: it is no trained classifier of texts or images, or one of other classes.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, **hub)
+        kinds: dict[Any, Any] = {
+            AutoModelForImageClassification: MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING,
+            AutoModelForSequenceClassification: MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        }
+        kind = next((kind for kind, configurations in kinds.items() if type(config) in configurations), None)
+        if kind is None:
+            raise ValueError(f"a model of the type {config.model_type} is no classifier of texts or images")
+        model, loading = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **hub)
+        if loading["missing_keys"]:
+            raise ValueError(f"it lacks trained weights: {listed(sorted(loading['missing_keys']))}")
+        theirs = class_names(model)
+        if labels is not None:
+            check_classes(theirs, labels)
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
+        raise UserError(f"--teacher {name} cannot be the teacher: {sentence(error)}") from error
+    found: PreTrainedModel = model
+    return found
+
+
+def check_inputs(name: str, processor: Any, **hub: Any) -> None:
+    """Refuses a teacher that reads texts or images in another way than the model that is trained.
+
+    Args:
+        name: the teacher's folder, or its name on the hub.
+        processor: tokenizer or image processor of the model that is trained.
+        **hub: of ``from_pretrained``.
+
+    Raises:
+        UserError: its tokenizer has another vocabulary; or its image processor has another size, mean or deviation.
+    """
+    try:
+        theirs = type(processor).from_pretrained(name, **hub)
+        is_same = _read(theirs) == _read(processor)
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"--teacher {name} has no {type(processor).__name__}: {sentence(error)}") from error
+    if not is_same:
+        what = "vocabulary" if isinstance(processor, PreTrainedTokenizerBase) else "size, mean or deviation of images"
+        raise UserError(
+            f"--teacher {name} has another {what} than the model that it is to teach: give one with the same"
+        )
+
+
+def _read(processor: Any) -> Any:
+    """What tells two tokenizers, or two image processors, from one another."""
+    if isinstance(processor, PreTrainedTokenizerBase):
+        return processor.get_vocab()
+    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    return processor(Image.fromarray(noise), return_tensors="pt")["pixel_values"].tolist()
+
+
+__all__ = ["DEFAULT_WEIGHT", "Distillation", "check_classes", "check_inputs", "class_names", "load_teacher"]
