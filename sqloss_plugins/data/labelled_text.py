@@ -380,7 +380,8 @@ class LabelColumn:
 
     def is_empty(self) -> bool:
         """Whether no row has a label."""
-        return not any(any(_names(value, self.classes, self.delimiter)) for value in self.values())
+        classes = self.classes
+        return not any(any(_names(value, classes, self.delimiter)) for value in self.values())
 
     def check(self, is_multi: bool) -> dict[str, int]:
         """The names of the labels, each with its first row.
@@ -389,8 +390,9 @@ class LabelColumn:
             UserError: what is wrong with a label, and where.
         """
         first: dict[str, int] = {}
+        classes = self.classes  # which datasets copies whenever it is asked
         for row, value in enumerate(self.values()):
-            names = _names(value, self.classes, self.delimiter)
+            names = _names(value, classes, self.delimiter)
             mistake = self._mistake(value, names, is_multi)
             if mistake:
                 raise UserError(f"{self.table.place(row)}: {mistake}")
