@@ -13,7 +13,7 @@ from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError, listed
 from sqloss_plugins.hf.task import Scores, Task
 from sqloss_plugins.losses import LOSSES
-from sqloss_plugins.metrics import compute
+from sqloss_plugins.metrics import compute, metric
 from sqloss_plugins.probability import label_probabilities, probabilities
 from sqloss_plugins.results import OF_OUTPUTS
 
@@ -108,8 +108,12 @@ class Classification(Task):
 
     def scores(self, outputs: Any, targets: Any) -> Scores:
         """The task's metrics, which no method decides; in the numbers of the task, because F1 is of class 1."""
-        decided, targets = self.decided(outputs), self._numbered(targets)
-        return {OF_OUTPUTS: {name: compute(name, decided, targets) for name in self.metrics}}
+        decided, numbered = self.decided(outputs), self._numbered(targets)
+        found = {}
+        for name in self.metrics:
+            is_of_outputs = metric(name).inputs == "outputs"
+            found[name] = compute(name, outputs, targets) if is_of_outputs else compute(name, decided, numbered)
+        return {OF_OUTPUTS: found}
 
     def _numbered(self, of_model: Any) -> Any:
         if not self.has_classes:
@@ -124,12 +128,18 @@ class Classification(Task):
         decided = self._decided(outputs)
         columns = [f"p({name})" for name in self.names]
         likely = self.class_probabilities(outputs) if self.has_classes else [()] * len(outputs)
+        files = self.files(split)
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow(["index", "prediction", *columns])
+            writer.writerow(["index", *(["file"] if files else []), "prediction", *columns])
             for i, (one, values) in enumerate(zip(decided, likely, strict=True)):
-                writer.writerow([i, self._named(one), *(f"{value:.6g}" for value in values)])
+                named = [files[i], self._named(one)] if files else [self._named(one)]
+                writer.writerow([i, *named, *(f"{value:.6g}" for value in values)])
         return [f"Predictions for {split} are in {path}."]
+
+    def files(self, split: str) -> Sequence[str]:
+        """The examples' own files; empty where they have none."""
+        return ()
 
     def _named(self, decided: Any) -> str:
         """What the model says of one example, for people."""

@@ -11,8 +11,8 @@
 
 The known tasks are mnist (tcnn reads its pixels in a permuted order, as in the paper), fashion_mnist, cifar10 and
 imagenet; without --data_dir they come from the hub. Images of your own are folders with a folder for each class,
-parquet files, webdataset shards, or a data set on the hub. --arch is a new model with random weights, the paper's or any of
-timm; --model_name_or_path has weights.
+parquet files, webdataset shards, or a data set on the hub. --arch is a new model with random weights, the paper's or
+any of timm; --model_name_or_path has weights.
 
 Takes the options below and all of transformers.TrainingArguments. The defaults are the paper's for its tasks and
 architectures. What decides is accuracy; with more than five classes there is top5, too. The predictions on test data
@@ -23,13 +23,14 @@ is not repeated.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Image
 from transformers import PreTrainedModel
 
 from sqloss_plugins import paper
@@ -56,10 +57,7 @@ from sqloss_plugins.hf.image_transforms import AUGMENTATIONS, ImageCollator, eva
 from sqloss_plugins.hf.options import check_at_least, refuse_given
 from sqloss_plugins.hf.own_images import SOURCES, ImageDataArguments, check_source, read, source_name
 from sqloss_plugins.hf.own_texts import option
-from sqloss_plugins.hf.task import Scores
-from sqloss_plugins.metrics import compute
 from sqloss_plugins.paper import HyperParameters
-from sqloss_plugins.results import OF_OUTPUTS
 
 PIXELS: Mapping[str, Pixels] = {
     "mnist": Pixels(28, (0.1307,) * 3, (0.3081,) * 3),
@@ -74,6 +72,7 @@ _FINE_TUNED = {"learning_rate": 5e-5, "num_train_epochs": 5.0, "per_device_train
 _FROM_SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 90.0, "per_device_train_batch_size": 64}
 _MINI = {"learning_rate": 2e-3, "num_train_epochs": 10.0, "per_device_train_batch_size": 32}
 _TOP5_FROM = 6
+_OF_TRAINING = ("augmentation", "mixup_alpha", "cutmix_alpha")
 
 
 @dataclass
@@ -85,6 +84,16 @@ class ImagesArguments(ImageModelArguments, ImageDataArguments):
         "any size, perhaps mirrored.",
         "resized_crop",
         choices=list(AUGMENTATIONS),
+    )
+    mixup_alpha: float = option(
+        "Training images are averaged in pairs, with a weight from Beta(alpha, alpha), and their labels with them; 0: "
+        "not.",
+        0.0,
+    )
+    cutmix_alpha: float = option(
+        "A piece of each training image comes from another one, with an area from Beta(alpha, alpha), and the labels "
+        "in proportion; 0: not. With both, a batch has one of the two.",
+        0.0,
     )
 
 
@@ -135,7 +144,10 @@ class Images(Classification):
         check_source(args, given, do_train)
         check_image_model(args, given, do_train)
         if not do_train:
-            refuse_given(given, ["augmentation"], "is of training, and nothing is trained")
+            refuse_given(given, _OF_TRAINING, "is of training, and nothing is trained")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not 0.0 <= getattr(args, name) < math.inf:
+                raise UserError(f"--{name} must be a finite number of at least 0, got {getattr(args, name):g}")
         refuse_given(given, ["greater_is_better"], "is what the metric says")
         refuse_given(given, ["remove_unused_columns"], "is for tables, and these are images")
         if args.task is not None:
@@ -213,22 +225,29 @@ class Images(Classification):
 
     def collator(self) -> Callable[..., Any]:
         """Images of one size to a batch."""
-        return ImageCollator(num_classes=len(self.labels))
+        return ImageCollator()
 
-    def scores(self, outputs: Any, targets: Any) -> Scores:
-        """With top5, which is of the outputs."""
-        plain = [name for name in self.metrics if name != "top5"]
-        found = {name: compute(name, self.decided(outputs), self._numbered(targets)) for name in plain}
-        if "top5" in self.metrics:
-            found["top5"] = compute("top5", outputs, targets)
-        return {OF_OUTPUTS: found}
+    def trainer_options(self) -> dict[str, Any]:
+        """With the mixing of training images."""
+        args = self.args
+        mixing = ImageCollator(len(self.labels), args.mixup_alpha, args.cutmix_alpha)
+        return {**super().trainer_options(), "train_collator": mixing}
+
+    def files(self, split: str) -> Sequence[str]:
+        """The files, where every image is one."""
+        rows = self.data.splits[split].cast_column("image", Image(decode=False))
+        paths = [image["path"] for image in rows["image"]]
+        return paths if all(paths) else ()
 
     def about(self) -> dict[str, str]:
         """That the model is new; how images are varied, and where the learning rate is from."""
-        training = f", augmentation {self.args.augmentation}" if self.config.do_train else ""
+        args = self.args
+        training = f", augmentation {args.augmentation}" if self.config.do_train else ""
+        mixed = [name for name in ("mixup", "cutmix") if getattr(args, f"{name}_alpha")]
+        training += "".join(f", {name} {getattr(args, f'{name}_alpha'):g}" for name in mixed)
         if self.values is not None and self.values.rate_per and "learning_rate" not in self.given:
             training += f" (lr: {self.values.learning_rate:g} for {self.values.rate_per} images a step)"
-        return {"model": about(self.args) if self.args.arch else "", "training": training}
+        return {"model": about(args) if args.arch else "", "training": training}
 
 
 @dataclass(frozen=True)
