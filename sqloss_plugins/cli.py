@@ -27,6 +27,7 @@ COMMANDS = {
     "classify": _Command("sqloss_plugins.hf.tasks.classification", "hf", "fine-tune one on labelled texts of your own"),
     "images": _Command("sqloss_plugins.hf.tasks.images", "vision", "train or fine-tune an image classifier"),
     "lm": _Command("sqloss_plugins.hf.tasks.language_model", "hf", "train or fine-tune a causal language model"),
+    "characters": _Command("sqloss_plugins.hf.tasks.characters", "hf", "train a Transformer-XL on characters"),
     "asr": _Command("sqloss_plugins.espnet.recipe", "espnet", "a speech recipe, from audio to error rates"),
     "compare": _Command("sqloss_plugins.experiments.compare", "hf", "compare losses over finished runs"),
 }

@@ -68,7 +68,7 @@ class CharacterData(TaskData):
         for split in sorted(set(splits) & set(self.splits)):
             characters = mapped(self.splits[split])
             digest.update(f"{split} {len(characters)} ".encode())
-            digest.update(memoryview(characters))
+            digest.update(characters.data)
         return digest.hexdigest()
 
 
