@@ -88,7 +88,7 @@ class SquareLossConfig(TrainingArguments):
             "choices": list(PROTOCOLS),
         },
     )
-    patience: int = field(default=5, metadata={"help": "Epochs without improvement before early_stopping stops."})
+    patience: int = field(default=5, metadata={"help": "Validations without improvement before early_stopping stops."})
     teacher: str | None = field(
         default=None,
         metadata={
@@ -163,9 +163,9 @@ class SquareLossConfig(TrainingArguments):
             and not self.eval_delay
         ):
             raise ValueError(
-                "--protocol early_stopping validates and saves at the same times, and loads the best model: it needs "
-                "--eval_strategy epoch, --save_strategy epoch (or both steps, with equal --eval_steps and "
-                "--save_steps), --load_best_model_at_end, and no --eval_delay"
+                "--protocol early_stopping validates and saves after every epoch, or every so many steps, and loads "
+                "the best model: it needs --eval_strategy epoch and --save_strategy epoch, or both steps with equal "
+                "--eval_steps and --save_steps, --load_best_model_at_end, and no --eval_delay"
             )
         if self.protocol == "same_epochs" and self.load_best_model_at_end:
             raise ValueError("--protocol same_epochs takes the last model: leave --load_best_model_at_end out")
