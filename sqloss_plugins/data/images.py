@@ -579,7 +579,7 @@ def _examine(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
                 raise ValueError("there is no image")
             content = image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
             with warnings.catch_warnings(action="ignore"):
-                to_rgb(_DECODER.decode_example({"bytes": content, "path": None}))
+                as_rgb(_DECODER.decode_example({"bytes": content, "path": None}))
         except UnidentifiedImageError:
             mistake = "it is no image that Pillow can read" if content else "it is empty"
         except Exception as error:  # Pillow's decoders raise many kinds
@@ -592,20 +592,19 @@ def _examine(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
 # Pixels.
 
 
-def to_rgb(image: Pictures.Image) -> Pictures.Image:
-    """An image of any mode with 8 bits for each of red, green and blue.
+def as_rgb(image: Pictures.Image) -> Pictures.Image:
+    """An image with three channels of 8 bits.
 
-    Grey levels of 16 bits are scaled to 8; what is transparent is shown as if it were not, as Transformers and
-    torchvision do.
+    A grey level is taken for all three colours, 16 bits are scaled to 8, transparency is dropped.
 
     Raises:
-        ValueError: the mode has no such conversion, such as floating-point pixels.
+        ValueError: the grey levels are floating point, or have more than 16 bits, so that nobody knows which is white.
     """
     if image.mode == "F":
-        raise ValueError("it has floating-point pixels, whose scale is not known")
-    if image.mode.startswith("I"):
-        pixels = np.asarray(image)
-        if pixels.min() < 0 or pixels.max() > 0xFFFF:
-            raise ValueError("it has pixels of more than 16 bits")
-        image = Pictures.fromarray((pixels.astype(np.float32) / 257).round().astype(np.uint8))
-    return image if image.mode == "RGB" else image.convert("RGB")
+        raise ValueError("the image has floating-point grey levels, of which it does not say the largest")
+    if image.mode.startswith("I"):  # I;16 in any byte order, or I
+        levels = np.asarray(image)
+        if levels.min() < 0 or levels.max() > 0xFFFF:
+            raise ValueError("the image has grey levels of more than 16 bits, of which it does not say the largest")
+        image = Pictures.fromarray((levels // 256).astype(np.uint8))  # Pillow would cut off what is above 255
+    return image.convert("RGB")

@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
+
+from sqloss_plugins.data.images import as_rgb
 
 AUGMENTATIONS = ("none", "crop_flip", "resized_crop")
 """Kinds of augmentation; see :func:`train_transform`."""
@@ -22,24 +23,7 @@ AUGMENTATIONS = ("none", "crop_flip", "resized_crop")
 Transform = Callable[[Image.Image], Tensor]
 """An image of any size and mode to float32 values, of shape (3, H, W)."""
 
-_DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N")  # modes of grey levels from 0 to 65,535
 _PADDING = 8  # the share of a side that is padded before a crop: 4 of CIFAR's 32 pixels
-
-
-def as_rgb(image: Image.Image) -> Image.Image:
-    """An image with three channels of 8 bits.
-
-    A grey level is taken for all three colours, 16 bits are scaled to 8, transparency is dropped.
-
-    Raises:
-        ValueError: the grey levels are floating point, so that nobody knows which of them is white.
-    """
-    if image.mode == "F":
-        raise ValueError("the image has floating-point grey levels, of which it does not say the largest")
-    if image.mode in _DEEP:
-        levels = np.asarray(image).astype(np.int64).clip(0, 65535) // 256  # Pillow would cut off what is above 255
-        image = Image.fromarray(levels.astype(np.uint8))
-    return image.convert("RGB")
 
 
 def image_size(processor: Any) -> tuple[int, int]:
