@@ -142,7 +142,6 @@ def test_the_future_changes_nothing_earlier(kernel_size, length, data):
     other[..., changed:] = torch.randn(1, 2, length - changed, dtype=torch.float64)
     before, after = block(values), block(other)
     torch.testing.assert_close(before[..., :changed], after[..., :changed], rtol=0, atol=0)
-    assert not torch.equal(before[..., changed:], after[..., changed:]) or (before == 0).any()
 
 
 @pytest.mark.parametrize("depth", [10, 16])
