@@ -80,9 +80,10 @@ def read_folder(folder: Path, cache_dir: str | None = None) -> tuple[Dataset, li
     Raises:
         UserError: there is no image; a class has none; images lie beside class folders; a folder cannot be read.
     """
-    classes = [entry.name for entry in _entries(folder) if entry.is_dir()]
+    folders, files = _entries(folder)
+    classes = [entry.name for entry in folders]
     suffixes = _suffixes()
-    beside = next((entry.name for entry in _entries(folder) if _is_image(entry, suffixes)), None)
+    beside = next((entry.name for entry in files if _is_image(entry, suffixes)), None)
     if classes and beside is not None:
         raise UserError(
             f"{folder} has images beside its class folders, such as {beside}: move each into the folder of its class"
@@ -94,12 +95,13 @@ def read_folder(folder: Path, cache_dir: str | None = None) -> tuple[Dataset, li
             if not _is_image(entry, suffixes):
                 others.append(entry.path)
                 continue
-            about = entry.stat()
-            digest.update(f"{number} {entry.path} {about.st_size} {about.st_mtime_ns}\n".encode(errors="replace"))
             try:
-                entry.path.encode()
+                about = entry.stat()
+                digest.update(f"{number} {entry.path} {about.st_size} {about.st_mtime_ns}\n".encode())
             except UnicodeEncodeError as error:
                 raise UserError(f"{entry.path!a} has a name that is not UTF-8 text: rename the file") from error
+            except OSError as error:
+                raise UserError(f"{entry.path} cannot be read: {error.strerror or error}") from error
             count += 1
         if classes and not count:
             raise UserError(f"{folder / name} has no images: put some there, or remove the folder of this class")
@@ -121,22 +123,25 @@ def read_folder(folder: Path, cache_dir: str | None = None) -> tuple[Dataset, li
     return rows, [f"{folder}: files that are no images are left out: {listed(names)}"] if others else []
 
 
-def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """What is in a folder, in the order of names, without hidden files."""
+_Entries = list[os.DirEntry[str]]
+
+
+def _entries(folder: Path | str) -> tuple[_Entries, _Entries]:
+    """The folders and the files in a folder, in the order of names, without hidden ones."""
     try:
         with os.scandir(folder) as entries:
-            return sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+            found = sorted((entry for entry in entries if entry.name[0] != "."), key=lambda entry: entry.name)
+        return [entry for entry in found if entry.is_dir()], [entry for entry in found if not entry.is_dir()]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error.strerror or error}") from error
 
 
 def _files(folder: Path | str) -> Iterator[os.DirEntry[str]]:
     """All files in a folder and in the folders within it."""
-    for entry in _entries(folder):
-        if entry.is_dir():
-            yield from _files(entry.path)
-        else:
-            yield entry
+    folders, files = _entries(folder)
+    yield from files
+    for entry in folders:
+        yield from _files(entry.path)
 
 
 def _suffixes() -> frozenset[str]:
@@ -145,7 +150,7 @@ def _suffixes() -> frozenset[str]:
 
 
 def _is_image(entry: os.DirEntry[str], suffixes: frozenset[str]) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in suffixes and not entry.is_dir()
+    return os.path.splitext(entry.name)[1].lower() in suffixes
 
 
 # idx files.
