@@ -5,6 +5,7 @@ import math
 import pytest
 
 from sqloss_plugins import paper
+from sqloss_plugins.hf import SquareLossConfig
 
 CASES = [
     # classes, task, beside CTC, rule -> k, M; None for the level rule's
@@ -92,6 +93,45 @@ def test_hyperparameters_by_loss():
     assert paper.hyperparameters("mrpc", "bert", "squentropy") == entropy
     assert paper.hyperparameters("imagenet", "resnet50", "square").steps == 168885
     assert paper.hyperparameters("rte", "bert", "square") is None
+
+
+IMAGES = [("mnist", "tcnn"), ("cifar10", "wide_resnet"), ("cifar10", "vit")]
+IMAGES += [("imagenet", "resnet50"), ("imagenet", "efficientnet")]
+
+
+@pytest.mark.parametrize(("task", "model"), IMAGES)
+@pytest.mark.parametrize("loss", ["square", "cross_entropy"])
+def test_images_have_all_that_a_training_needs(task, model, loss, tmp_path):
+    """What the paper refers to, as arguments of the Trainer."""
+    found = paper.hyperparameters(task, model, loss)
+    assert None not in (found.batch_size, found.learning_rate, found.epochs, found.augmentation, found.source)
+    if found.steps:
+        assert found.epochs == round(found.steps * found.batch_size / 1281167)
+    config = SquareLossConfig(str(tmp_path), learning_rate=found.rate(found.batch_size), **found.training)
+    assert config.lr_scheduler_type in ("constant", "constant_with_warmup", "cosine")
+
+
+def test_the_schedules_of_images():
+    """In shares of the training; the rate of ImageNet is in proportion to the batch, and only that."""
+    tcn, square, entropy, efficient = (
+        paper.hyperparameters(task, model, loss)
+        for task, model, loss in (
+            ("mnist", "tcnn", "square"),
+            ("imagenet", "resnet50", "square"),
+            ("imagenet", "resnet50", "cross_entropy"),
+            ("imagenet", "efficientnet", "square"),
+        )
+    )
+    assert (tcn.training["lr_milestones"], tcn.training["lr_decay"]) == ([0.5], 0.1)
+    assert (tcn.rate(64), tcn.rate(512)) == (2e-3, 2e-3)
+    assert (square.rate(256), square.rate(1024), entropy.rate(1024)) == pytest.approx((0.3, 1.2, 0.4))
+    for found in (square, entropy):
+        epochs = [share * found.epochs for share in (found.training["warmup_steps"], *found.training["lr_milestones"])]
+        assert epochs == pytest.approx([5, 30, 60, 80], abs=1e-3)
+    shares = efficient.training["lr_milestones"]
+    assert (len(shares), shares[0] * 350, shares[-1] * 350) == (145, pytest.approx(2.4, abs=1e-3), pytest.approx(348))
+    assert paper.hyperparameters("mrpc", "bert", "square").rate(8) == 5e-5
+    assert paper.hyperparameters("mrpc", "bert", "square").training == {}
 
 
 def test_the_papers_headline():

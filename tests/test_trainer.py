@@ -39,6 +39,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    default_data_collator,
 )
 
 from sqloss_plugins import multilabel_square_loss, square_loss
@@ -508,6 +509,55 @@ def test_early_stopping_is_a_protocol(tmp_path):
     assert trainer.state.epoch == 3
 
 
+class Rates(TrainerCallback):
+    """The learning rate of every step."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_step_begin(self, args, state, control, optimizer=None, **kwargs):
+        self.found.append(optimizer.param_groups[0]["lr"])
+
+
+@pytest.mark.parametrize("kind", ["constant", "constant_with_warmup"])
+def test_the_rate_falls_at_milestones(kind, tmp_path):
+    """After these shares of all steps, also where a training goes on from a checkpoint; with a warm-up."""
+    head = "sequence classification"
+    options = {"max_steps": 10, "learning_rate": 0.8, "lr_milestones": [0.5, 0.8], "lr_decay": 0.5}
+    options |= {"warmup_steps": 4, "save_steps": 6, "lr_scheduler_type": kind, "optim": "sgd"}
+    wanted = [0.0, 0.2, 0.4, 0.6, 0.8, 0.4, 0.4, 0.4, 0.2, 0.2]
+    for resumed in (False, True):
+        rates, config = Rates(), arguments(tmp_path, **options)
+        trainer = SquareLossTrainer(model(head), config, train_dataset=examples(head, 8), callbacks=[rates])
+        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6") if resumed else None)
+        assert rates.found == pytest.approx(wanted[6:] if resumed else wanted)
+
+
+def test_sgd_has_momentum_by_optim_args(tmp_path):
+    options = {"optim": "sgd", "optim_args": "momentum=0.9,nesterov=True", "weight_decay": 5e-4}
+    trainer = SquareLossTrainer(model("sequence classification"), arguments(tmp_path, **options))
+    group = trainer.create_optimizer().param_groups[0]
+    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 5e-4)
+
+
+def test_batches_of_training_have_their_own_collator(tmp_path):
+    """With class probabilities in training, and class numbers in evaluation, whose predictions have them as labels."""
+    head = "sequence classification"
+    data, soft = examples(head, 8), soft_labels(head, examples(head, 8))
+    probabilities = {tuple(example["input_ids"].tolist()): example["labels"] for example in soft}
+
+    def mixed(batch):
+        return default_data_collator(
+            [{**one, "labels": probabilities[tuple(one["input_ids"].tolist())]} for one in batch]
+        )
+
+    gradient, trainer = one_sgd_step(
+        head, "square", 8, tmp_path, data=data, trainer_options={"train_collator": mixed}, per_device_train_batch_size=8
+    )
+    assert_same_gradient(gradient, full_batch(head, "square", 8, data=soft)[0])
+    assert trainer.predict(data).label_ids.tolist() == [example["labels"].item() for example in data]
+
+
 @pytest.mark.parametrize("head", list(HEADS))
 @pytest.mark.parametrize("loss", list(LOSSES))
 def test_evaluation_loss_is_the_same_loss(head, loss, tmp_path):
@@ -688,9 +738,16 @@ def test_routes_past_the_hook_are_refused(tmp_path):
         ({"M": float("nan")}, "--M must be a positive finite number, got nan"),
         ({"loss": "squentropy", "without_logits": True}, "--without_logits needs a loss that can be had without"),
         ({"label_smoothing_factor": 2.0}, "--label_smoothing_factor must be between 0 and 1, got 2"),
+        ({"distillation_weight": 1.5}, "--distillation_weight must be between 0 and 1, got 1.5"),
+        ({"teacher": ""}, "--teacher is empty"),
+        ({"lr_milestones": [0.75, 0.5]}, "--lr_milestones must be shares of the training"),
+        ({"lr_milestones": [1.0], "lr_scheduler_type": "constant"}, "less than 1 and increasing, got 1"),
+        ({"lr_milestones": [0.5]}, "--lr_milestones and --lr_scheduler_type linear are two schedules"),
+        ({"lr_milestones": [0.5], "lr_scheduler_type": "constant", "lr_decay": 0.0}, "--lr_decay must be a finite"),
+        ({"lr_decay": 0.5}, "--lr_decay is for --lr_milestones, and there are none"),
         ({"protocol": "fixed_epochs"}, "--protocol must be one of early_stopping, same_epochs, got 'fixed_epochs'"),
         ({"patience": 0}, "--patience must be at least 1, got 0"),
-        ({"protocol": "early_stopping"}, "it needs --eval_strategy epoch, --save_strategy epoch"),
+        ({"protocol": "early_stopping"}, "it needs --eval_strategy epoch"),
         (
             {"protocol": "same_epochs", "load_best_model_at_end": True, "save_strategy": "no"},
             "--protocol same_epochs takes the last model",

@@ -146,6 +146,8 @@ class SquareLossConfig(TrainingArguments):
             raise ValueError(f"--without_logits needs a loss that can be had without logits, and {self.loss} cannot")
         if not 0.0 <= self.label_smoothing_factor <= 1.0:
             raise ValueError(f"--label_smoothing_factor must be between 0 and 1, got {self.label_smoothing_factor:g}")
+        if self.teacher == "":
+            raise ValueError("--teacher is empty: give a folder or a name on the hub, or leave it out")
         if self.distillation_weight is not None and not 0.0 <= self.distillation_weight <= 1.0:
             raise ValueError(f"--distillation_weight must be between 0 and 1, got {self.distillation_weight:g}")
 

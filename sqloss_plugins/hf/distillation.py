@@ -36,6 +36,8 @@ from sqloss_plugins.probability import probabilities
 DEFAULT_WEIGHT = 0.5
 """The teacher's share in the targets."""
 
+_CLASSIFIERS = ("ForSequenceClassification", "ForImageClassification")  # how the names of such models end
+
 
 class Distillation:
     """Targets of training, from labels and a teacher.
@@ -85,11 +87,15 @@ def class_names(model: nn.Module) -> list[str]:
     Raises:
         ValueError: it is no classifier of whole examples with one true class each.
     """
-    config, name = getattr(model, "config", None), type(model).__name__
+    return _names(getattr(model, "config", None), type(model).__name__)
+
+
+def _names(config: Any, model: str) -> list[str]:
+    """The same from a configuration and the name of the model's class."""
     names = [str(found) for _, found in sorted((getattr(config, "id2label", None) or {}).items())]
-    is_classifier = name.endswith(("ForSequenceClassification", "ForImageClassification"))
-    if not is_classifier or len(names) < 2 or getattr(config, "problem_type", None) == "multi_label_classification":
-        raise ValueError(f"a teacher teaches a classifier of texts or images with one class each, and {name} is none")
+    is_multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
+    if not model.endswith(_CLASSIFIERS) or len(names) < 2 or is_multi_label:
+        raise ValueError(f"teacher and model must be classifiers of texts or images, of one class each, and {model} is")
     return names
 
 
@@ -126,12 +132,12 @@ def load_teacher(name: str, labels: Sequence[str] | None = None, **hub: Any) -> 
         kind = next((kind for kind, configurations in kinds.items() if type(config) in configurations), None)
         if kind is None:
             raise ValueError(f"a model of the type {config.model_type} is no classifier of texts or images")
+        theirs = _names(config, (config.architectures or ["TimmWrapperForImageClassification"])[0])  # timm says none
+        if labels is not None:
+            check_classes(theirs, labels)
         model, loading = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **hub)
         if loading["missing_keys"]:
             raise ValueError(f"it lacks trained weights: {listed(sorted(loading['missing_keys']))}")
-        theirs = class_names(model)
-        if labels is not None:
-            check_classes(theirs, labels)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError) as error:
         raise UserError(f"--teacher {name} cannot be the teacher: {sentence(error)}") from error
     found: PreTrainedModel = model
