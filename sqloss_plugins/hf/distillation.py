@@ -95,7 +95,7 @@ def _names(config: Any, model: str) -> list[str]:
     names = [str(found) for _, found in sorted((getattr(config, "id2label", None) or {}).items())]
     is_multi_label = getattr(config, "problem_type", None) == "multi_label_classification"
     if not model.endswith(_CLASSIFIERS) or len(names) < 2 or is_multi_label:
-        raise ValueError(f"teacher and model must be classifiers of texts or images, of one class each, and {model} is")
+        raise ValueError(f"teacher and model must be classifiers of texts or images, of one class each: not {model}")
     return names
 
 
