@@ -260,7 +260,7 @@ class _Images(Table):
 
     def place(self, row: int) -> str:
         """An image's own file, or its row."""
-        path = self.rows[row]["image"]["path"] if "image" in self.rows.column_names else None
+        path = (self.rows[row]["image"] or {}).get("path")
         if path is not None and os.path.isabs(path):
             return str(path)
         return super().place(row) + (f" ({path})" if path else "")
@@ -384,7 +384,8 @@ def _parquet_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dic
             if stated.isdigit() and int(stated) != len(files):
                 raise UserError(f"{folder} has {len(files)} of the {int(stated)} files {name}-*-of-{stated}.parquet")
             if files:
-                tables[split] = _packed("parquet", files, folder / f"{name}*.parquet", cache_dir)
+                where = files[0] if len(files) == 1 else folder / f"{name}-*-of-{stated}.parquet"
+                tables[split] = _packed("parquet", files, where, cache_dir)
     return tables
 
 
@@ -464,14 +465,15 @@ def _numbered(task: ImageTask, table: Table) -> Table:
             f"{table.name} has {feature.num_classes} classes, and {task.name} has {len(task.labels)}: give its own "
             "data, or name this data by --train_dir"
         )
-    try:
-        features = Features({**rows.features, "label": ClassLabel(names=list(task.labels))})
-        # By way of the numbers: data sets write some of the names in other ways.
-        if not isinstance(feature, Value) or feature.dtype != "string":
-            rows = rows.cast_column("label", Value("int64"))
-        return replace(table, rows=rows.cast_column("label", features["label"]))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{table.name} has a label that {task.name} has not ({sentence(error)})") from error
+    # By the numbers, since data sets write some of the names in other ways.
+    values = rows.select_columns(["label"])["label"][:]
+    numbers = [task.labels.index(value) if value in task.labels else value for value in values]
+    wrong = next((row for row, number in enumerate(numbers) if number not in range(-1, len(task.labels))), None)
+    if wrong is not None:
+        raise UserError(f"{table.place(wrong)}: {task.name} has no label {numbers[wrong]!r}: give its own data")
+    # Beside the images, which are not copied.
+    images = rows.select_columns(["image"])
+    return replace(table, rows=images.add_column("label", numbers, feature=ClassLabel(names=list(task.labels))))
 
 
 # From splits to a task.

@@ -6,6 +6,7 @@ import csv
 import errno
 import hashlib
 import json
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ def reading(what: Path | str) -> Iterator[None]:
     """
     try:
         yield
-    except (DatasetsError, pyarrow.ArrowException, OSError, ValueError, TypeError) as error:
+    except (DatasetsError, pyarrow.ArrowException, tarfile.TarError, OSError, ValueError, TypeError) as error:
         cause = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
         if isinstance(cause, UserError) or getattr(cause, "errno", None) == errno.ENOSPC:
             raise cause from error
