@@ -39,6 +39,7 @@ ESPNET = [
     "espnet==202511; python_version < '3.12'",
     "espnet>=202611; python_version >= '3.12'",
     "espnet-model-zoo",
+    "huggingface-hub",
     "torchaudio",
     "soundfile",
     "sentencepiece",

@@ -26,7 +26,7 @@ from sqloss_plugins.results import read_result
 TINY = [
     *("--encoder_conf", "num_blocks=1", "--encoder_conf", "output_size=16", "--encoder_conf", "linear_units=16"),
     *("--decoder_conf", "num_blocks=1", "--decoder_conf", "linear_units=16", "--frontend_conf", "n_mels=20"),
-    *("--max_epoch", "1", "--batch_size", "4", "--num_workers", "0", "--nj", "1"),
+    *("--max_epoch", "1", "--batch_size", "4", "--num_workers", "0", "--nj", "1", "--use_matplotlib", "false"),
 ]
 
 
@@ -549,11 +549,12 @@ def test_utterances_too_short_for_the_encoder_are_named_before_the_training(mine
 
 
 def test_transcripts_too_long_for_ctc_are_named_before_the_training(mine, tmp_path, monkeypatch, capsys):
-    """0.6 s are 61 frames, of which this encoder leaves 6."""
+    """0.6 s are 61 frames, of which this encoder leaves 6; and those that could have more are left out."""
     monkeypatch.chdir(tmp_path)
     text = (mine / "all.tsv").read_text()
     (mine / "all.tsv").write_text(text.replace("\tone\t", "\tseven six\t").replace("\tthree\t", "\tthree ten\t"))
     words = ["mine", "--train", "data/all.tsv", "--audio_channel", "0", "--nj", "1", "--stop_stage", "6"]
+    words += ["--max_wav_duration", "1"]
     assert main([*words, "--encoder_conf", "input_layer=conv2d8"]) == 2
     printed = capsys.readouterr()
     assert "of train have more tokens than CTC can put on the encoder's frames: u" in printed.err

@@ -21,7 +21,7 @@ from speech import TINY_ASR, TINY_LM
 
 from sqloss_plugins.data.corpora.librispeech import write_mini
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.recipe import decoding, main, training
+from sqloss_plugins.espnet.recipe import decoding, flow, main, training, uploading
 from sqloss_plugins.espnet.recipe.asr_sh import INSTEAD
 from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_text
 from sqloss_plugins.espnet.recipe.options import make_parser, parse, read_definition
@@ -224,6 +224,22 @@ def test_an_archive_of_a_run_that_is_gone_decodes_in_plain_espnet(by, whole, opt
     for (score, _), name in zip(said, scp, strict=True):
         assert scores[name] == f"tensor({float(score):.4f})"
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_packed_run_is_uploaded(whole, options, copy, monkeypatch, capsys):
+    """To a hub that is none (more of it in test_uploading.py)."""
+    sent = []
+    for module in (flow, uploading):
+        monkeypatch.setattr(module, "check_hub", lambda name: f"me/{name}")
+    monkeypatch.setattr(flow, "upload", lambda *what: sent.append(what) or "https://hub/me/mine")
+    assert main([*options, "--tag", "copy", "--stage", "10", "--hf_repo", "mine"]) == 2
+    assert ".zip is missing, which stage 9 (packing) makes: begin with --stage 9" in capsys.readouterr().err
+    assert main([*options, "--tag", "copy", "--stage", "9", "--hf_repo", "mine", "--method", "softmax"]) == 0
+    assert "stage 10: upload\n  https://hub/me/mine\n" in capsys.readouterr().out
+    ((archive, card, name),) = sent
+    assert (archive, name) == (copy / f"{copy.name}_valid.acc.ave.zip", "me/mine")
+    assert "by the method `softmax`" in card
+    assert (copy / "RESULTS.md").read_text() in card
 
 
 def test_which_method_an_archive_is_for(whole):
@@ -433,6 +449,11 @@ BAD_NAMES = {
     "no speed": (["--speed_perturb_factors", "0"], "--speed_perturb_factors 0: must be numbers from 0.1 to 10"),
     "one": (["--speed_perturb_factors", "1.0"], "--speed_perturb_factors 1 changes nothing"),
     "pieces of characters": (["--token_type", "char"], "--nbpe is for --token_type bpe, and this is char: leave one"),
+    "attention of fewer than none": (["--num_att_plot", "-1"], "--num_att_plot must be at least 0, got -1"),
+    "attention and no figures": (
+        ["--num_att_plot", "2", "--use_matplotlib", "false"],
+        "--num_att_plot needs --use_matplotlib true",
+    ),
     "tag of a folder": (["--asr_exp", "x", "--tag", "y"], "--tag is for the end of the run's folder name, and --asr"),
     "twice": (
         ["--speed_perturb_factors", "1.0 0.9 1"],
@@ -464,6 +485,19 @@ def test_the_normalisation_and_the_model_to_begin_with(whole, options, capsys):
     assert {name for name in after if name.startswith("encoder.")} <= same
     assert "decoder.output_layer.weight" not in same
     assert not [name for name in after if name.startswith("normalize.")]
+    shutil.rmtree(folder)
+
+
+def test_attention_is_drawn_by_an_option(whole, options):
+    """Of the first utterances of the development set, after every epoch, also where the configuration draws nothing."""
+    words = [*options, "--max_epoch", "1", "--stage", "6", "--stop_stage", "6", "--asr_tag", "drawn"]
+    assert main([*words, "--num_att_plot", "1"]) == 0
+    (folder,) = whole.parent.glob("*-drawn")
+    name = next(iter(read_text(Path(options[4], DATA, "dev-clean/wav.scp"))))
+    drawn = {path.relative_to(folder / "att_ws") for path in folder.glob("att_ws/*/*")}
+    parts = ("encoder.encoders.0.self_attn", "decoder.decoders.0.self_attn", "decoder.decoders.0.src_attn")
+    assert drawn == {Path(name, f"{part}.1ep.png") for part in parts}
+    assert not (whole / "att_ws").exists()
     shutil.rmtree(folder)
 
 

@@ -123,7 +123,7 @@ def test_too_long_transcripts_are_named_and_counted(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("texts", "conf", "message"),
     [
-        ({"u1": "aaaa", "u2": "aaa"}, {}, None),
+        ({"u1": "aaaa", "u2": "aaaa", "u3": "aaa"}, {}, None),
         (
             {"u1": "aaaa", "u2": "aaaa", "u3": "a"},
             {},

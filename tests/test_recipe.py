@@ -705,6 +705,9 @@ def test_without_matplotlib_nothing_is_drawn(is_there, corpus, monkeypatch, caps
         assert "matplotlib is not installed" in capsys.readouterr().out
         with pytest.raises(UserError, match="--use_matplotlib true needs the package matplotlib"):
             settings(*words, "--use_matplotlib", "true")
+        with pytest.raises(UserError, match="--num_att_plot needs the package matplotlib, which is not installed"):
+            settings(*words, "--num_att_plot", "2")
+        assert not settings(*words, "--num_att_plot", "0").espnet.use_matplotlib
 
 
 def test_without_a_corpus_the_mini_one_is_taken_loudly(capsys, tmp_path, monkeypatch):

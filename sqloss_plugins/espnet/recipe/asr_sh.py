@@ -10,11 +10,11 @@ _NGRAM = 'make the n-gram by KenLM, and give --inference_args "--ngram_file FILE
 _K2 = "pack the run by --stage 9, and decode it by espnet2.bin.asr_inference_k2"
 _SPLITS = "the data are read utterance by utterance, and need no splitting"
 _SCORING = "the scores are counted by jiwer, which has no options"
-_UPLOAD = "pack the run by --stage 9, unzip the archive, and upload the folder by the program hf"
+_UPLOAD = "the packed model goes to the Hugging Face hub where --hf_repo says as what"
 
 INSTEAD = {
     **dict.fromkeys(("skip_data_prep", "skip_train", "skip_eval", "skip_packing"), _STAGES),
-    **dict.fromkeys(("skip_upload", "skip_upload_hf", "hf_repo"), _UPLOAD),
+    **dict.fromkeys(("skip_upload", "skip_upload_hf"), _UPLOAD),
     "num_nodes": "training is on one machine, on as many of its GPUs as --ngpu says",
     "dumpdir": "the prepared data are in data/ below --workdir",
     "expdir": "the runs are in runs/ below --workdir; --asr_exp names the folder of one run",

@@ -36,8 +36,9 @@ from sqloss_plugins.espnet.recipe.scoring import (
 )
 from sqloss_plugins.espnet.recipe.settings import Settings
 from sqloss_plugins.espnet.recipe.speed import perturb_speed
+from sqloss_plugins.espnet.recipe.uploading import check_hub, model_card, upload
 from sqloss_plugins.folders import claim_folder, lock_folder
-from sqloss_plugins.results import read_result, versions, write_result
+from sqloss_plugins.results import Result, read_result, versions, write_result
 
 
 @dataclass(frozen=True)
@@ -228,14 +229,22 @@ def _score(recipe: Recipe) -> None:
     print(f"\n{text}\nEverything is in {asr_exp.results}.", flush=True)
 
 
-def _pack(recipe: Recipe) -> None:
-    settings, asr_exp = recipe.settings, recipe.settings.asr_exp()
+def _scored(recipe: Recipe) -> Result:
     try:
-        result = read_result(asr_exp.result)
+        return read_result(recipe.settings.asr_exp().result)
     except ValueError as error:
         raise UserError(f"{error}: begin with --stage 8") from error
-    methods = list(result.metrics["validation"]) if settings.chooses_method else settings.methods()
-    method = plain_method(result, methods)
+
+
+def _plain_method(recipe: Recipe, result: Result) -> str:
+    """By which plain ESPnet decodes what is packed."""
+    settings = recipe.settings
+    return plain_method(result, list(result.metrics["validation"]) if settings.chooses_method else settings.methods())
+
+
+def _pack(recipe: Recipe) -> None:
+    settings, asr_exp, result = recipe.settings, recipe.settings.asr_exp(), _scored(recipe)
+    method = _plain_method(recipe, result)
     temperature = read_json(asr_exp.calibration)["temperature"] if method == "temperature" else 1.0
     decoding = {name: value for name, value in settings.of_decoding().items() if name not in ("lm", "use_lm")}
     pack(asr_exp.config, asr_exp.model, temperature, settings.lm_files(), decoding, [asr_exp.table], asr_exp.archive)
@@ -243,6 +252,14 @@ def _pack(recipe: Recipe) -> None:
     attention = settings.espnet.decoder_conf.get("att_conf", {}).get("atype", "")
     if "coverage" in str(attention):
         print("  its beam search gives all hypotheses one coverage, so that its error rates may be higher", flush=True)
+
+
+def _upload(recipe: Recipe) -> None:
+    asr_exp, result = recipe.settings.asr_exp(), _scored(recipe)
+    repository = check_hub(str(recipe.given.options.hf_repo))
+    results = asr_exp.table.read_text(encoding="utf-8")
+    card = model_card(repository, result, _plain_method(recipe, result), results)
+    print(f"  {upload(asr_exp.archive, card, repository)}", flush=True)
 
 
 STAGES: dict[int, Stage] = {
@@ -313,6 +330,7 @@ STAGES: dict[int, Stage] = {
         skips_itself=True,
         is_of_run=True,
     ),
+    10: Stage(needs=(2, 3, 5, 6, 7, 8, 9), makes=lambda recipe: [], run=_upload, skips_itself=True, is_of_run=True),
 }
 """Number -> stage; their names are :data:`sqloss_plugins.espnet.recipe.options.STAGE_NAMES`."""
 

@@ -33,7 +33,6 @@ _INPUT_LAYERS = {
     "conv2d8": ((3, 2), (3, 2), (3, 2)),
 }
 _VGG = ((1, 2), (1, 2))  # its pooling rounds up
-_MOST_TOO_LONG = 0.5  # of the training utterances
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,8 @@ def check_for_ctc(train: str, dev: str, data: DataFolder, found: Subsampling, ct
         ctc_conf: ESPnet's.
 
     Raises:
-        UserError: more than half of the training utterances, or any where infinite losses are not set to 0.
+        UserError: all training utterances, of which CTC would learn nothing, or any where infinite losses are not set
+            to 0.
     """
     known, tokenize = set(data.tokens), tokenizer(data).text2tokens
     for subset in (train, dev):
@@ -124,7 +124,7 @@ def check_for_ctc(train: str, dev: str, data: DataFolder, found: Subsampling, ct
         )
         zeroed = ctc_conf.get("ignore_nan_grad")
         is_zeroed = ctc_conf.get("zero_infinity", True) if zeroed is None else zeroed
-        if not is_zeroed or (subset == train and len(long) > _MOST_TOO_LONG * len(lengths)):
+        if not is_zeroed or (subset == train and len(long) == len(lengths)):
             raise UserError(
                 f"{what}: choose an encoder that subsamples less, longer tokens, or --model_conf ctc_weight=0"
                 + ("" if is_zeroed else "; or let ctc_conf have zero_infinity: true")

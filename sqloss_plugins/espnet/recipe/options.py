@@ -37,9 +37,12 @@ STAGE_NAMES = (
     "decoding",
     "scoring",
     "packing",
+    "upload",
 )
 LAST_STAGE = STAGE_NAMES.index("scoring") + 1
 """The last stage of a command line that does not ask for a later one."""
+
+UPLOAD = STAGE_NAMES.index("upload") + 1
 
 # The best models by these are averaged, into the files by which the recipe takes them.
 MODEL_CRITERION, MODEL_FILE = ("valid", "acc", "max"), "valid.acc.ave.pth"
@@ -62,7 +65,8 @@ Stages, each of which skips what it has done, and may be killed at any moment:
     {"    ".join(f"{number} {name}" for number, name in enumerate(STAGE_NAMES[:4], start=1))}
     {"    ".join(f"{number} {name}" for number, name in enumerate(STAGE_NAMES[4:], start=5))}
 
-The last, an archive that plain ESPnet loads wherever it lies, is made where --stage or --stop_stage asks for it.
+9, an archive that plain ESPnet loads wherever it lies, is made where --stage or --stop_stage asks for it. 10 puts it
+on the Hugging Face hub where --hf_repo says as what.
 Every argument that is not listed goes to ESPnet's training (--max_epoch 3, --optim_conf lr=0.002, ...)."""
 
 
@@ -101,11 +105,13 @@ class Options(argparse.Namespace):
     seed: int
     tag: str | None
     workdir: Path
+    hf_repo: str | None
     asr_exp: Path | None
     lm_exp: Path | None
     asr_config: Path | None
     feats_normalize: str | None
     pretrained_model: str
+    num_att_plot: int | None
     speed_perturb_factors: str
     lm_config: Path | None
     inference_config: Path | None
@@ -294,6 +300,13 @@ def _add_training(add: Callable[..., object]) -> None:
         help="model files, separated by spaces, that the parameters begin with, as ESPnet's --init_param has them: "
         "model.pth:encoder:encoder, ...; --ignore_init_mismatch true passes over those of another shape",
     )
+    add(
+        "--num_att_plot",
+        type=int,
+        metavar="N",
+        help="draw the attention weights of the first N development utterances after every epoch, in att_ws/ of the "
+        "run's folder; 0: none (default: what the training configuration says, ESPnet's 3 where it says nothing)",
+    )
 
 
 def _add_data(add: Callable[..., object]) -> None:
@@ -376,7 +389,12 @@ def _add_decoding(add: Callable[..., object]) -> None:
 
 def _add_stages(add: Callable[..., object]) -> None:
     add("--stage", type=int, default=1, help="first stage (default: %(default)s)")
-    add("--stop_stage", type=int, help=f"last stage (default: {LAST_STAGE}, or --stage where that is later)")
+    add(
+        "--stop_stage",
+        type=int,
+        help=f"last stage (default: {LAST_STAGE}, or --stage where that is later; {UPLOAD} with --hf_repo)",
+    )
+    add("--hf_repo", metavar="OWNER/NAME", help="repository of the Hugging Face hub that stage 10 uploads the model to")
     add("--nj", type=int, default=os.cpu_count() or 1, help="processes side by side (default: the CPUs)")
     add("--workdir", type=Path, default=Path(), help="where downloads/, data/ and runs/ go (default: here)")
     add("--tag", "--asr_tag", help="a word for the end of the run's folder name")
@@ -522,7 +540,7 @@ def _read(argv: Sequence[str], definition: Definition, mini: bool) -> CommandLin
     options, free = parser.parse_known_args(argv, Options())
     options.mini = mini
     if options.stop_stage is None:
-        options.stop_stage = max(options.stage, LAST_STAGE)
+        options.stop_stage = max(options.stage, UPLOAD if options.hf_repo else LAST_STAGE)
     options.workdir = options.workdir.absolute()  # ESPnet's files name each other by path
     if definition.corpus is ANY:
         definition = replace(definition, corpus=make_own_corpus(options, definition.task))
@@ -561,6 +579,10 @@ def _check(found: CommandLine) -> None:
         raise UserError(
             f"--stage {options.stage} to --stop_stage {options.stop_stage} is no range of the stages {names}"
         )
+    if (options.stop_stage == UPLOAD) != (options.hf_repo is not None):
+        raise UserError(
+            f"--hf_repo and stage {UPLOAD} ({STAGE_NAMES[UPLOAD - 1]}) need each other: give both, or neither"
+        )
     for name in ("nj", "nbpe", "inference_nj"):
         number = getattr(options, name)
         if number is not None and number < 1:
@@ -572,12 +594,18 @@ def _check(found: CommandLine) -> None:
     for name, espnets in (("feats_normalize", "--normalize"), ("pretrained_model", "--init_param")):
         if getattr(options, name) and any(word.partition("=")[0] == espnets for word in found.free):
             raise UserError(f"--{name} and ESPnet's {espnets} are the same: leave one of them out")
+    if options.num_att_plot is not None and options.num_att_plot < 0:
+        raise UserError(f"--num_att_plot must be at least 0, got {options.num_att_plot}")
     for name in options.pretrained_model.split():
         if not Path(name.partition(":")[0]).is_file():
             raise UserError(f"--pretrained_model {name}: there is no file {name.partition(':')[0]}")
     _check_loss(options)
     if options.train:
         _check_own(found)
+    if options.hf_repo:
+        from sqloss_plugins.espnet.recipe.uploading import check_hub
+
+        check_hub(options.hf_repo)
 
 
 def _check_own(found: CommandLine) -> None:

@@ -191,6 +191,10 @@ class Settings:
         own += ["--ngpu", str(options.ngpu), "--seed", str(options.seed)]
         if options.ngpu > 1:
             own += ["--multiprocessing_distributed", "true"]
+        if options.num_att_plot is not None:
+            own += ["--num_att_plot", str(options.num_att_plot)]
+            # Configurations that draw nothing have both, and ESPnet would pass over the number.
+            own += ["--use_matplotlib", "true"] if options.num_att_plot else []
         return [*own, *self._without_figures(), *self.given.free]
 
     def _of_sample_rate(self) -> list[str]:
@@ -236,6 +240,11 @@ class Settings:
                 raise UserError(f"--model_conf {name} must be a number from 0 to 1, got {weight!r}")
         if self.espnet.decoder in (None, "transducer") or conf.get("ctc_weight") == 1.0:
             raise UserError("this recipe is for models with an attention decoder: choose another decoder or ctc_weight")
+        if self.given.options.num_att_plot and not self.espnet.use_matplotlib:
+            need = (
+                "the package matplotlib, which is not installed" if self._without_figures() else "--use_matplotlib true"
+            )
+            raise UserError(f"--num_att_plot needs {need}")
         if self._without_figures() and self.espnet.use_matplotlib:
             raise UserError(
                 "--use_matplotlib true needs the package matplotlib, which is not installed: pip install it"
