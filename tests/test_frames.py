@@ -125,9 +125,9 @@ def test_too_long_transcripts_are_named_and_counted(tmp_path, capsys):
     [
         ({"u1": "aaaa", "u2": "aaaa", "u3": "aaa"}, {}, None),
         (
-            {"u1": "aaaa", "u2": "aaaa", "u3": "a"},
+            {"u1": "aaaa", "u2": "aaaa"},
             {},
-            r"2 of 3 utterance\(s\) of train have .*: choose an encoder that",
+            r"2 of 2 utterance\(s\) of train have .*: choose an encoder that subsamples",
         ),
         (
             {"u1": "aaaa", "u2": "a", "u3": "a"},
