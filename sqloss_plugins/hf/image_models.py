@@ -94,7 +94,7 @@ class ImageArchitecture:
         about: for people.
         sizes: its options, and what they are at the paper's size.
         named: of these the ones that make its short name where they differ.
-        mini: the same at a size for mini data.
+        mini: the same at a size for mini data, and what else differs from the common training on these.
         make: the model, for options, what its configuration says of the labels, and pixels.
         timm: what timm calls it; None where it is not timm's.
         mini_timm: the small model of timm in its place for mini data.
@@ -167,7 +167,10 @@ ARCHITECTURES: Mapping[str, ImageArchitecture] = {
         _vit,
         {"image_size": 224, "depth": 12, "hidden_size": 768, "patch_size": 16, "dropout": 0.0},
         ("depth", "hidden_size", "patch_size"),
-        {"image_size": 8, "depth": 2, "hidden_size": 64, "patch_size": 2},
+        {
+            **{"image_size": 8, "depth": 2, "hidden_size": 64, "patch_size": 2},
+            **{"learning_rate": 1e-3, "num_train_epochs": 20.0, "warmup_steps": 0.1},
+        },
     ),
     "resnet50": ImageArchitecture("He et al. 2016", timm="resnet50", mini_timm="test_resnet"),
     "efficientnet": ImageArchitecture("B0, Tan & Le 2019", timm="efficientnet_b0", mini_timm="test_efficientnet"),
@@ -197,7 +200,7 @@ def timm_name(arch: str, mini: bool) -> str | None:
 
 
 def size_defaults(args: ImageModelArguments) -> dict[str, Any]:
-    """Defaults for the sizes of a new model."""
+    """Defaults for the sizes of a new model, and for mini data of its training."""
     entry = ARCHITECTURES.get(args.arch or "")
     return {} if entry is None else {**entry.sizes, **(entry.mini if args.mini else {})}
 

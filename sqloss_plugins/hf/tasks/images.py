@@ -120,7 +120,7 @@ class Images(Classification):
             **size_defaults(args),
         }
         if args.mini:
-            return {**common, **_MINI, "augmentation": "none"}
+            return {**_MINI, **common, "augmentation": "none"}
         values = _values(args, loss)
         if values is None:
             common |= _FROM_SCRATCH if args.arch else _FINE_TUNED
