@@ -202,10 +202,10 @@ class Characters(Task):
 
     def settle(self) -> None:
         """The alphabet, and the bytes that are not in it."""
-        super().settle()
         self.alphabet = self.data.alphabet
         if self.model_path is not None:
             self.alphabet = alphabet_of(self.tokenizer, self.model_path)
+        super().settle()
         self.unknown = {}
         for split, counts in self.data.counts.items():
             found = np.delete(counts, self.alphabet)
