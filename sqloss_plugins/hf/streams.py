@@ -156,7 +156,7 @@ def _load(args: TrainingArguments, state: TrainerState) -> Tensor:
             f"{checkpoint} is a checkpoint within an epoch and has no {path.name}, what the model remembers there: "
             "remove it, and the same command goes on from the one before, or from the beginning"
         )
-    return load_file(path, device=str(args.device))["memory"]
+    return load_file(path)["memory"].to(args.device)
 
 
 __all__ = ["CarriedMemory", "Segments"]
