@@ -90,6 +90,13 @@ def test_a_language_model(installed):
 
 
 @pytest.mark.slow
+def test_images(installed):
+    options = ["--task", "mnist", "--mini", "--num_train_epochs", "1", "--use_cpu"]
+    installed("-m", "sqloss_plugins", "images", *options, "--output_dir", "images")
+    assert json.loads((installed.folder / "images" / "result.json").read_text())["mini"] is True
+
+
+@pytest.mark.slow
 def test_a_speech_recipe(installed):
     options = ["--mini", "--loss", "square", "--use_lm", "false", "--max_epoch", "1", "--stop_stage", "6"]
     printed = installed("-m", "sqloss_plugins", "asr", "librispeech", *options)

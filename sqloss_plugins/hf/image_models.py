@@ -48,8 +48,8 @@ class ImageModelArguments(TaskArguments):
         default=None,
         metadata={
             "help": "A new model with random weights: tcnn (Bai et al. 2018), wide_resnet (Zagoruyko & Komodakis "
-            "2016), vit (ViT-B/16), resnet50, efficientnet (B0), or the name of any other model of timm. Pre-trained "
-            "weights are those of --model_name_or_path."
+            "2016), vit (ViT-B/16), resnet50, efficientnet (B0), or the name of any other model of timm. By default "
+            "the paper's first for a known task. Pre-trained weights are those of --model_name_or_path."
         },
     )
     image_processor_name: str | None = field(default=None, metadata={"help": "Image processor, if not the model's."})

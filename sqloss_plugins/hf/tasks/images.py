@@ -1,9 +1,9 @@
 """Trains or fine-tunes image classifiers with the square loss, cross-entropy or squentropy.
 
-    sqloss images --task cifar10 --arch wide_resnet --data_dir cifar-10-batches-bin
-    sqloss images --task mnist --arch tcnn --loss cross_entropy --seed 1
+    sqloss images --task cifar10 --data_dir cifar-10-batches-bin
+    sqloss images --task mnist --loss cross_entropy --seed 1
     sqloss images --task imagenet --arch resnet50 --data_dir imagenet --per_device_train_batch_size 256 --bf16
-    sqloss images --task mnist --arch tcnn --mini
+    sqloss images --task cifar10 --arch vit --mini
     sqloss images --train_dir photos/train --model_name_or_path timm/resnet50.a1_in1k --ignore_mismatched_sizes
     sqloss images --train_dir photos/train --validation_dir photos/val --arch resnet18
     sqloss images --do_predict --model_name_or_path runs/photos/... --test_dir new
@@ -66,6 +66,17 @@ PIXELS: Mapping[str, Pixels] = {
 }
 """Known tasks of small images: their size, and mean and standard deviation of their training data."""
 
+DEFAULT_ARCHITECTURES: Mapping[str, str] = {
+    "mnist": "tcnn",
+    "fashion_mnist": "tcnn",
+    "cifar10": "wide_resnet",
+    "imagenet": "resnet50",
+}
+"""Known tasks, and the paper's first architecture for them."""
+
+_STAND_INS = {"fashion_mnist": "mnist"}
+"""Tasks that the paper does not have, and whose hyper-parameters they have."""
+
 _IMAGENET = Pixels(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 _FINE_TUNED = {"learning_rate": 5e-5, "num_train_epochs": 5.0, "per_device_train_batch_size": 32}
@@ -113,7 +124,10 @@ class Images(Classification):
     @classmethod
     def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
         """The paper's hyper-parameters where it has the task and the architecture, else common ones."""
+        if args.arch is None and args.model_name_or_path is None and args.known_task is not None:
+            args = replace(args, arch=DEFAULT_ARCHITECTURES[args.known_task])
         common = {
+            "arch": args.arch,
             "metric_for_best_model": cls.metrics[0],
             "remove_unused_columns": False,  # the transforms need the image
             "dataloader_num_workers": 0 if args.mini else min(8, (os.cpu_count() or 1) - 1),
@@ -263,7 +277,8 @@ class _Encoder:
 
 def _values(args: ImagesArguments, loss: str) -> HyperParameters | None:
     """The paper's hyper-parameters; of pre-trained models those of its own."""
-    return paper.hyperparameters(args.task or "", args.arch or PRE_TRAINED, loss)
+    task = _STAND_INS.get(args.task or "", args.task)
+    return paper.hyperparameters(task or "", args.arch or PRE_TRAINED, loss)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
