@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
@@ -171,6 +170,8 @@ def _read(processor: Any) -> Any:
     """What tells two tokenizers, or two image processors, from one another."""
     if isinstance(processor, PreTrainedTokenizerBase):
         return processor.get_vocab()
+    from PIL import Image  # which only the vision extra has
+
     noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     return processor(Image.fromarray(noise), return_tensors="pt")["pixel_values"].tolist()
 
