@@ -426,7 +426,7 @@ class SquareLossTrainer(Trainer):
                 f"{type(_underlying(model)).__name__} needs decoder_input_ids in the batch, since the loss is computed "
                 "outside of it: use DataCollatorForSeq2Seq(tokenizer, model=model)"
             )
-        if self.distillation is not None and model.training:
+        if self.distillation is not None and model.training and "labels" in inputs:
             share, labels = self.args.distillation_weight, inputs["labels"]
             targets = self.distillation(inputs, labels, DEFAULT_WEIGHT if share is None else share)
             if num_items_in_batch is not None and not labels.is_floating_point():
