@@ -11,7 +11,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def _read_rows(path: Path) -> Iterator[Utterance]:
         where = f"{path} line {number}"
         by_name = {str(name).strip().casefold(): value for name, value in row.items()}
 
-        def field(what: str, is_needed: bool, where: str = where, row: dict[str, Any] = by_name) -> str:
+        def cell(what: str, is_needed: bool, where: str = where, row: dict[str, Any] = by_name) -> str:
             names = [name for name in COLUMNS[what] if name in row]
             if not names and is_needed:
                 raise UserError(
@@ -104,10 +104,10 @@ def _read_rows(path: Path) -> Iterator[Utterance]:
             return text
 
         start, end = _part(by_name, where)
-        audio = _find_audio(field("audio", True), (path.parent, path.parent / "clips"), where)  # Common Voice's folder
-        name, speaker = field("id", False), field("speaker", False)
+        audio = _find_audio(cell("audio", True), (path.parent, path.parent / "clips"), where)  # Common Voice's folder
+        name, speaker = cell("id", False), cell("speaker", False)
         _check_name(name, where)
-        yield Utterance(name, speaker.replace(" ", "_"), audio, field("text", True), start, end, where)
+        yield Utterance(name, speaker.replace(" ", "_"), audio, cell("text", True), start, end, where)
 
 
 def _read_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -360,10 +360,12 @@ class Manifests:
     Attributes:
         files: subset -> its manifest; the training subset is the first.
         sizes: subset that is held out of the training data -> its size.
+        origins: manifest that was made of something else -> what that is, as JSON has it.
     """
 
     files: Mapping[str, Path]
     sizes: Mapping[str, float]
+    origins: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
 
     @cached_property
     def _all(self) -> tuple[dict[str, list[Utterance]], str]:
@@ -411,15 +413,23 @@ class Manifests:
         train = next(iter(self.files))
         is_of_training = subset == train or subset in self.sizes
         path = self.files[train if is_of_training else subset]
+        held_out = {"held_out": dict(self.sizes), "split_seed": SPLIT_SEED} if self.sizes and is_of_training else {}
+        if path in self.origins:
+            return {**self.origins[path], **held_out}
         found = hashlib.sha256()
         for file in [path / name for name in KALDI_FILES] if path.is_dir() else [path]:
             if file.is_file():
                 found.update(file.read_bytes())
-        held_out = {"held_out": dict(self.sizes), "split_seed": SPLIT_SEED} if self.sizes and is_of_training else {}
         return {"manifest": str(path.resolve()), "sha256": found.hexdigest(), **held_out}
 
 
-def own_corpus(name: str, manifests: Manifests, sample_rate: int = SAMPLE_RATE, channel: str | None = None) -> Corpus:
+def own_corpus(
+    name: str,
+    manifests: Manifests,
+    sample_rate: int = SAMPLE_RATE,
+    channel: str | None = None,
+    download: Callable[[Sequence[str], Path], Path] | None = None,
+) -> Corpus:
     """The corpus that manifests make.
 
     Args:
@@ -427,6 +437,7 @@ def own_corpus(name: str, manifests: Manifests, sample_rate: int = SAMPLE_RATE, 
         manifests: its subsets.
         sample_rate: that all audio is converted to, in Hz.
         channel: as :func:`sqloss_plugins.data.corpora.conversion.convert_audio` takes it.
+        download: makes manifests of what they are made of, as a corpus's does; None: all are there.
     """
 
     def read(_: Path, subset: str) -> list[Utterance]:
@@ -442,7 +453,7 @@ def own_corpus(name: str, manifests: Manifests, sample_rate: int = SAMPLE_RATE, 
         title=name,
         read=read,
         source="",
-        download=None,
+        download=download,
         sample_rate=sample_rate,
         convert=convert,
         identity=manifests.identity,

@@ -108,13 +108,14 @@ class Stage:
 def _download(recipe: Recipe) -> None:
     given, paths = recipe.given, recipe.paths
     corpus = given.definition.corpus
-    if given.options.corpus or given.options.train:
+    if given.options.corpus or (given.options.train and not corpus.download):
         print(f"  not needed: the corpus is {paths.corpus}", flush=True)
     elif given.options.mini:
         assert corpus.mini is not None
         preparation.make_mini_corpus(corpus.mini, paths.corpus)
     else:
-        preparation.download_corpus(corpus, given.options.subsets, paths.corpus)
+        folder = paths.downloads / corpus.folder_name if given.options.train else paths.corpus
+        preparation.download_corpus(corpus, given.options.subsets, folder)
     if given.lm_text and is_url(given.lm_text) and paths.lm_text:
         preparation.download_text(given.lm_text, paths.lm_text)
 

@@ -90,6 +90,9 @@ class Options(argparse.Namespace):
     test_size: float | None
     fs: int | None
     audio_channel: str | None
+    dataset_config_name: str | None
+    audio_column_name: str | None
+    text_column_name: str | None
     min_wav_duration: float
     max_wav_duration: float
     mini: bool
@@ -615,7 +618,8 @@ def _check_own(found: CommandLine) -> None:
     options, definition = found.options, found.definition
     if definition.task in paper.tasks():
         raise UserError(f"{definition.task} is a task of the paper: choose another name for your corpus")
-    if options.stage <= 2 <= options.stop_stage:
+    # What is to be downloaded is read in stage 2.
+    if options.stage <= 2 <= options.stop_stage and not definition.corpus.download:
         for subset in options.subsets:
             definition.corpus.read(Path(), subset)
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from sqloss_plugins.data.corpora.conversion import MIX
 from sqloss_plugins.data.corpora.corpus import SAMPLE_RATE, Corpus
+from sqloss_plugins.data.corpora.hub import PREFIX, HubSplit, parse_split
 from sqloss_plugins.data.corpora.manifest import HOLD_OUT, Manifests, check_manifest, own_corpus
 from sqloss_plugins.errors import UserError
 
-OPTIONS = ("train", "valid", "test", "validation_size", "test_size", "fs", "audio_channel")
+_OF_DATA_SETS = ("dataset_config_name", "audio_column_name", "text_column_name")
+OPTIONS = ("train", "valid", "test", "validation_size", "test_size", "fs", "audio_channel", *_OF_DATA_SETS)
 """Those that are for a corpus of the user's own alone."""
+
+_SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 
 
 def add_options(add: Callable[..., object]) -> None:
@@ -22,14 +27,20 @@ def add_options(add: Callable[..., object]) -> None:
     add(
         "--train",
         type=Path,
-        help="manifest of the training data: .tsv, .csv, .jsonl, or one of Kaldi's data directories",
+        help="manifest of the training data: .tsv, .csv, .jsonl, one of Kaldi's data directories; or hub:NAME:SPLIT, "
+        "a data set with an audio column, of the Hugging Face hub or in a folder (SPLIT where none is given: train)",
     )
-    add("--valid", type=Path, help="manifest of the development data; without it they are held out of --train")
+    add(
+        "--valid",
+        type=Path,
+        help="manifest of the development data, or hub:NAME:SPLIT; without it they are held out of --train",
+    )
     add(
         "--test",
         type=Path,
         nargs="+",
-        help="manifests of the test data, one for each of --test_sets; without it they are held out of --train",
+        help="manifests of the test data, or hub:NAME:SPLIT, one for each of --test_sets; without it they are held out "
+        "of --train",
     )
     for name, what in (("validation_size", "development"), ("test_size", "test")):
         add(
@@ -44,6 +55,9 @@ def add_options(add: Callable[..., object]) -> None:
         type=_channel,
         help=f"channel to take of audio that has several, 0 or 1, or {MIX} for their mean (default: mono only)",
     )
+    add("--dataset_config_name", help="configuration of the data set of hub:NAME, where it has several")
+    for name in ("audio", "text"):
+        add(f"--{name}_column_name", help=f"its column of {name} (default: one that is usually called so)")
 
 
 def _sample_rate(text: str) -> int:
@@ -121,6 +135,36 @@ def make_own_corpus(options: argparse.Namespace, name: str) -> Corpus:
     if options.valid is not None:
         files[options.dev_set] = options.valid
     files |= dict(zip(tests, given or [], strict=False))
+    splits: dict[Path, HubSplit] = {}
     for subset, path in files.items():
-        check_manifest({options.train_set: "--train", options.dev_set: "--valid"}.get(subset, "--test"), path)
-    return own_corpus(name, Manifests(files, held_out), options.fs or SAMPLE_RATE, options.audio_channel)
+        option = {options.train_set: "train", options.dev_set: "valid"}.get(subset, "test")
+        if str(path).startswith(PREFIX):
+            split = parse_split(str(path), _SPLITS[option], *(getattr(options, name) for name in _OF_DATA_SETS))
+            files[subset] = options.workdir / "downloads" / name.lower() / split.folder_name / "manifest.jsonl"
+            splits[files[subset]] = split
+        else:
+            check_manifest(f"--{option}", path)
+    _check_data_sets(options, splits)
+
+    def download(_: Sequence[str], folder: Path) -> Path:
+        for manifest, split in splits.items():
+            split.write(manifest)
+        return folder
+
+    manifests = Manifests(files, held_out, {manifest: split.identity for manifest, split in splits.items()})
+    rate = options.fs or SAMPLE_RATE
+    return own_corpus(name, manifests, rate, options.audio_channel, download if splits else None)
+
+
+def _check_data_sets(options: argparse.Namespace, splits: Mapping[Path, HubSplit]) -> None:
+    for name in _OF_DATA_SETS:
+        if getattr(options, name) is not None and not splits:
+            raise UserError(f"--{name} is for data sets, {PREFIX}NAME, and there is none: leave it out")
+    if splits and not find_spec("datasets"):
+        raise UserError(
+            f"{next(iter(splits.values()))} needs the package datasets, which is not installed: pip install it"
+        )
+    if options.stage > 1:
+        for manifest, split in splits.items():
+            if not manifest.is_file():
+                raise UserError(f"{manifest} is missing, which stage 1 makes of {split}: begin with --stage 1")

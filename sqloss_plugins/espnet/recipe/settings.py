@@ -23,6 +23,7 @@ from espnet2.tasks.lm import LMTask
 
 from sqloss_plugins import paper
 from sqloss_plugins.command_line import read_mapping
+from sqloss_plugins.data.corpora.hub import PREFIX
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.model import MODEL_NAME
 from sqloss_plugins.espnet.model_files import check_sample_rate, read_state, sample_rate
@@ -344,7 +345,9 @@ class Settings:
         if definition.corpus.identity:
             found["subsets"] = {name: definition.corpus.identity(name) for name in (options.train_set, options.dev_set)}
             found |= {name: getattr(options, name) for name in ("fs", "audio_channel")}
-        return {**found, "corpus": definition.corpus.name, "folder": str(self.paths.corpus.resolve())}
+        is_path = not str(self.paths.corpus).startswith(PREFIX)
+        folder = self.paths.corpus.resolve() if is_path else self.paths.corpus
+        return {**found, "corpus": definition.corpus.name, "folder": str(folder)}
 
     def asr_exp(self) -> RunFolder:
         """The folder of the run."""
