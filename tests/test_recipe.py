@@ -361,7 +361,7 @@ def test_wrong_exports(whole, tmp_path, capsys):
 
 BAD_OPTIONS = {
     "recipe": (["--stage", "1"], "no speech recipe 'nothing': choose from an4, any, librispeech"),
-    "stage": (["--stage", "10"], "--stage 10 to --stop_stage 10 is no range of the stages 1 download, 2 data"),
+    "stage": (["--stage", "11"], "--stage 11 to --stop_stage 11 is no range of the stages 1 download, 2 data"),
     "stop stage": (["--stop_stage", "0"], "--stage 1 to --stop_stage 0 is no range of the stages"),
     "loss": (["--loss", "hinge"], "--loss hinge: unknown loss 'hinge': choose from square, cross_entropy"),
     "method": (["--method", "softmax probit"], "--method 'probit' is not for the loss square: choose from auto, or"),
@@ -464,7 +464,7 @@ def test_help_and_wrong_options_need_neither_pytorch_nor_espnet(tmp_path):
     for words, status in (
         (["--help"], 0),
         (["librispeech", "--help"], 0),
-        (["librispeech", "--stage", "10"], 2),
+        (["librispeech", "--stage", "11"], 2),
         (["librispeech", "--max_epochs", "3"], 2),
         (["nothing"], 2),
     ):
