@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -367,6 +369,34 @@ def test_a_wrong_number_of_classes(photos, tmp_path, capsys):
     write_photos(tmp_path / "photos" / "val", 2)
     assert main(["--task", "imagenet", "--data_dir", "photos", "--arch", "resnet50", *QUICK]) == 2
     assert "imagenet has 1000 classes, and photos has 3" in capsys.readouterr().err
+
+
+def test_sizes_that_do_not_fit(photos, tmp_path, capsys):
+    """Of a new model and its images, and of a model and another one's image processor."""
+    assert main([*photos, "--arch", "inception_v3", "--image_size", "32", *QUICK, "--output_dir", "no"]) == 2
+    assert "inception_v3 does not take the images of its image processor: " in capsys.readouterr().err
+    args = parse_task(Images, ["--task", "mnist", "--mini", "--arch", "tcnn"]).args
+    model, _ = new_image_model(args, {"num_labels": 3}, Pixels(8))
+    model.save_pretrained("eight")
+    _, processor = new_image_model(args, {"num_labels": 3}, Pixels(16))
+    processor.save_pretrained("sixteen")
+    options = ["--model_name_or_path", "eight", "--image_processor_name", "sixteen", *QUICK, "--output_dir", "no"]
+    assert main([*photos, *options]) == 2
+    assert "this model reads images of shape (8, 8), not (16, 16)" in capsys.readouterr().err
+
+
+def test_images_alone_need_the_vision_extra():
+    """Without it the commands for texts run, and this one says what is lacking."""
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('PIL', 'timm', 'torchvision')))\n"
+        "import sqloss_plugins.hf.tasks.classification, sqloss_plugins.hf.tasks.glue\n"
+        "from sqloss_plugins.cli import main\n"
+        "sys.exit(main(['images', '--help']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is not installed: pip install 'sqloss_plugins[vision]'" in done.stderr
 
 
 @pytest.mark.slow

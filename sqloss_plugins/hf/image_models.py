@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import timm
+import torch
+from PIL import Image
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -22,6 +24,7 @@ from transformers import (
 from transformers.models.timm_wrapper.image_processing_timm_wrapper import TimmWrapperImageProcessor
 
 from sqloss_plugins.errors import UserError, sentence
+from sqloss_plugins.hf.image_transforms import eval_transform
 from sqloss_plugins.hf.options import check_at_least, refuse_given
 from sqloss_plugins.hf.task import TaskArguments
 from sqloss_plugins.models.temporal_convolution import (
@@ -340,8 +343,6 @@ def load_image_model(
     Raises:
         UserError: it is none.
     """
-    import torch
-
     try:
         config = AutoConfig.from_pretrained(path, **about_labels, **hub)
         processor = AutoImageProcessor.from_pretrained(processor_path, **hub)
@@ -356,3 +357,22 @@ def load_image_model(
         beside = "" if processor_path == path else f" (with {processor_path})"
         raise UserError(f"{path}{beside} cannot be loaded as an image classifier: {sentence(error)}") from error
     return model, processor
+
+
+def check_together(model: PreTrainedModel, processor: Any, name: str) -> None:
+    """Tries a model on one image of its image processor.
+
+    Raises:
+        UserError: they do not belong together, or the images are too small for the model.
+    """
+    try:
+        pixels = eval_transform(processor)(Image.new("RGB", (300, 200)))
+        with torch.no_grad():
+            shape = tuple(model.eval()(pixels[None]).logits.shape)
+        if shape != (1, model.config.num_labels):
+            raise ValueError(f"it gives outputs of shape {shape} for {model.config.num_labels} classes")
+    except (ValueError, RuntimeError, TypeError, AssertionError, AttributeError, KeyError) as error:
+        raise UserError(
+            f"{name} does not take the images of its image processor: {sentence(error)}; give another "
+            "--image_size or --image_processor_name"
+        ) from error

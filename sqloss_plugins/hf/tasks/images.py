@@ -47,6 +47,7 @@ from sqloss_plugins.hf.image_models import (
     Pixels,
     about,
     check_image_model,
+    check_together,
     load_image_model,
     new_image_model,
     pixels_for,
@@ -223,18 +224,19 @@ class Images(Classification):
         about_labels = {"num_labels": len(names), "id2label": names, "label2id": {v: k for k, v in names.items()}}
         about_labels |= {"problem_type": "single_label_classification"}
         if path is None:
-            return new_image_model(args, about_labels, pixels_for(args, PIXELS.get(self.name, _IMAGENET)))
-        processor = args.image_processor_name or self.model_path or path
-        return load_image_model(path, processor, args.ignore_mismatched_sizes, about_labels, args.hub)
+            pixels = pixels_for(args, PIXELS.get(self.name, _IMAGENET))
+            model, processor = new_image_model(args, about_labels, pixels)
+        else:
+            place = args.image_processor_name or self.model_path or path
+            model, processor = load_image_model(path, place, args.ignore_mismatched_sizes, about_labels, args.hub)
+        check_together(model, processor, self.arch)
+        return model, processor
 
     def encode(self, rows: Dataset) -> Dataset:
         """Images become numbers when they are used: those of the training split varied, those of the others not."""
         is_training = self.config.do_train and rows is self.data.splits.get("train")
-        try:
-            kind = self.args.augmentation if is_training else "none"
-            transform = train_transform(self.processor, kind) if is_training else eval_transform(self.processor)
-        except ValueError as error:
-            raise UserError(f"the image processor of {self.arch} cannot be used: {error}") from error
+        kind = self.args.augmentation
+        transform = train_transform(self.processor, kind) if is_training else eval_transform(self.processor)
         return rows.with_transform(_Encoder(transform))
 
     def collator(self) -> Callable[..., Any]:
