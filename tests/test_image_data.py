@@ -133,8 +133,9 @@ def test_fingerprints_are_of_the_files(tmp_path, read):
     assert read(train=write_folder(tmp_path / "d", others)).data.fingerprint != first.fingerprint
     packed = read(train=write_parquet(tmp_path / "a.parquet", rows)).data
     assert packed.fingerprint == read(train=write_shards(tmp_path / "e", rows)).data.fingerprint
-    renamed = [*rows[:-1], (rows[-1][0], png(999))]
-    assert read(train=write_parquet(tmp_path / "b.parquet", renamed)).data.fingerprint != packed.fingerprint
+    for name, last in (("b", ("owl", png(999))), ("c", ("dog", rows[-1][1]))):
+        other = read(train=write_parquet(tmp_path / f"{name}.parquet", [*rows[:-1], last])).data
+        assert other.fingerprint != packed.fingerprint, "another image, or another label"
     test = read(train=tmp_path / "a", test=tmp_path / "b").data
     assert list(test.test_fingerprints) == ["test"]
     assert test.fingerprint == first.fingerprint
