@@ -375,26 +375,32 @@ def main() -> int:
     parser = make_parser(__doc__, rounds=5)
     parser.set_defaults(threads=1)
     parser.add_argument("--timm-script", type=Path, metavar="FILE", help="timm's train.py")
-    parser.add_argument("--models", nargs="*", default=list(MODELS), help="models of timm for the whole trainings")
+    parser.add_argument(
+        "--models", nargs="*", default=list(MODELS), help="models of timm for the whole trainings; none: only steps"
+    )
     parser.add_argument("--size", type=int, default=96, help="their images' height and width (default 96)")
     parser.add_argument("--batch", type=int, default=32, help="their images of a step (default 32)")
     parser.add_argument("--steps", type=int, default=12, help="their steps of an epoch (default 12)")
     parser.add_argument("--workers", type=int, default=1, help="their processes that read images (default 1)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="bfloat16: mixed")
-    parser.add_argument("--step-rounds", type=int, default=9, help="rounds over both losses' steps (default 9)")
+    parser.add_argument(
+        "--step-rounds", type=int, default=9, help="rounds over both losses' steps; 0: none (default 9)"
+    )
     args = parser.parse_args()
     prepare(parser, args)
     if args.timm_script is not None and not args.timm_script.is_file():
         parser.error(f"--timm-script: {args.timm_script} is not a file; the first lines of --help say how to get it")
-    if min(args.steps - 1, args.batch, args.step_rounds) < 1:
-        parser.error("--batch and --step-rounds must be at least 1, and --steps 2: the first is not counted")
+    if min(args.steps - 1, args.batch, args.step_rounds + 1) < 1:
+        parser.error("--batch must be at least 1, --step-rounds 0, and --steps 2: the first is not counted")
     os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     os.environ["OMP_NUM_THREADS"] = str(args.threads)
     with tempfile.TemporaryDirectory() as folder:
-        trainings = measure_trainings(args, Path(folder))
-    steps = measure_steps(args)
-    print_trainings(trainings)
-    print_steps(steps)
+        trainings = measure_trainings(args, Path(folder)) if args.models else []
+    steps = measure_steps(args) if args.step_rounds else []
+    if trainings:
+        print_trainings(trainings)
+    if steps:
+        print_steps(steps)
     environment = {"device": device_name(args.device), "dtype": args.dtype, "timm": timm.__version__, **versions()}
     print(f"\n{in_words(environment)}")
     sizes = {name: getattr(args, name) for name in ("size", "batch", "steps", "workers", "rounds", "step_rounds")}
