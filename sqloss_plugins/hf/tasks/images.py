@@ -23,8 +23,6 @@ is not repeated.
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +31,6 @@ from typing import Any
 from datasets import Dataset, DatasetDict, Image
 from transformers import PreTrainedModel
 
-from sqloss_plugins import paper
 from sqloss_plugins.command_line import check_name
 from sqloss_plugins.data.images import TASKS
 from sqloss_plugins.data.task_data import TaskData
@@ -42,9 +39,6 @@ from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.classification import LIMITS, Classification
 from sqloss_plugins.hf.hub import find_config
 from sqloss_plugins.hf.image_models import (
-    PRE_TRAINED,
-    ImageModelArguments,
-    Pixels,
     about,
     check_image_model,
     check_together,
@@ -52,61 +46,20 @@ from sqloss_plugins.hf.image_models import (
     new_image_model,
     pixels_for,
     short_name,
-    size_defaults,
 )
-from sqloss_plugins.hf.image_transforms import AUGMENTATIONS, ImageCollator, eval_transform, train_transform
+from sqloss_plugins.hf.image_training import (
+    IMAGENET,
+    PIXELS,
+    ImagesArguments,
+    about_images,
+    check_image_training,
+    image_defaults,
+    image_values,
+)
+from sqloss_plugins.hf.image_transforms import ImageCollator, eval_transform, train_transform
 from sqloss_plugins.hf.options import check_at_least, refuse_given
-from sqloss_plugins.hf.own_images import SOURCES, ImageDataArguments, check_source, read, source_name
-from sqloss_plugins.hf.own_texts import option
+from sqloss_plugins.hf.own_images import SOURCES, check_source, read, source_name
 from sqloss_plugins.paper import HyperParameters
-
-PIXELS: Mapping[str, Pixels] = {
-    "mnist": Pixels(28, (0.1307,) * 3, (0.3081,) * 3),
-    "fashion_mnist": Pixels(28, (0.2860,) * 3, (0.3530,) * 3),
-    "cifar10": Pixels(32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-}
-"""Known tasks of small images: their size, and mean and standard deviation of their training data."""
-
-DEFAULT_ARCHITECTURES: Mapping[str, str] = {
-    "mnist": "tcnn",
-    "fashion_mnist": "tcnn",
-    "cifar10": "wide_resnet",
-    "imagenet": "resnet50",
-}
-"""Known tasks, and the paper's first architecture for them."""
-
-_STAND_INS = {"fashion_mnist": "mnist"}
-"""Tasks that the paper does not have, and whose hyper-parameters they have."""
-
-_IMAGENET = Pixels(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-_FINE_TUNED = {"learning_rate": 5e-5, "num_train_epochs": 5.0, "per_device_train_batch_size": 32}
-_FROM_SCRATCH = {"learning_rate": 1e-3, "num_train_epochs": 90.0, "per_device_train_batch_size": 64}
-_MINI = {"learning_rate": 2e-3, "num_train_epochs": 10.0, "per_device_train_batch_size": 32}
-_TOP5_FROM = 6
-_OF_TRAINING = ("augmentation", "mixup_alpha", "cutmix_alpha")
-
-
-@dataclass
-class ImagesArguments(ImageModelArguments, ImageDataArguments):
-    """The task, and how its images are varied in training."""
-
-    augmentation: str = option(
-        "How training images are varied. none; crop_flip: a shifted piece, perhaps mirrored; resized_crop: a piece of "
-        "any size, perhaps mirrored.",
-        "resized_crop",
-        choices=list(AUGMENTATIONS),
-    )
-    mixup_alpha: float = option(
-        "Training images are averaged in pairs, with a weight from Beta(alpha, alpha), and their labels with them; 0: "
-        "not.",
-        0.0,
-    )
-    cutmix_alpha: float = option(
-        "A piece of each training image comes from another one, with an area from Beta(alpha, alpha), and the labels "
-        "in proportion; 0: not. With both, a batch has one of the two.",
-        0.0,
-    )
 
 
 class Images(Classification):
@@ -125,32 +78,7 @@ class Images(Classification):
     @classmethod
     def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
         """The paper's hyper-parameters where it has the task and the architecture, else common ones."""
-        if args.arch is None and args.model_name_or_path is None and args.known_task is not None:
-            args = replace(args, arch=DEFAULT_ARCHITECTURES[args.known_task])
-        common = {
-            "arch": args.arch,
-            "metric_for_best_model": cls.metrics[0],
-            "remove_unused_columns": False,  # the transforms need the image
-            "dataloader_num_workers": 0 if args.mini else min(8, (os.cpu_count() or 1) - 1),
-            **size_defaults(args),
-        }
-        if args.mini:
-            return {**_MINI, **common, "augmentation": "none"}
-        values = _values(args, loss)
-        if values is None:
-            common |= _FROM_SCRATCH if args.arch else _FINE_TUNED
-            is_plain = args.task in ("mnist", "fashion_mnist")
-            kind = "none" if is_plain else "crop_flip" if args.task in PIXELS and args.arch else "resized_crop"
-            return {**common, "augmentation": kind}
-        return {
-            **common,
-            "learning_rate": values.learning_rate,  # of a step of so many examples, where it is so
-            "num_train_epochs": float(values.epochs or 0),
-            "per_device_train_batch_size": values.batch_size,
-            "augmentation": values.augmentation,
-            **({"dropout": values.dropout} if "dropout" in common else {}),
-            **values.training,
-        }
+        return {"metric_for_best_model": cls.metrics[0], **image_defaults(args, loss)}
 
     def check(self) -> None:
         """Refuses sources that contradict each other, and options that have no effect."""
@@ -158,17 +86,13 @@ class Images(Classification):
         check_at_least(1, args, *LIMITS.values(), "preprocessing_num_workers")
         check_source(args, given, do_train)
         check_image_model(args, given, do_train)
-        if not do_train:
-            refuse_given(given, _OF_TRAINING, "is of training, and nothing is trained")
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            if not 0.0 <= getattr(args, name) < math.inf:
-                raise UserError(f"--{name} must be a finite number of at least 0, got {getattr(args, name):g}")
+        check_image_training(args, given, do_train)
         refuse_given(given, ["greater_is_better"], "is what the metric says")
         refuse_given(given, ["remove_unused_columns"], "is for tables, and these are images")
         if args.task is not None:
             check_name("--task", args.task)
         self.name = args.task or source_name(args)
-        self.values = None if args.mini else _values(args, self.config.loss)
+        self.values = None if args.mini else image_values(args, self.config.loss)
         if self.values is not None and "learning_rate" not in given:
             config = self.config
             batch = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
@@ -202,10 +126,9 @@ class Images(Classification):
             labels = self.own_names or tuple(map(str, range(self.origin.num_labels)))
         found = read(self.args, self.is_hub_reachable, labels)
         self.labels = found.labels
-        if len(self.labels) < _TOP5_FROM:
+        if len(self.labels) <= 5:
             self.metrics = ("accuracy",)
-            refuse = self.config.stops_early and self.config.metric_for_best_model == "top5"
-            if refuse:
+            if self.config.stops_early and self.config.metric_for_best_model == "top5":
                 raise UserError(f"top5 is for more than five classes, and {self.name} has {len(self.labels)}")
         return self.limited(found.data)
 
@@ -224,7 +147,7 @@ class Images(Classification):
         about_labels = {"num_labels": len(names), "id2label": names, "label2id": {v: k for k, v in names.items()}}
         about_labels |= {"problem_type": "single_label_classification"}
         if path is None:
-            pixels = pixels_for(args, PIXELS.get(self.name, _IMAGENET))
+            pixels = pixels_for(args, PIXELS.get(self.name, IMAGENET))
             model, processor = new_image_model(args, about_labels, pixels)
         else:
             place = args.image_processor_name or self.model_path or path
@@ -257,13 +180,10 @@ class Images(Classification):
 
     def about(self) -> dict[str, str]:
         """That the model is new; how images are varied, and where the learning rate is from."""
-        args = self.args
-        training = f", augmentation {args.augmentation}" if self.config.do_train else ""
-        mixed = [name for name in ("mixup", "cutmix") if getattr(args, f"{name}_alpha")]
-        training += "".join(f", {name} {getattr(args, f'{name}_alpha'):g}" for name in mixed)
+        training = about_images(self.args) if self.config.do_train else ""
         if self.values is not None and self.values.rate_per and "learning_rate" not in self.given:
             training += f" (lr: {self.values.learning_rate:g} for {self.values.rate_per} images a step)"
-        return {"model": about(args) if args.arch else "", "training": training}
+        return {"model": about(self.args) if self.args.arch else "", "training": training}
 
 
 @dataclass(frozen=True)
@@ -275,12 +195,6 @@ class _Encoder:
     def __call__(self, batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = {"pixel_values": [self.transform(image) for image in batch["image"]]}
         return encoded if "label" not in batch else {**encoded, "labels": batch["label"]}
-
-
-def _values(args: ImagesArguments, loss: str) -> HyperParameters | None:
-    """The paper's hyper-parameters; of pre-trained models those of its own."""
-    task = _STAND_INS.get(args.task or "", args.task)
-    return paper.hyperparameters(task or "", args.arch or PRE_TRAINED, loss)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
