@@ -59,7 +59,7 @@ benchmark: $(VENV)/test.installed
 	$(PY) -m benchmarks.linear_square --json benchmarks/results/linear_square_cpu.json
 	$(PY) -m benchmarks.espnet_head --json benchmarks/results/espnet_head_cpu.json
 	$(PY) -m benchmarks.pair_models --json benchmarks/results/pair_models_cpu.json
-	$(PY) -m benchmarks.image_training --json benchmarks/results/image_training_cpu.json
+	$(PY) -m benchmarks.image_training --models --json benchmarks/results/image_steps_cpu.json
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
