@@ -9,6 +9,7 @@ import toy_task
 from commands import assert_refused
 from tiny import CLASSES, examples, full_batch, model, one_sgd_step, soft_labels
 from transformers import BertForSequenceClassification, BertForTokenClassification, ViTImageProcessor
+from transformers.models.timm_wrapper import TimmWrapperImageProcessor
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer
@@ -130,11 +131,17 @@ def test_what_cannot_be_taught(tmp_path):
 
 
 def test_images_must_be_read_alike(tmp_path):
-    ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(tmp_path)
-    check_inputs(str(tmp_path), ViTImageProcessor(size={"height": 8, "width": 8}))
-    for options in ({"size": {"height": 9, "width": 9}}, {"image_mean": [0.1] * 3}):
+    """How they are brought to their size makes no difference, nor do the classes of the two processors."""
+    options = {"size": {"height": 24, "width": 24}}
+    ViTImageProcessor(**options).save_pretrained(tmp_path)
+    alike = TimmWrapperImageProcessor({"input_size": [3, 24, 24], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.8})
+    for processor in (ViTImageProcessor(**options, resample=3), alike):
+        check_inputs(str(tmp_path), processor)
+    for more in ({"size": {"height": 9, "width": 9}}, {"image_mean": [0.1] * 3}, {"image_std": [0.4, 0.5, 0.5]}):
         with pytest.raises(UserError, match="has another size, mean or deviation of images than the model"):
-            check_inputs(str(tmp_path), ViTImageProcessor(**{"size": {"height": 8, "width": 8}, **options}))
+            check_inputs(str(tmp_path), ViTImageProcessor(**{**options, **more}))
+    with pytest.raises(UserError, match="has no image processor that can be used"):
+        check_inputs(str(tmp_path / "nowhere"), alike)
 
 
 def test_a_teacher_that_was_trained_here(tmp_path, monkeypatch, tiny_model, capsys):

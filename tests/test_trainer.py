@@ -39,6 +39,8 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    ViTConfig,
+    ViTForImageClassification,
     default_data_collator,
 )
 
@@ -507,6 +509,30 @@ def test_early_stopping_is_a_protocol(tmp_path):
     )
     trainer.train()
     assert trainer.state.epoch == 3
+
+
+def test_weights_that_are_saved_by_other_names_are_loaded(tmp_path):
+    """As the best model, and to go on; Transformers itself leaves a vision transformer's layers out (issue 43701)."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = ViTConfig(image_size=8, patch_size=4, num_labels=3, hidden_dropout_prob=0.0, **sizes)
+    data = [{"pixel_values": torch.rand(3, 8, 8), "labels": i % 3} for i in range(8)]
+
+    def trainer():
+        torch.manual_seed(1)
+        options = {"max_steps": 4, "save_steps": 2, "learning_rate": 0.1, "per_device_train_batch_size": 4}
+        return SquareLossTrainer(ViTForImageClassification(config), arguments(tmp_path, **options), train_dataset=data)
+
+    whole = trainer()
+    whole.train()
+    last = {name: value.clone() for name, value in whole.model.state_dict().items()}
+    whole.state.best_model_checkpoint = str(tmp_path / "checkpoint-2")
+    whole._load_best_model()
+    saved = ViTForImageClassification.from_pretrained(tmp_path / "checkpoint-2").state_dict()
+    assert all(torch.equal(value, saved[name]) for name, value in whole.model.state_dict().items())
+    assert not any(torch.equal(last[name], saved[name]) for name in saved if name.endswith("weight"))
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    torch.testing.assert_close(dict(resumed.model.state_dict()), last)
 
 
 class Rates(TrainerCallback):

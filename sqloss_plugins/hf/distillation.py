@@ -11,15 +11,16 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -154,26 +155,31 @@ def check_inputs(name: str, processor: Any, **hub: Any) -> None:
     Raises:
         UserError: its tokenizer has another vocabulary; or its image processor has another size, mean or deviation.
     """
+    is_text = isinstance(processor, PreTrainedTokenizerBase)
     try:
-        theirs = type(processor).from_pretrained(name, **hub)
-        is_same = _read(theirs) == _read(processor)
+        theirs = (AutoTokenizer if is_text else AutoImageProcessor).from_pretrained(name, **hub)
+        is_same = theirs.get_vocab() == processor.get_vocab() if is_text else _have_same_pixels(theirs, processor)
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"--teacher {name} has no {type(processor).__name__}: {sentence(error)}") from error
+        what = "tokenizer" if is_text else "image processor"
+        raise UserError(f"--teacher {name} has no {what} that can be used: {sentence(error)}") from error
     if not is_same:
-        what = "vocabulary" if isinstance(processor, PreTrainedTokenizerBase) else "size, mean or deviation of images"
-        raise UserError(
-            f"--teacher {name} has another {what} than the model that it is to teach: give one with the same"
-        )
+        what = "vocabulary" if is_text else "size, mean or deviation of images"
+        raise UserError(f"--teacher {name} has another {what} than the model that is trained: they must be the same")
 
 
-def _read(processor: Any) -> Any:
-    """What tells two tokenizers, or two image processors, from one another."""
-    if isinstance(processor, PreTrainedTokenizerBase):
-        return processor.get_vocab()
-    from PIL import Image  # which only the vision extra has
+def _have_same_pixels(one: Any, other: Any) -> bool:
+    """Whether two image processors give models images of one size, by one mean and one standard deviation."""
+    from PIL import Image
 
-    noise = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
-    return processor(Image.fromarray(noise), return_tensors="pt")["pixel_values"].tolist()
+    from sqloss_plugins.hf.image_transforms import eval_transform, image_size
+
+    height, width = image_size(other)
+    if image_size(one) != (height, width):
+        return False
+    # Of one colour, so that how they resize makes no difference.
+    colours = [Image.new("RGB", (width, height), colour) for colour in ("black", "white", "navy")]
+    ours, theirs = (eval_transform(processor) for processor in (other, one))
+    return all(torch.allclose(ours(colour), theirs(colour), atol=1e-5) for colour in colours)
 
 
 __all__ = ["DEFAULT_WEIGHT", "Distillation", "check_classes", "check_inputs", "class_names", "load_teacher"]

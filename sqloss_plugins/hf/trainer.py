@@ -14,10 +14,12 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
@@ -33,7 +35,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.trainer_pt_utils import LabelSmoother
 
-from sqloss_plugins.errors import RunError
+from sqloss_plugins.errors import RunError, listed
 from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square_loss_config
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, Distillation, load_teacher
 from sqloss_plugins.hf.without_logits import HeadWithoutLogits
@@ -408,6 +410,45 @@ class SquareLossTrainer(Trainer):
             self._created_lr_scheduler = True
         scheduler: LRScheduler = super().create_scheduler(num_training_steps, optimizer)
         return scheduler
+
+    def _load_best_model(self) -> None:
+        """The Trainer's, for models whose weights are saved by other names, too."""
+        if not self._load_renamed(self.state.best_model_checkpoint):
+            super()._load_best_model()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """The Trainer's, for models whose weights are saved by other names, too."""
+        if not self._load_renamed(resume_from_checkpoint, model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_renamed(self, folder: str | None, model: nn.Module | None = None) -> bool:
+        """Loads a checkpoint by ``from_pretrained``, if it has names of weights that the model does not have.
+
+        Transformers 5 saves some models, the vision transformer for one, by their names on the hub, and its Trainer
+        (5.24) then leaves all such weights out (huggingface/transformers, issue 43701).
+        """
+        model = self.model if model is None else model
+        model = getattr(model, "_orig_mod", model)
+        if (
+            folder is None
+            or not isinstance(model, PreTrainedModel)
+            or self.is_deepspeed_enabled
+            or self.is_fsdp_enabled
+        ):
+            return False
+        names: set[str] = set()
+        for path in Path(folder).glob("*.safetensors"):
+            with safe_open(path, "pt") as file:
+                names |= set(file.keys())
+        if names <= model.state_dict().keys():
+            return False
+        saved, loading = type(model).from_pretrained(
+            folder, config=model.config, dtype=model.dtype, output_loading_info=True
+        )
+        if loading["missing_keys"]:
+            raise RuntimeError(f"the checkpoint {folder} lacks weights: {listed(sorted(loading['missing_keys']))}")
+        model.load_state_dict(saved.state_dict())
+        return True
 
     def compute_loss(
         self,
