@@ -184,6 +184,10 @@ def test_images_in_two_splits_are_told(tmp_path, read):
     train, test = write_folder(tmp_path / "a", contents()), write_folder(tmp_path / "b", contents(6))
     notes = read(train=train, test=test).data.notes
     assert notes == ("WARNING: the images of 6 of 6 test rows are in the training data, too",)
+    # Cats are all alike, after two that are left out.
+    rows = [("cat", b"x")] * 2 + [("cat", png(0))] * 6 + [("dog", png(i)) for i in range(1, 7)]
+    notes = read(HoldOut(4), train=write_folder(tmp_path / "c", rows), max_corrupt_share=0.2).data.notes
+    assert notes[-1] == "WARNING: the images of 2 of 4 validation rows are in the training data, too"
 
 
 # Corrupt images.
@@ -283,7 +287,7 @@ MODES = {
     "P": (0, (0, 0, 0)),
     "RGBA": ((10, 20, 30, 0), (10, 20, 30)),
     "CMYK": ((0, 0, 0, 255), (0, 0, 0)),
-    "I;16": (0x80FF, (128, 128, 128)),
+    "I;16": (0x8000, (128, 128, 128)),
     "I": (0xFFFF, (255, 255, 255)),
 }
 
