@@ -31,7 +31,8 @@ class TransformerXLConfig(PreTrainedConfig):
         attention_dropout: what share of the attention's weights is dropped in training.
         memory_length: how many positions before a segment are remembered; 0 for no memory.
         initializer_range: standard deviation of the weights at the start.
-        tie_word_embeddings: whether the output layer has the embedding's weights.
+        tie_word_embeddings: whether the output layer has the embedding's weights, as in the original. With the square
+            loss a model learns much slower then: its outputs are to be small, and so are the inputs.
     """
 
     model_type = "sqloss_transformer_xl"
@@ -47,7 +48,7 @@ class TransformerXLConfig(PreTrainedConfig):
     attention_dropout: float = 0.0
     memory_length: int = 512
     initializer_range: float = 0.02
-    tie_word_embeddings: bool = True
+    tie_word_embeddings: bool = False
 
 
 @dataclass

@@ -44,9 +44,9 @@ from sqloss_plugins.models.transformer_xl import TransformerXLConfig, Transforme
 from sqloss_plugins.results import OF_OUTPUTS
 
 _FILES = ("train_file", "validation_file", "test_file")
-_SIZES = ("hidden_size", "num_layers", "num_heads", "dropout")
+_OF_NEW_MODEL = ("hidden_size", "num_layers", "num_heads", "dropout", "tie_word_embeddings")
 _ORIGINAL = {"hidden_size": 512, "num_layers": 12, "num_heads": 8}
-_SMALL = {"hidden_size": 128, "num_layers": 3, "num_heads": 4}
+_SMALL = {"hidden_size": 128, "num_layers": 2, "num_heads": 4}
 _AUTHORS = {"lr_scheduler_type": "cosine", "max_grad_norm": 0.25, "weight_decay": 0.0}  # Transformer-XL's train.py
 _VALIDATED_EVERY = 4000  # steps; also there
 _UNKNOWN = 1e-3  # the share of bytes that training does not have and a text may have
@@ -74,6 +74,7 @@ class CharactersArguments(TaskArguments):
     num_layers: int | None = option("New model: its layers.")
     num_heads: int | None = option("New model: heads of a layer.")
     dropout: float | None = option("New model: share of values that are dropped in training.")
+    tie_word_embeddings: bool = option("New model: its output layer has the embedding's weights.", False)
     segment_length: int = option("Characters of a segment.", 70)
     memory_length: int | None = option("Characters before a segment that are remembered. By default its length.")
     eval_streams: int = option("Streams that a text is cut into for its evaluation, each with an empty memory.", 10)
@@ -98,7 +99,7 @@ class Characters(Task):
         found = None if args.mini else paper.hyperparameters(args.task or "", "transformer_xl", loss)
         values = {"train_sampling_strategy": "sequential", "per_device_eval_batch_size": args.eval_streams, **_AUTHORS}
         if found is None:
-            values |= {"learning_rate": 2e-3, "num_train_epochs": 3.0 if args.mini else 10.0}
+            values |= {"learning_rate": 3e-3, "num_train_epochs": 3.0 if args.mini else 10.0}
             values |= {"per_device_train_batch_size": 16, "warmup_steps": 0.1, "max_grad_norm": 1.0}
         else:
             values |= {
@@ -123,7 +124,7 @@ class Characters(Task):
         if args.memory_length is None:
             args.memory_length = args.segment_length
         if args.model_name_or_path is not None:
-            refuse_given(given, _SIZES, "is of a new model, and --model_name_or_path names one")
+            refuse_given(given, _OF_NEW_MODEL, "is of a new model, and --model_name_or_path names one")
         elif args.hidden_size % args.num_heads:
             raise UserError(
                 f"--hidden_size must be a multiple of --num_heads, got {args.hidden_size} and {args.num_heads}"
@@ -239,6 +240,7 @@ class Characters(Task):
                 intermediate_size=4 * args.hidden_size,
                 dropout=args.dropout,
                 memory_length=args.memory_length,
+                tie_word_embeddings=args.tie_word_embeddings,
             )
             return TransformerXLForCausalLM(config), byte_tokenizer(self.alphabet)
         try:
