@@ -124,7 +124,8 @@ class Images(Classification):
         labels = None
         if not self.config.do_train and not self.args.train_dir and self.origin is not None:
             labels = self.own_names or tuple(map(str, range(self.origin.num_labels)))
-        found = read(self.args, self.is_hub_reachable, labels)
+        with self.config.main_process_first():  # which checks the images, and keeps for the others what it finds
+            found = read(self.args, self.is_hub_reachable, labels)
         self.labels = found.labels
         if len(self.labels) <= 5:
             self.metrics = ("accuracy",)
