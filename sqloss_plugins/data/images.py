@@ -55,7 +55,8 @@ class ImageData(TaskData):
     def digest(self, splits: Sequence[str]) -> str:
         """SHA-256 of all rows of some splits, in order; of those that are there.
 
-        Of an image that is a file of its own it takes name and size, else the encoded bytes; nothing is decoded.
+        Of an image that is a file of its own it takes name and size, else the encoded bytes; nothing is decoded. So
+        the same images in files of their own and in packed ones, or in another encoding, have other digests.
         """
         digest = hashlib.sha256()
         for split in sorted(set(splits) & set(self.splits)):
@@ -226,7 +227,7 @@ def load_task(
 
     Raises:
         ConnectionError, OSError, ValueError: the hub cannot be reached and the cache has no copy.
-        UserError: as for :func:`load`; the number of classes is not the task's.
+        UserError: as for :func:`load`; the number of classes is not the task's, or a label is none of it.
     """
     known = TASKS[task]
     folder = data_dir or known.default_dir
@@ -241,12 +242,7 @@ def load_task(
         if len(table.rows) != known.sizes.get(split, len(table.rows))
     ]
     hold_out = hold_out or HoldOut(known.validation_size)
-    found = _load(tables, source, hold_out, None, max_corrupt_share, num_proc)
-    if len(found.labels) != known.num_classes:
-        raise UserError(
-            f"{task} has {known.num_classes} classes, and {source} has {len(found.labels)}: give the whole data, or "
-            "name this data by --train_dir"
-        )
+    found = _load(tables, source, hold_out, None, max_corrupt_share, num_proc, known)
     notes = (*[f"WARNING: this is not the whole {task}: {text}" for text in wrong], *found.data.notes)
     return replace(found, data=replace(found.data, notes=notes))
 
@@ -467,7 +463,8 @@ def _numbered(task: ImageTask, table: Table) -> Table:
         )
     # By the numbers, since data sets write some of the names in other ways.
     values = rows.select_columns(["label"])["label"][:]
-    numbers = [task.labels.index(value) if value in task.labels else value for value in values]
+    codes = {name: number for number, name in enumerate(task.labels)}
+    numbers = [codes.get(value, value) for value in values]
     wrong = next((row for row, number in enumerate(numbers) if number not in range(-1, len(task.labels))), None)
     if wrong is not None:
         raise UserError(f"{table.place(wrong)}: {task.name} has no label {numbers[wrong]!r}: give its own data")
@@ -486,7 +483,9 @@ def _load(
     labels: Sequence[str] | None,
     max_corrupt_share: float,
     num_proc: int | None,
+    task: ImageTask | None = None,
 ) -> LabelledImages:
+    """Settles the classes, then decodes every image once, then holds out what is lacking."""
     if not 0 <= max_corrupt_share < 1:
         raise UserError(f"--max_corrupt_share must be from 0 to below 1, got {max_corrupt_share:g}")
     notes = [note for table in tables.values() for note in table.notes]
@@ -498,6 +497,11 @@ def _load(
                 labelled[split] = column
     _, names, found = settle_labels(labelled, Columns(), labels, "single_label")
     notes += found
+    if task is not None and len(names) != task.num_classes:
+        raise UserError(
+            f"{task.name} has {task.num_classes} classes, and {source} has {len(names)}: give the whole data, or name "
+            "this data by --train_dir"
+        )
     if "test" in tables and "test" not in labelled:
         notes.append(f"{tables['test'].name} has no labels: its predictions are not scored")
     splits, hashes, kept = DatasetDict(), {}, {}
