@@ -437,6 +437,14 @@ def test_the_real_models_of_imagenet(arch, architecture, parameters, tmp_path, m
     pixels = processor(Image.new("RGB", (300, 200)), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 224, 224)
     assert model(pixels).logits.shape == (1, 1000)
+    # Models from elsewhere name the classes in words, and two of them alike.
+    model.config.id2label = {**{i: f"class {i}" for i in range(998)}, 998: "crane", 999: "crane"}
+    model.save_pretrained("words")
+    if arch == "vit":
+        processor.save_pretrained("words")
+    again = ["--task", "imagenet", "--data_dir", "imagenet", "--do_eval", "--max_eval_samples", "4", *QUICK]
+    assert main([*again, "--model_name_or_path", "words", "--output_dir", "again"]) == 0
+    assert values("again") == pytest.approx(values("out"), rel=1e-4)
 
 
 def test_every_architecture_of_the_paper_is_there():

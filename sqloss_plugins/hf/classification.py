@@ -178,7 +178,7 @@ def _order(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
     """
     if len(names) != len(labels):
         return None
-    if list(labels) == [str(i) for i in range(len(labels))]:
+    if list(labels) in (list(names), [str(i) for i in range(len(labels))]):
         return list(range(len(labels)))
     for form in (str, str.casefold):
         ours, theirs = ([form(name) for name in side] for side in (labels, names))

@@ -127,6 +127,8 @@ class Images(Classification):
         with self.config.main_process_first():  # which checks the images, and keeps for the others what it finds
             found = read(self.args, self.is_hub_reachable, labels)
         self.labels = found.labels
+        if self.args.known_task == "imagenet" and len(self.own_names) == len(self.labels):
+            self.labels = self.own_names  # in words, some of them twice; the order is that of the numbers of WordNet
         if len(self.labels) <= 5:
             self.metrics = ("accuracy",)
             if self.config.stops_early and self.config.metric_for_best_model == "top5":
