@@ -504,3 +504,37 @@ def test_a_saved_model_is_trained_further(finished, small):
     assert main([*options, "--learning_rate", "1e-4", "--output_dir", "out"]) == 0
     before, after = read_result(finished["square"]), read_result(Path("out"))
     assert after.value("test", "bpc") < 1.1 * before.value("test", "bpc")
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(small, capsys):
+    """Two streams each are the same training as four, also from a checkpoint on, of which each has its own memory."""
+    options = ["--dropout", "0", "--protocol", "same_epochs", "--eval_strategy", "no", "--save_strategy", "steps"]
+    options = [*small, *options, "--eval_streams", "4", "--save_steps", "25", "--save_total_limit", "9"]
+    assert main([*options, "--output_dir", "one"]) == 0
+    options += ["--per_device_train_batch_size", "2", "--output_dir", "two"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "sqloss_plugins.hf.tasks.characters", *options]
+    one = read_result(Path("one"))
+    for is_again in (False, True):
+        if is_again:
+            for path in [Path("two/result.json"), *Path("two").glob("checkpoint-[!2]*")]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1800)
+        assert done.returncode == 0, done.stderr[-3000:]
+        two = read_result(Path("two"))
+        assert two.resumed == is_again
+        for name in ("bpc", "accuracy"):
+            assert two.value("test", name) == pytest.approx(one.value("test", name), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", list(MD5))
+@pytest.mark.parametrize("loss", ["square", "cross_entropy"])
+def test_the_mini_task_is_learnt(task, loss, tmp_path):
+    assert main(["--task", task, "--mini", "--loss", loss, "--use_cpu", "--output_dir", str(tmp_path / "out")]) == 0
+    result = read_result(tmp_path / "out")
+    for split in ("validation", "test"):
+        assert result.value(split, "bpc") < 0.85 * result.data["unigram_bpc"][split]
+        assert result.value(split, "accuracy") > 1.7 * result.data["unigram_accuracy"][split]
