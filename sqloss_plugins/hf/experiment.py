@@ -27,7 +27,7 @@ from datasets.exceptions import DatasetsError
 from datasets.utils.logging import disable_progress_bar
 from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 
-from sqloss_plugins.errors import RunError, UserError, run_command, sentence
+from sqloss_plugins.errors import RunError, UserError, listed, run_command, sentence
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, check_inputs, load_teacher
@@ -124,7 +124,12 @@ def _prepare(task: Task) -> None:
         raise UserError("there is no data to score: give validation or test data")
     task.settle()
     if config.teacher:
-        task.teacher = load_teacher(config.teacher, getattr(task, "labels", []), **_teacher_hub(task))
+        labels = getattr(task, "labels", ())
+        if not labels or task.is_multi_label:
+            raise UserError(
+                f"--teacher is for examples with one class each, and those of {task.name} are not: leave it out"
+            )
+        task.teacher = load_teacher(config.teacher, labels, **_teacher_hub(task))
     if config.paper_task is None:
         config.paper_task = task.paper_task
     try:
@@ -396,6 +401,7 @@ def _print_banner(task: Task) -> None:
         f"batch {config.train_batch_size}"
         + (f" x {steps} accumulated" if steps > 1 else "")
         + (f", at most {config.max_steps} steps" if config.max_steps > 0 else "")
+        + (f", {_milestones(config)}" if config.lr_milestones else "")
         + f", seed {config.seed}"
     )
     _print_lines(
@@ -410,6 +416,12 @@ def _print_banner(task: Task) -> None:
             ("folder", str(task.folder)),
         ]
     )
+
+
+def _milestones(config: SquareLossConfig) -> str:
+    """When the learning rate falls, and by how much."""
+    shares = [f"{100 * share:.4g} %" for share in config.lr_milestones or []]
+    return f"lr x {config.lr_decay:g} after {listed(shares)} of the training"
 
 
 def _show(task: Task, result: Result) -> None:
