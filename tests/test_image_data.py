@@ -184,10 +184,10 @@ def test_images_in_two_splits_are_told(tmp_path, read):
     train, test = write_folder(tmp_path / "a", contents()), write_folder(tmp_path / "b", contents(6))
     notes = read(train=train, test=test).data.notes
     assert notes == ("WARNING: the images of 6 of 6 test rows are in the training data, too",)
-    # Cats are all alike, after two that are left out.
-    rows = [("cat", b"x")] * 2 + [("cat", png(0))] * 6 + [("dog", png(i)) for i in range(1, 7)]
-    notes = read(HoldOut(4), train=write_folder(tmp_path / "c", rows), max_corrupt_share=0.2).data.notes
-    assert notes[-1] == "WARNING: the images of 2 of 4 validation rows are in the training data, too"
+    # What is left out does not count: here six files that are alike, before all others.
+    rows = [("cat", b"x")] * 6 + [("cat", png(i)) for i in range(6)] + [("dog", png(i)) for i in range(6, 12)]
+    notes = read(HoldOut(4), train=write_folder(tmp_path / "c", rows), max_corrupt_share=0.4).data.notes
+    assert notes[-1] == "held out of the training data for validation: 4 rows, by class (seed 42)"
 
 
 # Corrupt images.
