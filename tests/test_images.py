@@ -348,6 +348,11 @@ def test_bad_data(case, photos, tmp_path, capsys):
     assert not Path("out").exists()
 
 
+def test_a_folder_one_level_too_high(photos, capsys):
+    assert main(["--train_dir", "photos", *SMALL, "--output_dir", "out"]) == 2
+    assert "--train_dir photos has the folders train, val, which are splits and no classes" in capsys.readouterr().err
+
+
 def test_a_class_without_validation_images_is_said(photos, tmp_path, capsys):
     no_class_in_validation(tmp_path)
     assert main([*photos, *SMALL, "--num_train_epochs", "1", "--output_dir", "out"]) == 0

@@ -22,7 +22,7 @@ SOURCES = (*_FOLDERS, "dataset_name", "data_dir")
 
 _OF_TRAINING_DATA = ("train_val_split", "shuffle_seed", "max_train_samples")
 _READING = ("image_column_name", "label_column_name")
-_PARTS = ("train", "training", "val", "validation", "valid", "test", "images")
+_PARTS = ("train", "training", "val", "validation", "valid", "dev", "test")
 _USUAL_SHARE = 0.15
 
 
@@ -101,8 +101,23 @@ def check_source(args: ImageDataArguments, given: Collection[str], do_train: boo
     ):
         if not is_of_use:
             refuse_given(given, names, reason)
+    for name in _FOLDERS:
+        _refuse_splits(name, getattr(args, name))
     if not 0.0 <= args.max_corrupt_share < 1.0:
         raise UserError(f"--max_corrupt_share must be at least 0 and less than 1, got {args.max_corrupt_share:g}")
+
+
+def _refuse_splits(option: str, value: str | None) -> None:
+    """Refuses a folder one level too high, whose splits would be taken for classes."""
+    folder = Path(value or "")
+    if value is None or not folder.is_dir():
+        return
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(names) > 1 and all(name.lower() in _PARTS for name in names):
+        raise UserError(
+            f"--{option} {folder} has the folders {', '.join(names)}, which are splits and no classes: name one of "
+            f"them, such as {folder / names[0]}"
+        )
 
 
 def source_name(args: ImageDataArguments) -> str:
