@@ -126,9 +126,7 @@ def _prepare(task: Task) -> None:
     if config.teacher:
         labels = getattr(task, "labels", ())
         if not labels or task.is_multi_label:
-            raise UserError(
-                f"--teacher is for examples with one class each, and those of {task.name} are not: leave it out"
-            )
+            raise UserError(f"--teacher is for examples of one class each, not for {task.name}: leave it out")
         task.teacher = load_teacher(config.teacher, labels, **_teacher_hub(task))
     if config.paper_task is None:
         config.paper_task = task.paper_task
