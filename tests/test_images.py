@@ -368,8 +368,13 @@ def test_a_wrong_number_of_classes(photos, tmp_path, capsys):
     options = ["--do_eval", "--validation_dir", "two", "--model_name_or_path", "out", *QUICK, "--output_dir", "no"]
     assert main(options) == 2
     assert "violet" in capsys.readouterr().err
-    assert main(["--train_dir", "two", "--model_name_or_path", "out", *QUICK, "--output_dir", "no"]) == 2
-    assert "out cannot be loaded as an image classifier: " in capsys.readouterr().err
+    options = ["--train_dir", "two", "--model_name_or_path", "out", *QUICK, "--num_train_epochs", "1"]
+    assert main([*options, "--output_dir", "no"]) == 2
+    expected = "out has 3 classes, and the data of two has 2: add --ignore_mismatched_sizes for a new output layer"
+    assert expected in capsys.readouterr().err
+    assert not Path("no").exists()
+    assert main([*options, "--ignore_mismatched_sizes", "--output_dir", "new"]) == 0
+    assert AutoConfig.from_pretrained("new").id2label == {0: "blue", 1: "violet"}
     (tmp_path / "photos/val").rename(tmp_path / "photos/val.old")
     write_photos(tmp_path / "photos" / "val", 2)
     assert main(["--task", "imagenet", "--data_dir", "photos", "--arch", "resnet50", *QUICK]) == 2

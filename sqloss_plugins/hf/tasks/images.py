@@ -144,6 +144,16 @@ class Images(Classification):
                 splits[split] = rows.shuffle(seed=self.args.shuffle_seed)
         return super().limited(replace(data, splits=splits))
 
+    def settle(self) -> None:
+        """Refuses, too, to put a new output layer in the place of a trained one, unless that is asked for."""
+        theirs, ours = len(self.own_names), len(self.labels)
+        if self.config.do_train and theirs not in (0, ours) and not self.args.ignore_mismatched_sizes:
+            raise UserError(
+                f"{self.arch} has {theirs} classes, and the data of {self.name} has {ours}: add "
+                "--ignore_mismatched_sizes for a new output layer"
+            )
+        super().settle()
+
     def load_model(self, path: str | None) -> tuple[PreTrainedModel, Any]:
         """The model with a head for the task, and its image processor."""
         args, names = self.args, dict(enumerate(self.names))
