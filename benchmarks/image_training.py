@@ -155,6 +155,9 @@ def train_with_timm(setting: Setting, script: Path) -> tuple[float, float]:
     sys.argv = [str(script), *(str(word) for pair in options.items() for word in pair)]
     if setting.dtype == "bfloat16":
         sys.argv += ["--amp", "--amp-dtype", "bfloat16"]
+    known = timm.get_pretrained_cfg(setting.model)
+    if known is not None and known.fixed_input_size:
+        sys.argv += ["--model-kwargs", f"img_size={setting.size}"]
     runpy.run_path(str(script), {"__file__": str(script)}, "__main__")
     return clock.seconds(setting)
 
