@@ -3,7 +3,7 @@
 #   ./recipes/text8/run.sh --data_dir corpora --loss square              # corpora/text8 or corpora/text8.zip
 #   ./recipes/text8/run.sh --data_dir corpora --loss cross_entropy --seed 1
 #   ./recipes/text8/run.sh --mini                                        # minutes; Python's own reference, not text8
-# All options: --help. Results are in the folder of each run.
+# All options: --help. Results: RESULTS.md here, and in the folder of each run.
 set -euo pipefail
 
 exec "${PYTHON:-python}" -m sqloss_plugins.hf.tasks.characters --task text8 "$@"
