@@ -36,7 +36,7 @@ COMMANDS = {
 def usage() -> str:
     """What ``sqloss --help`` prints."""
     lines = [f"usage: {PROGRAM} COMMAND [options]", "", "commands:"]
-    lines += [f"  {name:10s} {command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:11s} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help shows the options of a command."])
 
 
