@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pyarrow
@@ -16,7 +17,8 @@ from PIL import Image as Pictures
 from test_image_files import batch_bin, idx, write_idx
 
 from sqloss_plugins.data import images
-from sqloss_plugins.data.images import TASKS, ImageData, as_rgb, load, load_from_hub, load_task
+from sqloss_plugins.data.image_tasks import TASKS, load_task
+from sqloss_plugins.data.images import ImageData, as_rgb, load, load_from_hub
 from sqloss_plugins.data.labelled_text import HoldOut
 from sqloss_plugins.data.mini_images import SIZES, load_mini
 from sqloss_plugins.errors import UserError
@@ -563,7 +565,7 @@ def test_a_known_task_from_parquet_files(tmp_path):
 
 def test_a_known_task_by_its_installed_package_or_the_hub(tmp_path, monkeypatch):
     task = TASKS["fashion_mnist"]
-    monkeypatch.setitem(images.TASKS, "fashion_mnist", images.replace(task, installed=write_mnist(tmp_path / "data")))
+    monkeypatch.setitem(TASKS, "fashion_mnist", replace(task, installed=write_mnist(tmp_path / "data")))
     found = load_task("fashion_mnist", hold_out=HoldOut(10), cache_dir=str(tmp_path))
     assert found.data.source == str(tmp_path / "data")
     assert task.default_dir in (None, task.installed)
@@ -579,7 +581,7 @@ def test_a_known_task_by_its_installed_package_or_the_hub(tmp_path, monkeypatch)
 
 def test_imagenet(tmp_path, monkeypatch):
     wnids = [f"n{i:08}" for i in range(4)]
-    monkeypatch.setitem(images.TASKS, "imagenet", images.replace(TASKS["imagenet"], num_classes=4))
+    monkeypatch.setitem(TASKS, "imagenet", replace(TASKS["imagenet"], num_classes=4))
     write_folder(tmp_path / "data/train", [(name, png(i)) for i, name in enumerate(wnids * 2)])
     with pytest.raises(UserError, match="data has train data of imagenet, but no validation data"):
         load_task("imagenet", tmp_path / "data", cache_dir=str(tmp_path))

@@ -16,7 +16,7 @@ from test_image_files import idx
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from sqloss_plugins import cli, paper
-from sqloss_plugins.data.images import TASKS
+from sqloss_plugins.data.image_tasks import TASKS
 from sqloss_plugins.hf.image_models import ARCHITECTURES, Pixels, new_image_model
 from sqloss_plugins.hf.options import parse as parse_task
 from sqloss_plugins.hf.tasks.images import Images, main

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from datasets import ClassLabel, DatasetDict, Features, Image, LargeList, List, Value, load_dataset
+from datasets import DatasetDict, Features, Image, LargeList, List, Value, load_dataset
 from joblib import cpu_count
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
-from sqloss_plugins.data.image_files import labels_of_idx, read_cifar10, read_folder, read_idx
+from sqloss_plugins.data.image_files import labels_of_idx, read_folder, read_idx
 from sqloss_plugins.data.labelled_text import (
     SPLITS,
     Columns,
@@ -86,58 +86,6 @@ class LabelledImages:
     labels: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class ImageTask:
-    """A task of the paper, or a usual one.
-
-    Attributes:
-        name: as in the paper's tables, where it is there.
-        num_classes: how many classes it has.
-        labels: their names; empty for those of the data, which are ImageNet's numbers of WordNet.
-        hub: name of the data set on the hub.
-        validation_size: images to hold out of the training data, ours to choose as the paper does not say; 0 where the
-            task has a validation split.
-        sizes: images by split of the real task.
-        installed: folder where a package of Debian puts it.
-    """
-
-    name: str
-    num_classes: int
-    labels: tuple[str, ...]
-    hub: str
-    validation_size: int
-    sizes: Mapping[str, int]
-    installed: Path | None = None
-
-    @property
-    def default_dir(self) -> Path | None:
-        """The folder of an installed package that has the data, if it is there."""
-        return self.installed if self.installed is not None and self.installed.is_dir() else None
-
-
-_DIGITS = tuple(map(str, range(10)))
-_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-_CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-TASKS: Mapping[str, ImageTask] = {
-    task.name: task
-    for task in (
-        ImageTask("mnist", 10, _DIGITS, "ylecun/mnist", 10_000, {"train": 60_000, "test": 10_000}),
-        ImageTask(
-            "fashion_mnist",
-            10,
-            _CLOTHES,
-            "zalando-datasets/fashion_mnist",
-            10_000,
-            {"train": 60_000, "test": 10_000},
-            Path("/usr/share/datasets/fashion-mnist"),
-        ),
-        ImageTask("cifar10", 10, _CIFAR, "uoft-cs/cifar10", 5_000, {"train": 50_000, "test": 10_000}),
-        ImageTask("imagenet", 1000, (), "ILSVRC/imagenet-1k", 0, {"train": 1_281_167, "validation": 50_000}),
-    )
-}
-
-
 def load(
     sources: Mapping[str, Path],
     hold_out: HoldOut,
@@ -167,10 +115,10 @@ def load(
     """
     if not sources:
         raise UserError("there is no data: give a training, a validation or a test split")
-    tables = {split: _open(split, sources[split], cache_dir) for split in SPLITS if split in sources}
-    tables = _with_columns(tables, image_column_name, label_column_name)
+    tables = {split: open_split(split, sources[split], cache_dir) for split in SPLITS if split in sources}
+    tables = with_columns(tables, image_column_name, label_column_name)
     source = ", ".join(str(sources[split]) for split in tables)
-    return _load(tables, source, hold_out, labels, max_corrupt_share, num_proc)
+    return assemble(tables, source, hold_out, labels, max_corrupt_share, num_proc)
 
 
 def load_from_hub(
@@ -199,52 +147,10 @@ def load_from_hub(
         ConnectionError, OSError, ValueError: the hub cannot be reached and the cache has no copy.
         UserError: as for :func:`load`.
     """
-    tables = _from_hub(name, config, cache_dir, token)
-    tables = _with_columns(tables, image_column_name, label_column_name)
+    tables = from_hub(name, config, cache_dir, token)
+    tables = with_columns(tables, image_column_name, label_column_name)
     source = f"hub: {name}" if config is None else f"hub: {name} {config}"
-    return _load(tables, source, hold_out, labels, max_corrupt_share, num_proc)
-
-
-def load_task(
-    task: str,
-    data_dir: Path | None = None,
-    *,
-    hold_out: HoldOut | None = None,
-    max_corrupt_share: float = 0.0,
-    cache_dir: str | None = None,
-    num_proc: int | None = None,
-    token: str | None = None,
-) -> LabelledImages:
-    """Reads a known task, by its names of the classes.
-
-    Args:
-        task: a key of :data:`TASKS`.
-        data_dir: its files as they are distributed: the four idx files of MNIST, compressed or not; CIFAR-10's batches
-            (binary or Python version); ImageNet's folders ``train`` and ``val`` with a folder for each class; or
-            parquet files as on the hub. By default an installed package's folder, else the hub.
-        hold_out: by default :attr:`ImageTask.validation_size` images.
-        max_corrupt_share, cache_dir, num_proc, token: as for :func:`load` and :func:`load_from_hub`.
-
-    Raises:
-        ConnectionError, OSError, ValueError: the hub cannot be reached and the cache has no copy.
-        UserError: as for :func:`load`; the number of classes is not the task's, or a label is none of it.
-    """
-    known = TASKS[task]
-    folder = data_dir or known.default_dir
-    if folder is None:
-        tables, source = _from_hub(known.hub, None, cache_dir, token), f"hub: {known.hub}"
-    else:
-        tables, source = _from_dir(known, folder, cache_dir), str(folder)
-    tables = {split: _numbered(known, table) for split, table in _with_columns(tables, None, None).items()}
-    wrong = [
-        f"{split} has {len(table.rows)} images, the real one {known.sizes[split]}"
-        for split, table in tables.items()
-        if len(table.rows) != known.sizes.get(split, len(table.rows))
-    ]
-    hold_out = hold_out or HoldOut(known.validation_size)
-    found = _load(tables, source, hold_out, None, max_corrupt_share, num_proc, known)
-    notes = (*[f"WARNING: this is not the whole {task}: {text}" for text in wrong], *found.data.notes)
-    return replace(found, data=replace(found.data, notes=notes))
+    return assemble(tables, source, hold_out, labels, max_corrupt_share, num_proc)
 
 
 # Where the images are.
@@ -262,13 +168,13 @@ class _Images(Table):
         return super().place(row) + (f" ({path})" if path else "")
 
 
-def _open(split: str, path: Path, cache_dir: str | None) -> Table:
+def open_split(split: str, path: Path, cache_dir: str | None) -> Table:
     """A split, by what lies at a path."""
     if path.is_dir():
         for kind, pattern in (("parquet", "*.parquet"), ("webdataset", "*.tar")):
             files = sorted(path.glob(pattern))
             if files:
-                return _packed(kind, files, path, cache_dir)
+                return packed(kind, files, path, cache_dir)
         rows, notes = read_folder(path.absolute(), cache_dir)
         if split != "test" and "label" not in rows.column_names:
             raise UserError(
@@ -279,9 +185,9 @@ def _open(split: str, path: Path, cache_dir: str | None) -> Table:
     if not path.exists():
         raise UserError(f"{path} is not there: give a folder of images, or a file")
     if path.suffix == ".parquet":
-        return _packed("parquet", [path], path, cache_dir)
+        return packed("parquet", [path], path, cache_dir)
     if path.suffix == ".tar":
-        return _packed("webdataset", [path], path, cache_dir)
+        return packed("webdataset", [path], path, cache_dir)
     if "idx" not in path.name:
         raise UserError(
             f"{path} is not read: give a folder with a folder of images for each class, parquet files, webdataset "
@@ -293,7 +199,7 @@ def _open(split: str, path: Path, cache_dir: str | None) -> Table:
     return Table(read_idx(path, labels, None, cache_dir), str(path))
 
 
-def _packed(kind: str, files: Sequence[Path], name: Path, cache_dir: str | None) -> Table:
+def packed(kind: str, files: Sequence[Path], name: Path, cache_dir: str | None) -> Table:
     """Parquet files or webdataset shards, by the reader of ``datasets``."""
     with reading(name):
         rows = load_dataset(kind, data_files=[str(file) for file in files], split="train", cache_dir=cache_dir)
@@ -302,7 +208,7 @@ def _packed(kind: str, files: Sequence[Path], name: Path, cache_dir: str | None)
     return Table(rows, str(name))
 
 
-def _from_hub(name: str, config: str | None, cache_dir: str | None, token: str | None) -> dict[str, Table]:
+def from_hub(name: str, config: str | None, cache_dir: str | None, token: str | None) -> dict[str, Table]:
     """The splits of a data set that have the usual names."""
     loaded = load_dataset(name, config, cache_dir=cache_dir, token=token)
     tables = {split: Table(loaded[split], f"{name}, {split}") for split in SPLITS if split in loaded}
@@ -311,99 +217,10 @@ def _from_hub(name: str, config: str | None, cache_dir: str | None, token: str |
     return tables
 
 
-_FOLDERS: tuple[str, ...] = (".", "raw", "MNIST/raw", "FashionMNIST/raw", "cifar-10-batches-bin", "cifar-10-batches-py")
-_FOLDERS += ("data", "plain_text", "mnist", "fashion_mnist", "ILSVRC/Data/CLS-LOC")
-"""Where archives and torchvision put the files, within the folder that a user names."""
-
-
-def _from_dir(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
-    """A known task's splits by the names of its files."""
-    if not folder.is_dir():
-        raise UserError(f"data_dir {folder} is not a folder")
-    layouts = (_LAYOUTS[task.name], _parquet_layout)
-    for inner in (folder / name for name in _FOLDERS):
-        for layout in layouts:
-            tables = layout(task, inner, cache_dir)
-            if tables:
-                missing = [split for split in task.sizes if split not in tables]
-                if missing:
-                    raise UserError(f"{inner} has {' and '.join(tables)} data of {task.name}, but no {missing[0]} data")
-                return tables
-    raise UserError(f"{folder} has no data of {task.name}: it needs {_WANTED[task.name]}, or train*.parquet and so on")
-
-
-def _mnist_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
-    tables = {}
-    for split, name in (("train", "train"), ("test", "t10k")):
-        names = [f"{name}-images{mark}idx3-ubyte{suffix}" for mark in "-." for suffix in ("", ".gz")]
-        images = next((path for each in names if (path := folder / each).is_file()), None)
-        if images is not None:
-            labels = labels_of_idx(images)
-            if labels is None:
-                raise UserError(f"{images} has no labels beside it: put {name}-labels-idx1-ubyte there")
-            tables[split] = Table(read_idx(images, labels, task.labels, cache_dir), str(images))
-    return tables
-
-
-def _cifar10_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
-    for suffix in (".bin", ""):
-        batches = [folder / f"data_batch_{number}{suffix}" for number in range(1, 6)]
-        test = folder / f"test_batch{suffix}"
-        there = [path for path in (*batches, test) if path.is_file()]
-        if there:
-            missing = [path for path in (*batches, test) if path not in there]
-            if missing:
-                raise UserError(f"{folder} has {there[0].name}, but not {missing[0].name}: fetch CIFAR-10 again")
-            splits = {"train": batches, "test": [test]}
-            return {
-                split: Table(read_cifar10(files, task.labels, cache_dir), f"{folder}, {split}")
-                for split, files in splits.items()
-            }
-    return {}
-
-
-def _imagenet_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
-    found = {}
-    for split, names in (("train", ("train",)), ("validation", ("val", "validation"))):
-        path = next((path for name in names if (path := folder / name).is_dir()), None)
-        if path is not None:
-            found[split] = _open(split, path, cache_dir)
-    return found
-
-
-def _parquet_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
-    tables = {}
-    for split in task.sizes:
-        for name in ("validation", "val") if split == "validation" else (split,):
-            files = sorted([*folder.glob(f"{name}.parquet"), *folder.glob(f"{name}-*-of-*.parquet")])
-            stated = files[0].stem.rpartition("-of-")[2] if files else ""
-            if stated.isdigit() and int(stated) != len(files):
-                raise UserError(f"{folder} has {len(files)} of the {int(stated)} files {name}-*-of-{stated}.parquet")
-            if files:
-                where = files[0] if len(files) == 1 else folder / f"{name}-*-of-{stated}.parquet"
-                tables[split] = _packed("parquet", files, where, cache_dir)
-    return tables
-
-
-_Layout = Callable[[ImageTask, Path, str | None], dict[str, Table]]
-_LAYOUTS: Mapping[str, _Layout] = {
-    "mnist": _mnist_layout,
-    "fashion_mnist": _mnist_layout,
-    "cifar10": _cifar10_layout,
-    "imagenet": _imagenet_layout,
-}
-_WANTED: Mapping[str, str] = {
-    "mnist": "train-images-idx3-ubyte and the three other idx files (or .gz)",
-    "fashion_mnist": "train-images-idx3-ubyte and the three other idx files (or .gz)",
-    "cifar10": "data_batch_1.bin to data_batch_5.bin and test_batch.bin (or the same without .bin)",
-    "imagenet": "the folders train and val, with a folder for each class in them",
-}
-
-
 # Columns.
 
 
-def _with_columns(tables: Mapping[str, Table], image: str | None, label: str | None) -> dict[str, Table]:
+def with_columns(tables: Mapping[str, Table], image: str | None, label: str | None) -> dict[str, Table]:
     """With ``image``, not decoded, and ``label`` as the only columns; test data may lack the labels."""
     found: dict[str, Table] = {}
     for split, table in tables.items():
@@ -450,42 +267,29 @@ def _image_column(table: Table, wanted: str | None) -> str:
     )
 
 
-def _numbered(task: ImageTask, table: Table) -> Table:
-    """With a known task's names for the numbers of its classes."""
-    rows = table.rows
-    if not task.labels or "label" not in rows.column_names:
-        return table
-    feature = rows.features["label"]
-    if isinstance(feature, ClassLabel) and feature.num_classes != len(task.labels):
-        raise UserError(
-            f"{table.name} has {feature.num_classes} classes, and {task.name} has {len(task.labels)}: give its own "
-            "data, or name this data by --train_dir"
-        )
-    # By the numbers, since data sets write some of the names in other ways.
-    values = rows.select_columns(["label"])["label"][:]
-    codes = {name: number for number, name in enumerate(task.labels)}
-    numbers = [codes.get(value, value) for value in values]
-    wrong = next((row for row, number in enumerate(numbers) if number not in range(-1, len(task.labels))), None)
-    if wrong is not None:
-        raise UserError(f"{table.place(wrong)}: {task.name} has no label {numbers[wrong]!r}: give its own data")
-    # Beside the images, which are not copied.
-    images = rows.select_columns(["image"])
-    return replace(table, rows=images.add_column("label", numbers, feature=ClassLabel(names=list(task.labels))))
-
-
 # From splits to a task.
 
 
-def _load(
+def assemble(
     tables: Mapping[str, Table],
     source: str,
     hold_out: HoldOut,
     labels: Sequence[str] | None,
     max_corrupt_share: float,
     num_proc: int | None,
-    task: ImageTask | None = None,
+    check_classes: Callable[[int], None] | None = None,
 ) -> LabelledImages:
-    """Settles the classes, then decodes every image once, then holds out what is lacking."""
+    """Settles the classes, then decodes every image once, then holds out what is lacking.
+
+    Args:
+        tables: the splits, with the columns ``image`` and, where there are labels, ``label``.
+        source: where they are from, for people.
+        hold_out, labels, max_corrupt_share, num_proc: as for :func:`load`.
+        check_classes: refuses, by a UserError, a number of classes, before the images are decoded.
+
+    Raises:
+        UserError: as for :func:`load`.
+    """
     if not 0 <= max_corrupt_share < 1:
         raise UserError(f"--max_corrupt_share must be from 0 to below 1, got {max_corrupt_share:g}")
     notes = [note for table in tables.values() for note in table.notes]
@@ -497,11 +301,8 @@ def _load(
                 labelled[split] = column
     _, names, found = settle_labels(labelled, Columns(), labels, "single_label")
     notes += found
-    if task is not None and len(names) != task.num_classes:
-        raise UserError(
-            f"{task.name} has {task.num_classes} classes, and {source} has {len(names)}: give the whole data, or name "
-            "this data by --train_dir"
-        )
+    if check_classes is not None:
+        check_classes(len(names))
     if "test" in tables and "test" not in labelled:
         notes.append(f"{tables['test'].name} has no labels: its predictions are not scored")
     splits, hashes, kept = DatasetDict(), {}, {}

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.command_line import check_name
-from sqloss_plugins.data.images import TASKS, LabelledImages, load, load_from_hub, load_task
+from sqloss_plugins.data.image_tasks import TASKS, load_task
+from sqloss_plugins.data.images import LabelledImages, load, load_from_hub
 from sqloss_plugins.data.labelled_text import HoldOut
 from sqloss_plugins.data.mini_images import load_mini
 from sqloss_plugins.errors import UserError, sentence

@@ -32,7 +32,7 @@ from datasets import Dataset, DatasetDict, Image
 from transformers import PreTrainedModel
 
 from sqloss_plugins.command_line import check_name
-from sqloss_plugins.data.images import TASKS
+from sqloss_plugins.data.image_tasks import TASKS
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
