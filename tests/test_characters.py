@@ -442,6 +442,7 @@ BAD_OPTIONS = {
     "newlines": (["--task", "text8", "--keep_newlines"], "--keep_newlines is of --task enwik8: leave it out"),
     "no training": (["--validation_file", "x"], "--validation_file needs --train_file beside it"),
     "no folder": (["--task", "text8", "--data_dir", "x"], "x has neither text8 nor text8.zip"),
+    "empty value": (["--train_file", ""], "--train_file is empty: give a value, or leave it out"),
     "no file": (["--train_file", "x"], "--train_file x cannot be read: No such file or directory"),
     "a folder": (["--train_file", ".", "--test_file", "x"], "--train_file"),
     "empty": (["--train_file", "/dev/null"], "/dev/null is too short for a train text"),

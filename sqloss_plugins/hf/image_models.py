@@ -150,25 +150,33 @@ def _vit(args: ImageModelArguments, about_labels: dict[str, Any], pixels: Pixels
     return ViTForImageClassification(config)
 
 
+_TCNN, _WIDE, _VIT = TemporalConvolutionConfig(), WideResnetConfig(), ViTConfig()  # at the sizes of their papers
+
 ARCHITECTURES: Mapping[str, ImageArchitecture] = {
     "tcnn": ImageArchitecture(
         "temporal convolutional network, Bai et al. 2018",
         _tcnn,
-        {"image_size": 28, "depth": 8, "hidden_size": 25, "dropout": 0.05, "permutation_seed": 0},
+        {
+            **{"image_size": _TCNN.image_size, "depth": _TCNN.levels, "hidden_size": _TCNN.hidden_size},
+            **{"dropout": _TCNN.dropout, "permutation_seed": 0},
+        },
         ("depth", "hidden_size"),
         {"image_size": 8, "depth": 4},
     ),
     "wide_resnet": ImageArchitecture(
         "wide residual network, Zagoruyko & Komodakis 2016",
         _wide_resnet,
-        {"image_size": 32, "depth": 28, "widen_factor": 20, "dropout": 0.0},
+        {name: getattr(_WIDE, name) for name in ("image_size", "depth", "widen_factor", "dropout")},
         ("depth", "widen_factor"),
         {"image_size": 8, "depth": 10, "widen_factor": 1},
     ),
     "vit": ImageArchitecture(
         "vision transformer, Dosovitskiy et al. 2021",
         _vit,
-        {"image_size": 224, "depth": 12, "hidden_size": 768, "patch_size": 16, "dropout": 0.0},
+        {
+            **{"image_size": _VIT.image_size, "depth": _VIT.num_hidden_layers, "hidden_size": _VIT.hidden_size},
+            **{"patch_size": _VIT.patch_size, "dropout": _VIT.hidden_dropout_prob},
+        },
         ("depth", "hidden_size", "patch_size"),
         {
             **{"image_size": 8, "depth": 2, "hidden_size": 64, "patch_size": 2},

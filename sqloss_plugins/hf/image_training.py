@@ -11,9 +11,8 @@ from typing import Any
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.image_models import PRE_TRAINED, ImageModelArguments, Pixels, size_defaults
 from sqloss_plugins.hf.image_transforms import AUGMENTATIONS
-from sqloss_plugins.hf.options import refuse_given
+from sqloss_plugins.hf.options import option, refuse_given
 from sqloss_plugins.hf.own_images import ImageDataArguments
-from sqloss_plugins.hf.own_texts import option
 from sqloss_plugins.paper import HyperParameters, hyperparameters
 
 PIXELS: Mapping[str, Pixels] = {

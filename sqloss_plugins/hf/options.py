@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +193,22 @@ def _check(task: Task) -> None:
         refuse_given(given, ("patience",), "is of --protocol early_stopping")
         if "num_train_epochs" in given:
             refuse_given(given, ("cross_entropy_run",), "says how many epochs, and so does --num_train_epochs")
+
+
+def option(text: str, default: Any = None, **more: Any) -> Any:
+    """A field of arguments: its help, its default, and more that ``argparse`` takes."""
+    return field(default=default, metadata={"help": text, **more})
+
+
+def refuse_empty(values: Mapping[str, Any]) -> None:
+    """Refuses options that are given as an empty text, such as a variable of a script that is not set.
+
+    Raises:
+        UserError: for the first that is found.
+    """
+    for name, value in values.items():
+        if value == "":
+            raise UserError(f"--{name} is empty: give a value, or leave it out")
 
 
 def refuse_given(given: Collection[str], names: Sequence[str], reason: str) -> None:

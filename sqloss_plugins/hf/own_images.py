@@ -13,8 +13,7 @@ from sqloss_plugins.data.images import LabelledImages, load, load_from_hub
 from sqloss_plugins.data.labelled_text import HoldOut
 from sqloss_plugins.data.mini_images import load_mini
 from sqloss_plugins.errors import UserError, sentence
-from sqloss_plugins.hf.options import refuse_given
-from sqloss_plugins.hf.own_texts import option
+from sqloss_plugins.hf.options import option, refuse_empty, refuse_given
 from sqloss_plugins.hf.task import TaskArguments
 
 _FOLDERS = ("train_dir", "validation_dir", "test_dir")
@@ -74,9 +73,7 @@ def check_source(args: ImageDataArguments, given: Collection[str], do_train: boo
     Raises:
         UserError: for the first that is found.
     """
-    for name, value in vars(args).items():
-        if value == "":
-            raise UserError(f"--{name} is empty: give a value, or leave it out")
+    refuse_empty(vars(args))
     sources, tasks = args.sources, ", ".join(TASKS)
     if not sources and args.known_task is None:
         lacking = "--mini needs" if args.mini else "there are no images: give --train_dir, --dataset_name, or"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.command_line import check_name
 from sqloss_plugins.data.labelled_text import Columns, HoldOut, LabelledText, load_files, load_from_hub
 from sqloss_plugins.errors import UserError, sentence
-from sqloss_plugins.hf.options import refuse_given
+from sqloss_plugins.hf.options import option, refuse_empty, refuse_given
 from sqloss_plugins.hf.task import TaskArguments
 
 _FILES = ("train_file", "validation_file", "test_file")
@@ -29,11 +29,6 @@ _OF_OWN_DATA = (
     "test_size",
 )
 _OF_TRAINING_DATA = ("validation_size", "test_size", "shuffle_train_dataset", "shuffle_seed", "max_train_samples")
-
-
-def option(text: str, default: Any = None, **more: Any) -> Any:
-    """A field of arguments: its help, its default, and more that ``argparse`` takes."""
-    return field(default=default, metadata={"help": text, **more})
 
 
 @dataclass
@@ -96,9 +91,7 @@ def check_source(args: LabelledTextArguments, given: Collection[str], do_train: 
     Raises:
         UserError: for the first that is found.
     """
-    for name, value in vars(args).items():
-        if value == "" and not name.endswith("delimiter"):
-            raise UserError(f"--{name} is empty: give a value, or leave it out")
+    refuse_empty({name: value for name, value in vars(args).items() if not name.endswith("delimiter")})
     sources = args.sources
     if args.mini and sources:
         raise UserError(f"--mini and --{sources[0]} exclude each other: the mini data or your own")

@@ -33,8 +33,7 @@ from sqloss_plugins.command_line import check_name
 from sqloss_plugins.data.characters import MD5, CharacterData, download, load_files, load_mini, load_task, mapped
 from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.hf import experiment
-from sqloss_plugins.hf.options import check_at_least, refuse_given
-from sqloss_plugins.hf.own_texts import option
+from sqloss_plugins.hf.options import check_at_least, option, refuse_empty, refuse_given
 from sqloss_plugins.hf.streams import CarriedMemory, Segments
 from sqloss_plugins.hf.task import Scores, Task, TaskArguments
 from sqloss_plugins.hf.token_scores import TokenScores
@@ -119,6 +118,7 @@ class Characters(Task):
     def check(self) -> None:
         """Refuses sizes that no model has, sources that contradict each other, and options that have no effect."""
         args, config, given = self.args, self.config, self.given
+        refuse_empty(vars(args))
         check_at_least(1, args, "hidden_size", "num_layers", "num_heads", "segment_length", "eval_streams")
         check_at_least(0, args, "memory_length")
         if args.memory_length is None:

@@ -38,8 +38,8 @@ from sqloss_plugins.data.tables import read_table
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError, listed
 from sqloss_plugins.hf import experiment
-from sqloss_plugins.hf.options import refuse_given
-from sqloss_plugins.hf.own_texts import SOURCES, LabelledTextArguments, check_source, option, read, source_name
+from sqloss_plugins.hf.options import option, refuse_given
+from sqloss_plugins.hf.own_texts import SOURCES, LabelledTextArguments, check_source, read, source_name
 from sqloss_plugins.hf.tasks.sequence_classification import (
     COMMON,
     SequenceClassification,
