@@ -526,6 +526,16 @@ def test_mnist(tmp_path, task, inner):
     )
 
 
+def test_mnist_and_fashion_mnist_side_by_side(tmp_path):
+    """As torchvision leaves them: their files have the same names, and each task takes its own."""
+    folders = {"mnist": tmp_path / "data/MNIST/raw", "fashion_mnist": tmp_path / "data/FashionMNIST/raw"}
+    for number, folder in enumerate(folders.values(), start=2):
+        write_mnist(folder, tuple(range(10)) * number)
+    for number, task in enumerate(folders, start=2):
+        found = load_task(task, tmp_path / "data", hold_out=NONE, cache_dir=str(tmp_path / "cache"))
+        assert found.data.sizes["train"] == 10 * number
+
+
 def write_cifar10(folder):
     folder.mkdir(parents=True)
     colours = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), dtype=np.uint8)

@@ -117,9 +117,16 @@ def load_task(
     return replace(found, data=replace(found.data, notes=notes))
 
 
-_FOLDERS: tuple[str, ...] = (".", "raw", "MNIST/raw", "FashionMNIST/raw", "cifar-10-batches-bin", "cifar-10-batches-py")
-_FOLDERS += ("data", "plain_text", "mnist", "fashion_mnist", "ILSVRC/Data/CLS-LOC")
-"""Where archives and torchvision put the files, within the folder that a user names."""
+_FOLDERS: Mapping[str, tuple[str, ...]] = {
+    "mnist": ("MNIST/raw", "mnist"),
+    "fashion_mnist": ("FashionMNIST/raw", "fashion_mnist"),
+    "cifar10": ("cifar-10-batches-bin", "cifar-10-batches-py", "plain_text"),
+    "imagenet": ("ILSVRC/Data/CLS-LOC",),
+}
+"""Where archives, torchvision and the hub put a task's files, within the folder that a user names.
+
+Each task has its own, since MNIST and Fashion-MNIST, whose files have the same names, may lie side by side.
+"""
 
 
 def _from_dir(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
@@ -127,7 +134,7 @@ def _from_dir(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str,
     if not folder.is_dir():
         raise UserError(f"data_dir {folder} is not a folder")
     layouts = (_LAYOUTS[task.name], _parquet_layout)
-    for inner in (folder / name for name in _FOLDERS):
+    for inner in (folder / name for name in (".", "raw", "data", *_FOLDERS[task.name])):
         for layout in layouts:
             tables = layout(task, inner, cache_dir)
             if tables:
