@@ -253,7 +253,7 @@ def test_a_hold_out_is_a_partition_with_class_shares_kept(counts, validation_siz
     assert [sizes.get("test", 0), sizes.get("validation", 0)] == wanted
     if not sizes:
         return
-    parts, notes = labelled_text.draw_hold_out(train, sizes, seed, "single_label")
+    parts, notes = labelled_text._draw_hold_out(train, sizes, seed, "single_label")
     assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(len(labels)))
     for split, size in sizes.items():
         assert len(parts[split]) == size
@@ -265,7 +265,7 @@ def test_a_hold_out_is_a_partition_with_class_shares_kept(counts, validation_siz
             shares = np.bincount(labels[movable], minlength=len(counts)) * sizes[split] / len(movable)
             assert np.abs(np.bincount(labels[parts[split]], minlength=len(counts)) - shares).max() < 1
         rest = np.setdiff1d(rest, parts.get(split, []))
-    again, _ = labelled_text.draw_hold_out(train, sizes, seed, "single_label")
+    again, _ = labelled_text._draw_hold_out(train, sizes, seed, "single_label")
     assert all(np.array_equal(parts[split], again[split]) for split in parts)
 
 

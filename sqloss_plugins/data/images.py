@@ -24,9 +24,8 @@ from sqloss_plugins.data.labelled_text import (
     Columns,
     HoldOut,
     LabelColumn,
-    draw_hold_out,
+    divided,
     hold_out_sizes,
-    repeated,
     settle_labels,
 )
 from sqloss_plugins.data.tables import Table, reading
@@ -324,14 +323,8 @@ def assemble(
         splits[split] = splits[split].cast_column("image", Image())
         kept[split] = replace(table, rows=splits[split])
     sizes = hold_out_sizes(kept, hold_out, _SIZE_OPTIONS)
-    if sizes:
-        parts, found = draw_hold_out(splits["train"], sizes, hold_out.seed, "single_label")
-        notes += found
-        train, of_train = splits["train"], hashes["train"]
-        for split, part in parts.items():
-            splits[split], hashes[split] = train.select(part), of_train[part]
-    notes += repeated(hashes, "images")
-    splits = DatasetDict({split: splits[split] for split in SPLITS if split in splits})
+    splits, found = divided(splits, hashes, sizes, hold_out.seed, "single_label", "images")
+    notes += found
     return LabelledImages(ImageData(splits, source, notes=tuple(notes)), names)
 
 

@@ -204,14 +204,8 @@ def _load(
             features=features,
             remove_columns=table.rows.column_names,
         )
-    if sizes:
-        parts, found = draw_hold_out(splits["train"], sizes, hold_out.seed, kind)
-        notes += found
-        train, of_train = splits["train"], hashes["train"]
-        for split, rows in parts.items():
-            splits[split], hashes[split] = train.select(rows), of_train[rows]
-    notes += repeated(hashes)
-    splits = DatasetDict({split: splits[split] for split in SPLITS if split in splits})
+    splits, found = divided(splits, hashes, sizes, hold_out.seed, kind)
+    notes += found
     return LabelledText(TaskData(splits, source, notes=tuple(notes)), outputs, kind, names)
 
 
@@ -624,17 +618,36 @@ def hold_out_sizes(
     return sizes
 
 
-def draw_hold_out(
-    train: Dataset, sizes: Mapping[str, int], seed: int, kind: str
-) -> tuple[dict[str, npt.NDArray[np.int64]], list[str]]:
-    """Row numbers of the training data by split, in order, and notes.
+def divided(
+    splits: Mapping[str, Dataset],
+    hashes: Mapping[str, npt.NDArray[np.int64]],
+    sizes: Mapping[str, int],
+    seed: int,
+    kind: str,
+    what: str = "texts",
+) -> tuple[DatasetDict, list[str]]:
+    """The splits in their order, those that are lacking held out of the training data, and notes.
 
     Args:
-        train: the training data; for ``single_label`` with class numbers as ``label``.
+        splits: those that are there; for ``single_label`` with class numbers as ``label`` in the training data.
+        hashes: split -> a hash of each row; a note says how many of the training data are in another split, too.
         sizes: as :func:`hold_out_sizes` says.
         seed: that of the drawing.
         kind: one of :data:`KINDS`.
+        what: what the rows have, for the notes.
     """
+    notes: list[str] = []
+    if sizes:
+        parts, notes = _draw_hold_out(splits["train"], sizes, seed, kind)
+        splits = {**splits, **{split: splits["train"].select(rows) for split, rows in parts.items()}}
+        hashes = {**hashes, **{split: hashes["train"][rows] for split, rows in parts.items()}}
+    return DatasetDict({split: splits[split] for split in SPLITS if split in splits}), notes + _repeated(hashes, what)
+
+
+def _draw_hold_out(
+    train: Dataset, sizes: Mapping[str, int], seed: int, kind: str
+) -> tuple[dict[str, npt.NDArray[np.int64]], list[str]]:
+    """Row numbers of the training data by split, in order, and notes."""
     rest = np.arange(len(train))
     labels = np.asarray(train["label"][:]) if kind == "single_label" else None
     parts, notes, alone = {}, [], 0
@@ -656,13 +669,8 @@ def draw_hold_out(
     return {"train": rest, **parts}, notes
 
 
-def repeated(hashes: Mapping[str, npt.NDArray[np.int64]], what: str = "texts") -> list[str]:
-    """Warnings of rows of the training data that are in another split, too.
-
-    Args:
-        hashes: split -> a hash of each row.
-        what: what the rows have.
-    """
+def _repeated(hashes: Mapping[str, npt.NDArray[np.int64]], what: str) -> list[str]:
+    """Warnings of rows of the training data that are in another split, too."""
     notes = []
     for split in ("validation", "test"):
         if "train" in hashes and split in hashes:
