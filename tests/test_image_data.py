@@ -19,7 +19,7 @@ from test_image_files import batch_bin, idx, write_idx
 from sqloss_plugins.data import images
 from sqloss_plugins.data.image_tasks import TASKS, load_task
 from sqloss_plugins.data.images import ImageData, as_rgb, load, load_from_hub
-from sqloss_plugins.data.labelled_text import HoldOut
+from sqloss_plugins.data.labelled_text import SPLITS, HoldOut
 from sqloss_plugins.data.mini_images import SIZES, load_mini
 from sqloss_plugins.errors import UserError
 
@@ -75,8 +75,8 @@ def write_shards(folder, rows, count=2):
 def read(tmp_path):
     """``load``, with a cache of its own."""
 
-    def load_here(hold_out=NONE, splits=None, **options):
-        sources = {split: options.pop(split) for split in ("train", "validation", "test") if split in options}
+    def load_here(hold_out=NONE, **options):
+        sources = {split: options.pop(split) for split in SPLITS if split in options}
         return load(sources, hold_out, cache_dir=str(tmp_path / "cache"), **options)
 
     return load_here
@@ -419,8 +419,8 @@ BAD = {
         lambda folder: {"train": write_folder(folder / "a", contents(3)), "hold_out": HoldOut(5)},
         "has 3 rows, too few to hold out 5 for validation: make --train_val_split smaller",
     ),
-    "no share": (
-        lambda folder: {"train": write_folder(folder / "a", contents(3)), "hold_out": HoldOut(1.5)},
+    "no share, before the images are decoded": (
+        lambda folder: {"train": corrupted(folder / "a", (1, b"x")), "hold_out": HoldOut(1.5)},
         "--train_val_split 1.5 is neither a fraction below 1 nor a number of rows",
     ),
     "a validation split alone": (

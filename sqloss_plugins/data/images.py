@@ -302,6 +302,7 @@ def assemble(
     notes += found
     if check_classes is not None:
         check_classes(len(names))
+    hold_out_sizes(tables, hold_out, _SIZE_OPTIONS)  # refuses what cannot be, before the images are decoded
     if "test" in tables and "test" not in labelled:
         notes.append(f"{tables['test'].name} has no labels: its predictions are not scored")
     splits, hashes, kept = DatasetDict(), {}, {}
