@@ -783,6 +783,18 @@ def test_decoding(tiny, data, tmp_path):
     assert square != temperature
 
 
+def test_hypotheses_are_no_longer_than_ctc_has_frames(tiny, data):
+    """ESPnet's beam search ends with an IndexError where more are allowed, by a number or by a ratio."""
+    speech, _ = soundfile.read(data / "a.wav", dtype="float32")
+    tokens = {}
+    for ratio in (1.0, -100.0, 3.5, -2.0):
+        found = Speech2Text(*map(str, tiny), beam_size=10, ctc_weight=0.3, maxlenratio=ratio)(speech)
+        tokens[ratio] = found[0][1]
+    assert len(tokens[1.0]) > 2
+    assert tokens[-100.0] == tokens[3.5] == tokens[1.0]
+    assert len(tokens[-2.0]) <= 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

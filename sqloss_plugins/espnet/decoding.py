@@ -137,6 +137,25 @@ def keep_coverage_apart(model: nn.Module) -> None:
             module.register_forward_pre_hook(copy_list)
 
 
+def keep_within_frames(search: Any) -> None:
+    """Lets no hypothesis have more tokens than there are encoded frames, for the rest of the beam search's life.
+
+    With so many tokens CTC has nothing left; where ``maxlenratio`` allows for more, ESPnet's beam search goes on, and
+    its CTC scorer ends with an IndexError. Without CTC, or at most so many, nothing is changed.
+
+    Args:
+        search: ESPnet's beam search; one that has no CTC scorer, or is none, is left alone.
+    """
+
+    def limit(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        frames, ratio = len(options["x"]), options["maxlenratio"]
+        longest = -ratio if ratio < 0 else ratio * frames
+        return inputs, {**options, "maxlenratio": 1.0} if longest > frames else options
+
+    if "ctc" in getattr(search, "part_scorers", ()):
+        search.register_forward_pre_hook(limit, with_kwargs=True)
+
+
 class Speech2Text(asr_inference.Speech2Text):
     """ESPnet's ``Speech2Text`` with a choice of how outputs become probabilities.
 
@@ -159,6 +178,7 @@ class Speech2Text(asr_inference.Speech2Text):
         if _is_ours(self.asr_model) and config and model_file and not given.get("quantize_asr_model"):
             check_fit(self.asr_model, read_state(Path(model_file)), Path(config), Path(model_file))
         keep_coverage_apart(self.asr_model)
+        keep_within_frames(self.beam_search)
         self.method = method or methods_of(self.asr_model)[0]
         use_method(self.asr_model, self.method, temperature)
 
