@@ -17,6 +17,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from commands import assert_refused
 from speech import TINY_ASR, TINY_LM
 
 from sqloss_plugins.data.corpora.librispeech import write_mini
@@ -362,9 +363,7 @@ def test_decoding_that_cannot_be_is_refused_before_anything_is_made(case, option
     words, message = BAD_DECODING[case]
     own = options.index("--lm_config")
     given = [str(tmp_path) if word == options[4] else word for word in options[:own] + options[own + 2 :]]
-    assert main([*given, "--max_epoch", "3", *words]) == 2
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert_refused(main, [*given, "--max_epoch", "3", *words], "sqloss asr", message, tmp_path, capsys)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -466,9 +465,7 @@ BAD_NAMES = {
 def test_wrong_values_are_refused_before_anything_is_made(case, options, tmp_path, capsys):
     words, message = BAD_NAMES[case]
     given = [str(tmp_path) if word == options[4] else word for word in options]
-    assert main([*given, *words]) == 2
-    assert message in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
+    assert_refused(main, [*given, *words], "sqloss asr", message, tmp_path, capsys)
 
 
 def test_the_normalisation_and_the_model_to_begin_with(whole, options, capsys):
