@@ -10,7 +10,7 @@ import soundfile
 from commands import assert_refused
 from hypothesis import given
 from hypothesis import strategies as st
-from speech import call_compressed, make_decoder
+from speech import call_compressed, make_decoder, settings
 
 from sqloss_plugins.data.corpora import Utterance
 from sqloss_plugins.data.corpora.conversion import convert_audio, resample
@@ -19,8 +19,6 @@ from sqloss_plugins.data.corpora.sphere import write_sphere
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import main
 from sqloss_plugins.espnet.recipe.options import parse
-from sqloss_plugins.espnet.recipe.paths import Paths
-from sqloss_plugins.espnet.recipe.settings import Settings
 from sqloss_plugins.results import read_result
 
 TINY = [
@@ -571,11 +569,8 @@ def test_no_utterance_of_the_durations(mine, tmp_path, monkeypatch, capsys):
 
 
 def test_defaults(mine, tmp_path):
-    def settings(*words):
-        given = parse(["mine", "--train", str(mine / "all.tsv"), "--workdir", str(tmp_path), *words])
-        return Settings(given, Paths(given))
-
-    found = settings()
+    words = ["mine", "--train", str(mine / "all.tsv"), "--workdir", str(tmp_path)]
+    found = settings(*words)
     options = found.given.options
     assert (options.arch, options.token_type, options.durations) == (
         "conformer",
@@ -583,13 +578,13 @@ def test_defaults(mine, tmp_path):
         {"train": (0.1, 20.0), "dev": (0.1, 20.0)},
     )
     assert (found.espnet.frontend_conf["hop_length"], found.fewest_samples) == (160, 960)
-    assert settings("--frontend_conf", "hop_length=128").fewest_samples == 768
-    assert settings("--encoder_conf", "input_layer=conv2d6").fewest_samples == 1600
-    assert settings("--arch", "conformer_large", "--fs", "44.1k").espnet.frontend_conf["win_length"] == 1102
+    assert settings(*words, "--frontend_conf", "hop_length=128").fewest_samples == 768
+    assert settings(*words, "--encoder_conf", "input_layer=conv2d6").fewest_samples == 1600
+    assert settings(*words, "--arch", "conformer_large", "--fs", "44.1k").espnet.frontend_conf["win_length"] == 1102
     own = tmp_path / "own.yaml"
     own.write_text("frontend_conf: {fs: 16k}\nbest_model_criterion: [[valid, acc, max]]\n")
     with pytest.raises(UserError, match="fs is 16k, and the audio has 8000 Hz: the two must be the same"):
-        settings("--asr_config", str(own), "--fs", "8k")  # taken as it is
+        settings(*words, "--asr_config", str(own), "--fs", "8k")  # taken as it is
 
 
 def test_known_corpora_keep_all_their_utterances(tmp_path):

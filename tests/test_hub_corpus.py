@@ -11,13 +11,11 @@ import soundfile
 from commands import assert_refused
 from datasets import Audio, Features, Value
 from pyarrow import parquet
+from speech import settings
 
 from sqloss_plugins.data.corpora.hub import HubSplit, parse_split
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import main
-from sqloss_plugins.espnet.recipe.options import parse
-from sqloss_plugins.espnet.recipe.paths import Paths
-from sqloss_plugins.espnet.recipe.settings import Settings
 
 TEXTS = ("one", "two too", "three")
 
@@ -154,8 +152,7 @@ def test_a_data_set_is_prepared_by_the_recipe(data_set, tmp_path, monkeypatch, c
     assert main([*words, "--stop_stage", "3"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("done before") == 6  # two manifests, three subsets, the dictionary
-    given = parse([*words, "--stage", "4"])
-    assert Settings(given, Paths(given)).of_data()["folder"] == f"hub:{data_set}"
+    assert settings(*words, "--stage", "4").of_data()["folder"] == f"hub:{data_set}"
     assert main([*words[:2], f"hub:{data_set}:train[:8]", *words[3:], "--stop_stage", "3"]) == 2
     assert "holds another run" in capsys.readouterr().err
 
