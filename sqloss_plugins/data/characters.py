@@ -21,7 +21,7 @@ from datasets import Dataset, DatasetDict
 from numpy.typing import NDArray
 
 from sqloss_plugins.data import text
-from sqloss_plugins.data.corpora.download import fetch
+from sqloss_plugins.data.corpora.download import fetch, md5_of
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.data.text import SPLITS, texts
 from sqloss_plugins.errors import UserError, sentence
@@ -110,7 +110,7 @@ def load_task(name: str, folder: Path, keep_newlines: bool = False, cache_dir: s
     path = folder / name
     if not path.is_file():
         path = _unpacked(folder / f"{name}.zip", name, cache_dir)
-    digest, size = _md5(path), path.stat().st_size
+    digest, size = md5_of(path), path.stat().st_size
     held_out = size // _HELD_OUT
     if held_out < len(SPLITS):
         raise UserError(f"{path} has {size} bytes, and {name} has 100,000,000: get it anew")
@@ -139,7 +139,7 @@ def download(name: str, cache_dir: str | None = None) -> Path:
     folder = _cache(cache_dir)
     archive = folder / f"{name}.zip"
     fetch(f"{SERVER}/{archive.name}", archive)
-    if _md5(_unpacked(archive, name, cache_dir)) != MD5[name]:
+    if md5_of(_unpacked(archive, name, cache_dir)) != MD5[name]:
         raise OSError(f"{archive} is damaged, remove it: what is in it has not the published checksum")
     return folder
 
@@ -154,7 +154,7 @@ def _unpacked(archive: Path, name: str, cache_dir: str | None) -> Path:
         raise UserError(f"{archive.parent} has neither {name} nor {name}.zip: give the folder that has one of them")
     try:
         with zipfile.ZipFile(archive) as file, file.open(name) as content:
-            return _kept(f"{name}-of-{_md5(archive)}", iter(lambda: content.read(_BLOCK), b""), cache_dir)
+            return _kept(f"{name}-of-{md5_of(archive)}", iter(lambda: content.read(_BLOCK), b""), cache_dir)
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
         raise UserError(f"{archive} is damaged, or has no {name} in it: {sentence(error)}; get it anew") from error
 
@@ -265,8 +265,3 @@ def _kept(name: str, blocks: Iterable[bytes], cache_dir: str | None) -> Path:
                 os.unlink(file.name)
                 raise
     return path
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

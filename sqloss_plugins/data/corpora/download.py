@@ -27,7 +27,7 @@ def fetch(url: str, path: Path, md5: str | None = None) -> None:
     Raises:
         OSError: the server cannot be reached, the connection broke, or the file has another checksum.
     """
-    if path.is_file() and (md5 is None or _md5(path) == md5):
+    if path.is_file() and (md5 is None or md5_of(path) == md5):
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -38,7 +38,7 @@ def fetch(url: str, path: Path, md5: str | None = None) -> None:
     size = partial.stat().st_size
     if total is not None and size < total:
         raise OSError(f"{url} broke off after {size} of {total} bytes")
-    if (total is not None and size > total) or (md5 and _md5(partial) != md5):
+    if (total is not None and size > total) or (md5 and md5_of(partial) != md5):
         partial.unlink()
         raise OSError(f"{url} is damaged: it has not the checksum or size that is published")
     os.replace(partial, path)
@@ -72,7 +72,8 @@ def _go_on(url: str, partial: Path) -> int | None:
     return total
 
 
-def _md5(path: Path) -> str:
+def md5_of(path: Path) -> str:
+    """The checksum of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
