@@ -117,32 +117,20 @@ def load_task(
     return replace(found, data=replace(found.data, notes=notes))
 
 
-_FOLDERS: Mapping[str, tuple[str, ...]] = {
-    "mnist": ("MNIST/raw", "mnist"),
-    "fashion_mnist": ("FashionMNIST/raw", "fashion_mnist"),
-    "cifar10": ("cifar-10-batches-bin", "cifar-10-batches-py", "plain_text"),
-    "imagenet": ("ILSVRC/Data/CLS-LOC",),
-}
-"""Where archives, torchvision and the hub put a task's files, within the folder that a user names.
-
-Each task has its own, since MNIST and Fashion-MNIST, whose files have the same names, may lie side by side.
-"""
-
-
 def _from_dir(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
     """A known task's splits by the names of its files."""
     if not folder.is_dir():
         raise UserError(f"data_dir {folder} is not a folder")
-    layouts = (_LAYOUTS[task.name], _parquet_layout)
-    for inner in (folder / name for name in (".", "raw", "data", *_FOLDERS[task.name])):
-        for layout in layouts:
+    known = _DISTRIBUTIONS[task.name]
+    for inner in (folder / name for name in (".", "raw", "data", *known.folders)):
+        for layout in (known.layout, _parquet_layout):
             tables = layout(task, inner, cache_dir)
             if tables:
                 missing = [split for split in task.sizes if split not in tables]
                 if missing:
                     raise UserError(f"{inner} has {' and '.join(tables)} data of {task.name}, but no {missing[0]} data")
                 return tables
-    raise UserError(f"{folder} has no data of {task.name}: it needs {_WANTED[task.name]}, or train*.parquet and so on")
+    raise UserError(f"{folder} has no data of {task.name}: it needs {known.files}, or train*.parquet and so on")
 
 
 def _mnist_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dict[str, Table]:
@@ -198,18 +186,34 @@ def _parquet_layout(task: ImageTask, folder: Path, cache_dir: str | None) -> dic
     return tables
 
 
-_Layout = Callable[[ImageTask, Path, str | None], dict[str, Table]]
-_LAYOUTS: Mapping[str, _Layout] = {
-    "mnist": _mnist_layout,
-    "fashion_mnist": _mnist_layout,
-    "cifar10": _cifar10_layout,
-    "imagenet": _imagenet_layout,
-}
-_WANTED: Mapping[str, str] = {
-    "mnist": "train-images-idx3-ubyte and the three other idx files (or .gz)",
-    "fashion_mnist": "train-images-idx3-ubyte and the three other idx files (or .gz)",
-    "cifar10": "data_batch_1.bin to data_batch_5.bin and test_batch.bin (or the same without .bin)",
-    "imagenet": "the folders train and val, with a folder for each class in them",
+@dataclass(frozen=True)
+class _Distribution:
+    """How a task's data is distributed.
+
+    Attributes:
+        layout: finds the splits by the names of the files.
+        files: these, for messages.
+        folders: where archives, torchvision and the hub put the files, within the folder that a user names. Each task
+            has its own, since MNIST and Fashion-MNIST, whose files have the same names, may lie side by side.
+    """
+
+    layout: Callable[[ImageTask, Path, str | None], dict[str, Table]]
+    files: str
+    folders: tuple[str, ...]
+
+
+_IDX = "train-images-idx3-ubyte and the three other idx files (or .gz)"
+_DISTRIBUTIONS: Mapping[str, _Distribution] = {
+    "mnist": _Distribution(_mnist_layout, _IDX, ("MNIST/raw", "mnist")),
+    "fashion_mnist": _Distribution(_mnist_layout, _IDX, ("FashionMNIST/raw", "fashion_mnist")),
+    "cifar10": _Distribution(
+        _cifar10_layout,
+        "data_batch_1.bin to data_batch_5.bin and test_batch.bin (or the same without .bin)",
+        ("cifar-10-batches-bin", "cifar-10-batches-py", "plain_text"),
+    ),
+    "imagenet": _Distribution(
+        _imagenet_layout, "the folders train and val, with a folder for each class in them", ("ILSVRC/Data/CLS-LOC",)
+    ),
 }
 
 
