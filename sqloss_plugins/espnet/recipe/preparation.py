@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from sqloss_plugins.data.corpora import Corpus, MiniCorpus, Utterance, check_audio, check_subsets, write_data_dir
 from sqloss_plugins.data.corpora.sphere import decode, find_decoder, read_header
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.espnet.recipe.error_rates import read_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, digest
 from sqloss_plugins.folders import lock_folder
@@ -47,7 +47,7 @@ def download_corpus(corpus: Corpus, subsets: Sequence[str], folder: Path) -> Non
             corpus.download(subsets, folder)
         except (OSError, RuntimeError, EOFError) as error:  # torchaudio's and the archives' own
             raise UserError(
-                f"the download to {folder} failed: {' '.join(str(error).split())}; begin again, or give --corpus"
+                f"the download to {folder} failed: {sentence(error)}; begin again, or give --corpus"
             ) from error
     print(f"  the corpus is in {folder}", flush=True)
 

@@ -24,7 +24,7 @@ from espnet2.tasks.lm import LMTask
 from sqloss_plugins import paper
 from sqloss_plugins.command_line import read_mapping
 from sqloss_plugins.data.corpora.hub import PREFIX
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.espnet.model import MODEL_NAME
 from sqloss_plugins.espnet.model_files import check_sample_rate, read_state, sample_rate
 from sqloss_plugins.espnet.recipe.frames import Subsampling, subsampling
@@ -63,7 +63,7 @@ def _as_espnet_reads(parser: argparse.ArgumentParser, program: str, arguments: S
     try:
         found = parser.parse_args([*arguments, "--output_dir", "x"])
     except yaml.YAMLError as error:
-        raise UserError(f"ESPnet's {program} cannot read a value: {' '.join(str(error).split())}") from error
+        raise UserError(f"ESPnet's {program} cannot read a value: {sentence(error)}") from error
     for name, value in vars(found).items():
         if name in mappings and not isinstance(value, dict):
             raise UserError(f"{name} of the {program} must be a mapping of names to values, got {value!r}")
