@@ -12,7 +12,7 @@ import pytest
 from sqloss_plugins.data.corpora import CORPORA, an4, librispeech
 from sqloss_plugins.data.corpora.download import fetch, unpack
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.recipe.preparation import download_corpus
+from sqloss_plugins.espnet.recipe.preparation import download_corpus, download_text
 
 CONTENT = bytes(range(256)) * 5000
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -79,6 +79,17 @@ def test_a_download_that_broke_off_goes_on(takes_ranges, serve, tmp_path):
     fetch(f"{url}/x", path, MD5)
     assert len(asked) == 2  # it is there
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_language_models_text_goes_on_where_it_broke_off(serve, tmp_path):
+    url, asked = serve({"text.gz": CONTENT}, [400_000])
+    path = tmp_path / "downloads/text.gz"
+    with pytest.raises(UserError, match=r"the download of http.* failed: .* broke off after 400000 of 1280000 bytes"):
+        download_text(f"{url}/text.gz", path)
+    assert not path.exists()
+    download_text(f"{url}/text.gz", path)
+    assert path.read_bytes() == CONTENT
+    assert asked[1:] == [("/text.gz", "bytes=400000-")]
 
 
 def test_a_download_that_was_killed_at_its_end(serve, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import urllib.request
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sqloss_plugins.data.corpora import Corpus, MiniCorpus, Utterance, check_audio, check_subsets, write_data_dir
+from sqloss_plugins.data.corpora.download import fetch
 from sqloss_plugins.data.corpora.sphere import decode, find_decoder, read_header
 from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.espnet.recipe.error_rates import read_text
@@ -71,7 +71,7 @@ def make_mini_corpus(mini: MiniCorpus, folder: Path) -> None:
 
 
 def download_text(url: str, path: Path) -> None:
-    """Downloads the further text of the language model, once.
+    """Downloads the further text of the language model, once; a download that broke off goes on.
 
     Raises:
         UserError: the download failed.
@@ -80,15 +80,12 @@ def download_text(url: str, path: Path) -> None:
         if path.is_file():
             print(f"  done before: {path}", flush=True)
             return
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            with urllib.request.urlopen(url) as answer, partial.open("wb") as file:
-                shutil.copyfileobj(answer, file)
+            fetch(url, path)
         except (OSError, ValueError) as error:
             raise UserError(
                 f"the download of {url} failed: {error}; begin again, or give --lm_text FILE or none"
             ) from error
-        os.replace(partial, path)
     print(f"  the text for the language model is {path}", flush=True)
 
 
