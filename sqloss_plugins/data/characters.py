@@ -260,6 +260,7 @@ def _kept(name: str, blocks: Iterable[bytes], cache_dir: str | None) -> Path:
             try:
                 file.writelines(blocks)
                 file.flush()
+                os.chmod(file.name, 0o644)  # the cache may be shared
                 os.replace(file.name, path)
             except BaseException:
                 os.unlink(file.name)
