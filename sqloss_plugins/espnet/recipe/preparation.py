@@ -47,7 +47,7 @@ def download_corpus(corpus: Corpus, subsets: Sequence[str], folder: Path) -> Non
             corpus.download(subsets, folder)
         except (OSError, RuntimeError, EOFError) as error:  # torchaudio's and the archives' own
             raise UserError(
-                f"the download to {folder} failed: {sentence(error)}; begin again, or give --corpus"
+                f"the download to {folder} failed: {sentence(error)}; begin again, or take a copy that is here"
             ) from error
     print(f"  the corpus is in {folder}", flush=True)
 
