@@ -6,7 +6,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 TEXT := glue --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed 1 --disable_tqdm true
 SPEECH := PYTHON=$(CURDIR)/$(PY) recipes/librispeech/run.sh --mini --tag demo --seed 1 --nj 1 --max_epoch 14
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup --durations 15
 
 .PHONY: demo demo-text demo-speech speech test test-slow contract lint benchmark clean
 

@@ -65,7 +65,7 @@ def values(folder, split="validation"):
 
 
 @pytest.mark.parametrize("loss", ["square", "cross_entropy"])
-def test_a_file_of_ones_own(loss, small):
+def test_a_file_of_ones_own(loss, small, capsys):
     """Held-out data, names, probabilities by the loss's method, and the model in a pipeline and scored again."""
     write("reviews.csv", reviews())
     write("new.csv", [("text",), ("the film is good",), ("the film is bad",)])
@@ -93,7 +93,11 @@ def test_a_file_of_ones_own(loss, small):
         row["prediction"] for row in rows
     ]
     again = ["--do_predict", "--model_name_or_path", str(folder), "--test_file", "new.csv", "--use_cpu"]
+    capsys.readouterr()
     assert main([*again, "--output_dir", "again"]) == 0
+    printed = capsys.readouterr().out
+    assert "training   none; the model is scored as it is\n" in printed
+    assert "Scored without training in " in printed
     assert predictions("again") == rows
     assert read_result(Path("again")).loss == loss
 

@@ -393,15 +393,6 @@ def _print_banner(task: Task) -> None:
     if config.teacher:
         share = DEFAULT_WEIGHT if config.distillation_weight is None else config.distillation_weight
         loss += f"; {share:g} of the targets by the teacher {config.teacher}"
-    steps = config.gradient_accumulation_steps
-    training = (
-        f"{config.protocol}, {config.num_train_epochs:g} epochs, lr {config.learning_rate:g}, "
-        f"batch {config.train_batch_size}"
-        + (f" x {steps} accumulated" if steps > 1 else "")
-        + (f", at most {config.max_steps} steps" if config.max_steps > 0 else "")
-        + (f", {_milestones(config)}" if config.lr_milestones else "")
-        + f", seed {config.seed}"
-    )
     _print_lines(
         [
             ("task", f"{task.name}{f'   *** {task.mini_warning} ***' if data.mini else ''}"),
@@ -409,10 +400,24 @@ def _print_banner(task: Task) -> None:
             *(("", note) for note in data.notes),
             ("model", task.arch + about.get("model", "")),
             ("loss", loss),
-            ("training", training + about.get("training", "")),
+            ("training", _training(config, about) if config.do_train else "none; the model is scored as it is"),
             *(("", note) for note in task.notes()),
             ("folder", str(task.folder)),
         ]
+    )
+
+
+def _training(config: SquareLossConfig, about: Mapping[str, str]) -> str:
+    """How the model is trained."""
+    steps = config.gradient_accumulation_steps
+    return (
+        f"{config.protocol}, {config.num_train_epochs:g} epochs, lr {config.learning_rate:g}, "
+        f"batch {config.train_batch_size}"
+        + (f" x {steps} accumulated" if steps > 1 else "")
+        + (f", at most {config.max_steps} steps" if config.max_steps > 0 else "")
+        + (f", {_milestones(config)}" if config.lr_milestones else "")
+        + f", seed {config.seed}"
+        + about.get("training", "")
     )
 
 
@@ -448,5 +453,6 @@ def _show(task: Task, result: Result) -> None:
     best = (
         "" if result.best_epoch is None else f" (ended by {result.ended_by}; the model of epoch {result.best_epoch:g})"
     )
-    print(f"Trained {result.epochs:g} epochs{best} in {result.wall_time_s:.0f} s on {result.device}.")
+    what = f"Trained {result.epochs:g} epochs{best}" if result.epochs else "Scored without training"
+    print(f"{what} in {result.wall_time_s:.0f} s on {result.device}.")
     print(f"Everything is in {task.folder}.", flush=True)
