@@ -246,14 +246,62 @@ def _brier(probabilities: Array, references: Array) -> float:
     return float(brier_score_loss(references, probabilities, labels=labels, scale_by_half=False))
 
 
-def _ece(probabilities: Array, references: Array, *, bins: int = 15) -> float:
-    import torch
-    from torchmetrics.functional.classification import multiclass_calibration_error
-
+def _check_bins(bins: int) -> None:
     if bins < 1:
         raise ValueError(f"bins must be at least 1, got {bins}")
-    p, y = torch.from_numpy(probabilities), torch.from_numpy(references)
-    return float(multiclass_calibration_error(p, y, num_classes=p.shape[1], n_bins=bins, norm="l1"))
+
+
+def top_class(probabilities: NDArray[np.float64], references: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The largest probability of each row, shape (N,), and whether it is that of the true class."""
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == references
+
+
+def calibration_error(confidence: NDArray[np.float64], is_right: NDArray[np.bool_], bins: int = 15) -> float:
+    """Expected calibration error in bins of equal width, from what :func:`top_class` returns.
+
+    Raises:
+        ValueError: ``bins`` is less than 1.
+    """
+    import torch
+    from torchmetrics.functional.classification import binary_calibration_error
+
+    _check_bins(bins)
+    right = torch.from_numpy(is_right.astype("int64"))
+    return float(binary_calibration_error(torch.from_numpy(confidence), right, n_bins=bins, norm="l1"))
+
+
+def adaptive_calibration_error(confidence: NDArray[np.float64], is_right: NDArray[np.bool_], bins: int = 15) -> float:
+    """:func:`calibration_error` in bins of equally many examples."""
+    import numpy as np
+
+    _check_bins(bins)
+    order = np.argsort(confidence, kind="stable")
+    gaps = (is_right - confidence)[order]
+    return float(sum(abs(part.sum()) for part in np.array_split(gaps, bins)) / len(gaps))
+
+
+def _ece(probabilities: NDArray[np.float64], references: Array, *, bins: int = 15) -> float:
+    return calibration_error(*top_class(probabilities, references), bins)
+
+
+def _ece_adaptive(probabilities: NDArray[np.float64], references: Array, *, bins: int = 15) -> float:
+    return adaptive_calibration_error(*top_class(probabilities, references), bins)
+
+
+def risk_by_coverage(confidence: NDArray[np.float64], is_right: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The share of errors among the n most confident examples, for n = 1 to N; of equal confidences, their mean."""
+    import numpy as np
+
+    order = np.argsort(-confidence, kind="stable")
+    wrong, ranked = (~is_right[order]).astype(np.float64), confidence[order]
+    _, start, counts = np.unique(-ranked, return_index=True, return_counts=True)
+    wrong = np.repeat(np.add.reduceat(wrong, start) / counts, counts)  # whichever of them is answered first
+    risk: NDArray[np.float64] = wrong.cumsum() / np.arange(1, len(wrong) + 1)
+    return risk
+
+
+def _aurc(probabilities: NDArray[np.float64], references: Array) -> float:
+    return float(risk_by_coverage(*top_class(probabilities, references)).mean())
 
 
 METRICS: dict[str, Metric] = {
@@ -278,6 +326,8 @@ METRICS: dict[str, Metric] = {
         Metric("nll", higher_is_better=False, unit="nats", inputs="probabilities", function=_nll),
         Metric("brier", higher_is_better=False, unit="", inputs="probabilities", function=_brier),
         Metric("ece", higher_is_better=False, inputs="probabilities", function=_ece),
+        Metric("ece_adaptive", higher_is_better=False, inputs="probabilities", function=_ece_adaptive),
+        Metric("aurc", higher_is_better=False, inputs="probabilities", function=_aurc),
         Metric("loss", higher_is_better=False, unit="", is_comparable=False),
     )
 }
@@ -315,7 +365,9 @@ def compute(name: str, predictions: Any, references: Any, **options: Any) -> flo
       has, is given.
     * ``brier``: the mean of sum_i (p_i - [i = y])^2, from 0 to 2 (Brier, 1950).
     * ``ece``: expected calibration error of the largest probability, in ``bins`` (15) of equal width (Guo et al.,
-      2017).
+      2017). ``ece_adaptive``: in bins of equally many examples (Nguyen & O'Connor, 2015).
+    * ``aurc``: the share of errors where only the most confident examples are answered, as a mean over how many
+      (Geifman & El-Yaniv, 2017).
 
     Args:
         name: a key of :data:`METRICS`.

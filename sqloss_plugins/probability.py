@@ -10,11 +10,15 @@ method, one of :data:`METHODS`; in multi-label classification, where every class
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from sqloss_plugins.losses import check_rescaling
+
+if TYPE_CHECKING:
+    import numpy as np
 
 METHODS = ("softmax", "square", "temperature")
 """``softmax``: of the outputs f as they are; ``square``: p = f / (k M - (k - 1) f), for the square loss;
@@ -47,7 +51,8 @@ def probabilities(
         outputs: raw outputs f, floating point, classes along ``dim``.
         method: one of :data:`METHODS`.
         k, M: the rescaling that the loss had; for ``square``.
-        temperature: T; for ``temperature``.
+        temperature: T; for ``temperature``, and for ``square``, whose probabilities become p^(1 / T), normalised. With
+            T = 1, the default, they are what the outputs stand for.
         floor: for ``square``: what a class gets at least, before normalisation. The default is 0.01 / C, so that all
             classes together get at most a hundredth by it. The floor decides what an error costs, and with it the
             likelihood: on held-out speech (recipes/an4/RESULTS.md) that is best from 0.001 / C to 0.01 / C, and much
@@ -74,6 +79,10 @@ def log_probabilities(
     dim: int = -1,
 ) -> Tensor:
     """Natural logarithm of :func:`probabilities`, with its arguments; ``log_softmax`` leaves it unchanged."""
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
+    if not (0.0 < temperature < math.inf):
+        raise ValueError(f"the temperature must be a positive finite number, got {temperature}")
     f = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
     if method == "square":
         check_rescaling(k, M)
@@ -82,12 +91,74 @@ def log_probabilities(
         if not 0.0 < floor <= 1.0:
             raise ValueError(f"floor must be in (0, 1], got {floor}")
         p = _inverse_link(f, k, M).clamp(min=floor)
-        return p.log() - p.sum(dim, keepdim=True).log()
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
-    if not (0.0 < temperature < math.inf):
-        raise ValueError(f"the temperature must be a positive finite number, got {temperature}")
+        if temperature == 1.0:
+            return p.log() - p.sum(dim, keepdim=True).log()
+        return torch.log_softmax(p.log() / temperature, dim)
     return torch.log_softmax(f / temperature if method == "temperature" else f, dim)
+
+
+def fit_temperature(outputs: Tensor, targets: Tensor) -> float:
+    """The temperature T with which softmax(f / T) gives held-out targets the greatest likelihood (Guo et al., 2017).
+
+    Args:
+        outputs: raw outputs f, floating point, shape (N, C).
+        targets: class numbers, int64, shape (N,).
+
+    Returns:
+        T, between the least and the greatest of :data:`TEMPERATURES`.
+
+    Raises:
+        ValueError: no examples, or outputs that are not finite.
+    """
+    return _fit(outputs, targets, "temperature", {"temperature": (min(TEMPERATURES), 1.0, max(TEMPERATURES))})[0]
+
+
+def fit_square(outputs: Tensor, targets: Tensor, *, k: float = 1.0, M: float = 1.0) -> tuple[float, float]:
+    """The floor and the temperature with which ``square`` gives held-out targets the greatest likelihood.
+
+    Args:
+        outputs: raw outputs f, floating point, shape (N, C).
+        targets: class numbers, int64, shape (N,).
+        k, M: the rescaling that the loss had.
+
+    Returns:
+        The floor, between 1e-6 / C and 1 / C, and the temperature.
+
+    Raises:
+        ValueError: no examples, outputs that are not finite, or k or M is not a positive finite number.
+    """
+    check_rescaling(k, M)
+    floors = tuple(share / outputs.shape[1] for share in (1e-6, 0.01, 1.0))
+    bounds = {"floor": floors, "temperature": (min(TEMPERATURES), 1.0, max(TEMPERATURES))}
+    floor, temperature = _fit(outputs, targets, "square", bounds, k=k, M=M)
+    return floor, temperature
+
+
+def _fit(
+    outputs: Tensor, targets: Tensor, method: str, bounds: dict[str, tuple[float, ...]], **rescaling: float
+) -> list[float]:
+    """The arguments of :func:`log_probabilities` with the least negative log-likelihood.
+
+    ``bounds`` has for each its least value, the value to begin at, and its greatest.
+    """
+    import numpy as np
+    from scipy.optimize import minimize
+
+    if not len(outputs) or not bool(outputs.isfinite().all()):
+        raise ValueError("probabilities are fitted to outputs on held-out examples, which must be there and finite")
+    outputs = outputs.double()
+
+    def nll(logarithms: np.ndarray) -> float:
+        options: dict[str, Any] = {**rescaling, **dict(zip(bounds, np.exp(logarithms).tolist(), strict=True))}
+        logs = log_probabilities(outputs, method, **options)
+        return -float(logs.gather(1, targets[:, None]).mean())
+
+    low, start, high = np.log(list(bounds.values())).T
+    simplex = np.vstack([start, start + np.eye(len(start))])  # SciPy's own has no width where the start is 0
+    options = {"xatol": 1e-4, "fatol": 1e-9, "initial_simplex": simplex}
+    found = minimize(nll, start, method="Nelder-Mead", bounds=list(zip(low, high, strict=True)), options=options)
+    fitted: list[float] = np.exp(found.x).tolist()
+    return fitted
 
 
 def label_probabilities(outputs: Tensor, method: str = "square", *, k: float = 1.0, M: float = 1.0) -> Tensor:

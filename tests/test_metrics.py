@@ -1,5 +1,6 @@
 """Metrics equal those of scikit-learn, SciPy, jiwer and torchmetrics, and load as modules of ``evaluate``, offline."""
 
+import itertools
 import math
 import os
 import subprocess
@@ -196,6 +197,34 @@ def test_ece_by_its_definition(seed, bins):
     assert compute("ece", p, y, bins=bins) == pytest.approx(sum(errors), abs=1e-5)
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20))
+def test_ece_adaptive_by_its_definition(seed, bins):
+    """The same over bins of equally many examples, in the order of their confidence."""
+    generator = np.random.default_rng(seed)
+    p, y = generator.dirichlet(np.ones(4), size=60), generator.integers(4, size=60)
+    pairs = sorted(zip(p.max(1), p.argmax(1) == y, strict=True))
+    sizes = [60 // bins + (i < 60 % bins) for i in range(bins)]
+    total, start = 0.0, 0
+    for size in sizes:
+        total += abs(sum(confidence - right for confidence, right in pairs[start : start + size])) / 60
+        start += size
+    assert compute("ece_adaptive", p, y, bins=bins) == pytest.approx(total, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_aurc_by_its_definition(seed):
+    """The mean over n of the errors among the n most confident; of equal confidences, over all orders of them."""
+    generator = np.random.default_rng(seed)
+    levels = generator.choice([0.4, 0.6, 0.9], size=5)
+    p, y = np.stack([levels, 1 - levels], axis=1), generator.integers(2, size=5)
+    confidence, wrong = p.max(1), p.argmax(1) != y
+    values = []
+    for order in map(list, itertools.permutations(range(5))):
+        ranked = sorted(order, key=lambda i: -confidence[i])
+        values.append(np.mean([wrong[ranked[:n]].mean() for n in range(1, 6)]))
+    assert compute("aurc", p, y) == pytest.approx(np.mean(values))
+
+
 # ---------------------------------------------------------------- edge cases
 
 
@@ -219,7 +248,8 @@ def test_one_class_in_the_references():
 
 def test_certainty():
     assert compute("nll", [[0.0, 1.0]], [0]) == pytest.approx(-math.log(np.finfo(float).eps))
-    assert compute("ece", [[0.0, 1.0]], [0]) == 1.0
+    for name in ("ece", "ece_adaptive", "aurc"):
+        assert compute(name, [[0.0, 1.0]], [0]) == 1.0
     assert compute("brier", [[0.0, 1.0]], [0]) == 2.0
     assert perplexity(1e4) == math.inf
     assert math.isnan(perplexity(math.nan))

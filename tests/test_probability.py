@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from sqloss_plugins import square_loss
 from sqloss_plugins.probability import (
     LABEL_METHODS,
     METHODS,
     TEMPERATURES,
+    fit_square,
+    fit_temperature,
     label_probabilities,
     log_probabilities,
     probabilities,
@@ -74,6 +77,66 @@ def test_temperature_divides_the_outputs(temperature):
     found = probabilities(f, "temperature", temperature=temperature)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-12)
     torch.testing.assert_close(probabilities(f, "softmax", temperature=temperature), f.softmax(-1))
+
+
+def test_a_temperature_after_square():
+    """p^(1/T), normalised, with p at least the floor; T = 1 is the method as it is."""
+    f = torch.tensor([[1.0, 0.2, -0.5], [0.0, 0.4, 0.6]], dtype=torch.float64)
+    p = np.maximum(f.numpy() / (3 * 2 - 2 * f.numpy()), 0.01) ** (1 / 0.7)
+    found = probabilities(f, "square", k=3, M=2, temperature=0.7, floor=0.01)
+    np.testing.assert_allclose(found.numpy(), p / p.sum(1, keepdims=True), rtol=1e-12)
+    torch.testing.assert_close(probabilities(f, temperature=1.0 + 1e-12), probabilities(f))
+
+
+def test_fitted_temperatures_and_floors():
+    """Targets in exact proportion to p: what was done to p is found again."""
+    p, targets = torch.tensor([0.5, 0.25, 0.125, 0.125]), torch.tensor([0, 0, 0, 0, 1, 1, 2, 3])
+    logits = p.log().expand(8, 4)
+    for temperature in (0.05, 1.0, 2.5):
+        assert fit_temperature(logits * temperature, targets) == pytest.approx(temperature, rel=1e-2)
+    for power, expected in ((1.0, 1.0), (2.0, 2.0), (0.5, 0.5)):
+        q = p**power / (p**power).sum()
+        outputs = (15 * 2 * q / (1 + 14 * q)).expand(8, 4)  # the minimiser for q
+        assert fit_square(outputs, targets, k=15, M=2)[1] == pytest.approx(expected, rel=1e-2)
+    certain = torch.eye(4)[[0] * 9]
+    floor, temperature = fit_square(certain, torch.tensor([0] * 6 + [1, 2, 3]))
+    found = probabilities(certain, floor=floor, temperature=temperature)[0].tolist()
+    assert found == pytest.approx([6 / 9] + [1 / 9] * 3, rel=1e-2)
+    for function in (fit_temperature, fit_square):
+        with pytest.raises(ValueError, match="which must be there and finite"):
+            function(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+        with pytest.raises(ValueError, match="which must be there and finite"):
+            function(torch.full((1, 3), math.nan), torch.zeros(1, dtype=torch.long))
+
+
+def test_likelihood_of_a_known_population():
+    """Outputs fitted to a sample: the square method's likelihood is the entropy of the source, softmax's far off."""
+    generator = torch.Generator().manual_seed(0)
+    p = torch.softmax(3 * torch.randn(6, 5, generator=generator, dtype=torch.float64), 1)
+    contexts = torch.arange(6).repeat(5000)
+    train, test = (torch.multinomial(p[contexts], 1, generator=generator)[:, 0] for _ in range(2))
+    counts = torch.zeros(6, 5, dtype=torch.float64).index_put_(
+        (contexts, train), torch.ones(1).double(), accumulate=True
+    )
+    frequencies = counts / counts.sum(1, keepdim=True)
+    for k, M in ((1.0, 1.0), (15.0, 2.0), (1.0, 15.0)):
+        outputs = torch.zeros(6, 5, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.LBFGS([outputs], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
+
+        def closure(outputs=outputs, optimizer=optimizer, k=k, M=M):
+            optimizer.zero_grad()
+            loss = square_loss(outputs, frequencies, k=k, M=M)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        nll = {
+            method: -log_probabilities(outputs.detach(), method, k=k, M=M)[contexts, test].mean().item()
+            for method in ("square", "softmax")
+        }
+        entropy = -(p.log()[contexts, test].mean().item())
+        assert nll["square"] == pytest.approx(entropy, rel=0.01)
+        assert nll["softmax"] > 1.3 * entropy
 
 
 def test_temperatures():

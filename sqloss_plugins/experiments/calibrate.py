@@ -1,0 +1,311 @@
+"""How good are the probabilities? A report on finished runs, for every method.
+
+    sqloss calibrate runs/mrpc
+    sqloss calibrate runs/mnist --out_of_distribution runs/fashion
+
+Reads result.json and outputs.npz of every run below the given folders. Of each loss the runs at its chosen learning
+rate count (as in `sqloss compare`). Methods: softmax, of the outputs f; square, what they stand for after the square
+loss; temperature, softmax(f / T); and `square, fitted`, p^(1/T), normalised, with p at least a floor. T and the floor
+are fitted on validation data. What is reported is measured on the test data, or with --split validation on the
+validation data itself. Several seeds: mean +- sample standard deviation, and differences to cross-entropy with its
+temperature, seed by seed. One seed: in brackets the 95 % interval of a bootstrap over examples.
+
+nll: negative log-likelihood. brier: squared distance to the true class. ece, ece_adaptive: expected calibration error
+of the largest probability, in bins of equal width and of equally many examples. aurc: share of errors where only the
+most confident examples are answered, as a mean over how many.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from sqloss_plugins.command_line import OptionParser
+from sqloss_plugins.errors import UserError, run_command
+from sqloss_plugins.experiments.calibration import (
+    MEASURES,
+    Calibrated,
+    Measured,
+    Unknown,
+    calibrate,
+    read_outputs,
+    read_unknown,
+)
+from sqloss_plugins.experiments.comparison import BASELINE, Group, Run, find_runs, grouped, summarise
+from sqloss_plugins.metrics import metric
+from sqloss_plugins.results import markdown_table, write_json
+
+PROGRAM = "sqloss calibrate"
+_SHOWN_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
+_MINI = "MINI: data that this package makes; it says nothing about the real task."
+
+
+@dataclass(frozen=True)
+class Report:
+    """The runs of one group at the chosen learning rates.
+
+    Attributes:
+        group: what they have in common.
+        runs: by loss, in the order of their seeds.
+    """
+
+    group: Group
+    runs: dict[str, list[Calibrated]]
+
+    def measured(self, split: str) -> dict[tuple[str, str], dict[int, Measured]]:
+        """Loss and method -> seed -> what came out on a split."""
+        found: dict[tuple[str, str], dict[int, Measured]] = defaultdict(dict)
+        for label, runs in self.runs.items():
+            for run in runs:
+                for method, measured in run.measured.get(split, {}).items():
+                    found[label, method][run.run.result.seed] = measured
+        return dict(found)
+
+    @property
+    def splits(self) -> list[str]:
+        """Every split that was measured."""
+        return list(dict.fromkeys(split for runs in self.runs.values() for run in runs for split in run.measured))
+
+
+def _chosen(group: Group, runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """By loss the runs at its chosen learning rate."""
+    by_loss: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_loss[run.label].append(run)
+    found = {}
+    for label, its_runs in sorted(by_loss.items()):
+        summary = summarise(its_runs, its_runs[0].result.metric(group.selection))
+        if summary is not None:
+            kept = [run for run in its_runs if run.learning_rate == summary.learning_rate]
+            found[label] = sorted(kept, key=lambda run: run.result.seed)
+    return found
+
+
+def measure_all(
+    folders: Sequence[Path], wanted: str, resamples: int, bins: int, unknown: Sequence[Path] = ()
+) -> tuple[list[Report], list[str]]:
+    """Measures all runs below the folders.
+
+    Args:
+        folders: where the runs are.
+        wanted: ``test`` for all test splits, or ``validation``.
+        resamples: of the bootstrap.
+        bins: of the calibration errors.
+        unknown: folders with outputs of the same models on data of another kind.
+
+    Returns:
+        A report for every group, and a sentence for every run that is left out.
+
+    Raises:
+        UserError: nothing can be measured, or outputs on other data that are of none of the runs.
+    """
+    others = {found.model: found for found in map(read_unknown, unknown)}
+    reports, notes = [], []
+    for group, runs in grouped(find_runs(folders)).items():
+        found: dict[str, list[Calibrated]] = {}
+        for label, chosen in _chosen(group, runs).items():
+            for run in chosen:
+                other = others.pop(run.path.parent.resolve(), None)
+                try:
+                    made = _measure(run, wanted, resamples, bins, other)
+                except UserError as error:
+                    notes.append(str(error))
+                else:
+                    found.setdefault(label, []).append(made)
+                    print(f"measured {run.path.parent}", file=sys.stderr, flush=True)
+        if found:
+            reports.append(Report(group, found))
+    if not reports:
+        raise UserError(notes[0] if notes else "there is nothing to measure: no seed was run with every learning rate")
+    if others:
+        raise UserError(
+            f"--out_of_distribution has outputs of {next(iter(others))}, which is none of the runs measured"
+        )
+    return reports, notes
+
+
+def _measure(run: Run, wanted: str, resamples: int, bins: int, unknown: Unknown | None) -> Calibrated:
+    outputs = read_outputs(run)
+    splits = [name for name in outputs.splits if name.partition("_")[0] == wanted]
+    if not splits:
+        raise UserError(f"{run.path.parent} has no outputs on {wanted} data with labels: see --split")
+    return calibrate(outputs, splits, resamples, bins, unknown)
+
+
+def _cell(name: str, by_seed: dict[int, Measured]) -> str:
+    """Mean and sample standard deviation over seeds; of one seed the value, with its interval."""
+    import numpy as np
+
+    one = metric(name)
+    values = np.array([measured.values[name] for measured in by_seed.values()])
+    if len(values) > 1:
+        return f"{one.shown(float(values.mean()))} +- {one.shown(float(values.std(ddof=1)))}"
+    (measured,) = by_seed.values()
+    interval = measured.intervals.get(name)
+    return one.shown(values[0]) + (f" [{', '.join(map(one.shown, interval))}]" if interval else "")
+
+
+def tables(report: Report) -> list[tuple[str, str]]:
+    """Titles and Markdown tables of a report."""
+    found = []
+    for split in report.splits:
+        measured = report.measured(split)
+        rows = [["loss", "method", "seeds", *(metric(name).heading for name in MEASURES), "mean confidence %"]]
+        for (label, method), by_seed in measured.items():
+            cells = [_cell(name, by_seed) for name in MEASURES]
+            confidence = sum(one.confidence for one in by_seed.values()) / len(by_seed)
+            rows.append([label, method, str(len(by_seed)), *cells, f"{100 * confidence:.2f}"])
+        found.append((split, markdown_table(rows)))
+        found += _differences(split, measured)
+        rows = [["loss", "method", *(f"{100 * share:g} %" for share in _SHOWN_COVERAGES)]]
+        for (label, method), by_seed in measured.items():
+            means = [sum(one.risks[share] for one in by_seed.values()) / len(by_seed) for share in _SHOWN_COVERAGES]
+            rows.append([label, method, *(f"{100 * value:.2f}" for value in means)])
+        found.append((f"{split}: errors in % among the most confident examples", markdown_table(rows)))
+        found += _unknown(split, report)
+    rows = [["loss", "seed", "learning rate", "method", "temperature", "floor x C"]]
+    for label, runs in report.runs.items():
+        for run in runs:
+            for method, fitted in run.fitted.items():
+                floor = f"{fitted['floor'] * run.classes:.3g}" if "floor" in fitted else "-"
+                place = [label, str(run.run.result.seed), f"{run.run.learning_rate:g}", method]
+                rows.append([*place, f"{fitted['temperature']:.4g}", floor])
+    return [*found, ("fitted on validation data", markdown_table(rows))]
+
+
+def _differences(split: str, measured: dict[tuple[str, str], dict[int, Measured]]) -> list[tuple[str, str]]:
+    """Each method of other losses against cross-entropy with its temperature, seed by seed."""
+    baseline = measured.get((BASELINE, "temperature"), {})
+    rows = [["loss", "method", "metric", "mean difference", "by seed", "seeds better"]]
+    for (label, method), by_seed in measured.items():
+        common = [seed for seed in by_seed if seed in baseline]
+        if label == BASELINE or not common:
+            continue
+        for name in ("nll", "brier", "ece"):
+            one = metric(name)
+            values = [by_seed[seed].values[name] - baseline[seed].values[name] for seed in common]
+            better = sum(one.is_better(value, 0.0) for value in values)
+            mean = one.shown(sum(values) / len(values), "+")
+            by = " ".join(one.shown(value, "+") for value in values)
+            rows.append([label, method, one.heading, mean, by, f"{better} of {len(values)}"])
+    return [(f"{split}: minus {BASELINE} with its temperature", markdown_table(rows))] if len(rows) > 1 else []
+
+
+def _unknown(split: str, report: Report) -> list[tuple[str, str]]:
+    """How well the largest probability tells other data."""
+    rows = [["loss", "method", "seeds", "AUROC %"]]
+    for label, runs in report.runs.items():
+        by_method: dict[str, list[float]] = defaultdict(list)
+        for run in runs:
+            for method, value in run.unknown.get(split, {}).items():
+                by_method[method].append(value)
+        for method, values in by_method.items():
+            rows.append([label, method, str(len(values)), f"{100 * sum(values) / len(values):.2f}"])
+    return (
+        [(f"{split}, told from other data by the largest probability", markdown_table(rows))] if len(rows) > 1 else []
+    )
+
+
+def _title(report: Report, groups: Iterable[Group]) -> str:
+    group = report.group
+    peculiarities = group.peculiarities(groups)
+    return f"{group.task}, {group.arch}, {group.protocol}" + (f" ({peculiarities})" if peculiarities else "")
+
+
+def as_markdown(reports: Sequence[Report], notes: Sequence[str], figures: Sequence[Sequence[Path]]) -> str:
+    """The report; paths of figures are relative to it."""
+    groups = [report.group for report in reports]
+    parts = ["# Calibration"]
+    for report, paths in zip(reports, figures, strict=True):
+        parts.append(f"## {_title(report, groups)}")
+        if report.group.mini:
+            parts.append(_MINI)
+        for title, table in tables(report):
+            parts += [f"**{title[0].upper()}{title[1:]}**", table]
+        parts += [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in paths]
+    parts += [f"Left out: {note}." for note in notes]
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """A report as it is written to a file."""
+    return {
+        **asdict(report.group),
+        "runs": [
+            {
+                "path": str(run.run.path.parent),
+                "loss": label,
+                "seed": run.run.result.seed,
+                "learning_rate": run.run.learning_rate,
+                "fitted": run.fitted,
+                "splits": {
+                    split: {method: asdict(one) for method, one in methods.items()}
+                    for split, methods in run.measured.items()
+                },
+                "auroc_of_other_data": run.unknown,
+            }
+            for label, runs in report.runs.items()
+            for run in runs
+        ],
+    }
+
+
+def _run(argv: Sequence[str] | None) -> None:
+    parser = OptionParser(PROGRAM, __doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where the runs are")
+    parser.add_argument("--split", choices=("test", "validation"), default="test", help="what is reported on")
+    parser.add_argument("--bins", type=int, default=15, help="of the calibration errors (default: %(default)s)")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples (default: %(default)s)")
+    parser.add_argument(
+        "--out_of_distribution",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="what --do_predict --model_name_or_path RUN left of data of another kind",
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="write calibration.md, .json and figures there")
+    args = parser.parse_args(argv)
+    for name, value, least in (("--bins", args.bins, 1), ("--bootstrap", args.bootstrap, 0)):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, got {value}")
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        raise UserError(f"--output {args.output} is a file: name a folder")
+    reports, notes = measure_all(args.folders, args.split, args.bootstrap, args.bins, args.out_of_distribution)
+    groups = [report.group for report in reports]
+    for report in reports:
+        print(f"\n{_title(report, groups)}")
+        if report.group.mini:
+            print(_MINI)
+        for title, table in tables(report):
+            print(f"\n{title}:\n\n{table}")
+    for note in notes:
+        print(f"\nLeft out: {note}.")
+    if args.output is not None:
+        _write(args.output, reports, notes)
+
+
+def _write(folder: Path, reports: Sequence[Report], notes: Sequence[str]) -> None:
+    from sqloss_plugins.experiments.calibration_figures import draw
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        figures = [draw(report, folder, i) for i, report in enumerate(reports, 1)]
+        write_json(folder / "calibration.json", [as_json(report) for report in reports])
+        (folder / "calibration.md").write_text(as_markdown(reports, notes, figures), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+    print(f"\nThe report is {folder / 'calibration.md'}.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return run_command(PROGRAM, lambda: _run(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

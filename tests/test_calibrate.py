@@ -1,0 +1,195 @@
+"""The calibration report, from outputs on disk to tables, through the command line that a user types."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from commands import assert_refused
+from result_files import result
+
+from sqloss_plugins.experiments.calibrate import main as calibrate
+from sqloss_plugins.metrics import compute
+from sqloss_plugins.probability import fit_temperature, probabilities
+from sqloss_plugins.results import write_result
+
+CLASSES = 5
+
+
+def sample(seed, size=400, sharpness=2.0):
+    """True probabilities, shape (N, C), and classes drawn by them, shape (N,)."""
+    generator = np.random.default_rng(seed)
+    p = np.exp(sharpness * generator.normal(size=(size, CLASSES)))
+    p /= p.sum(1, keepdims=True)
+    return p, np.array([generator.choice(CLASSES, p=row) for row in p])
+
+
+def write(folder, loss="square", seed=1, splits=("validation", "test"), arrays=None, **changes):
+    """A run whose outputs are those of a perfect model: after cross-entropy too sharp, with a temperature of 3."""
+    if arrays is None:
+        arrays = {}
+        for i, split in enumerate(splits):
+            p, targets = sample(100 * seed + i)
+            arrays[f"{split}_outputs"] = (p if loss == "square" else 3 * np.log(p)).astype(np.float32)
+            arrays[f"{split}_targets"] = targets
+    rescaling = {"k": 1.0, "M": 1.0} if loss == "square" else {}
+    target = folder / f"{loss}-{seed}"
+    target.mkdir(parents=True)
+    write_result(target, result(loss, seed=seed, **{**rescaling, **changes}), arrays)
+    return target
+
+
+def rows(printed, title):
+    """The table below a title, each row as heading -> cell."""
+    table = printed.split(f"{title}:\n\n")[1].split("\n\n")[0].strip().splitlines()
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_several_seeds(tmp_path, capsys):
+    """Means over seeds, differences seed by seed, and a report whose figures are those of the metrics."""
+    for seed in (1, 2, 3):
+        write(tmp_path / "runs", "square", seed)
+        write(tmp_path / "runs", "cross_entropy", seed)
+    options = [str(tmp_path / "runs"), "--bootstrap", "0", "--output", str(tmp_path / "out")]
+    assert calibrate(options) == 0
+    printed = capsys.readouterr().out
+    table = {(row["loss"], row["method"]): row for row in rows(printed, "test")}
+    assert list(table) == [
+        ("cross_entropy", "softmax"), ("cross_entropy", "temperature"), ("square (k=1, M=1)", "square"),
+        ("square (k=1, M=1)", "softmax"), ("square (k=1, M=1)", "temperature"), ("square (k=1, M=1)", "square, fitted"),
+    ]  # fmt: skip
+    assert {row["seeds"] for row in table.values()} == {"3"}
+    nll = {place: float(row["nll nats"].partition(" ")[0]) for place, row in table.items()}
+    best = nll["square (k=1, M=1)", "square"]
+    assert best == pytest.approx(nll["cross_entropy", "temperature"], rel=0.02)
+    assert nll["square (k=1, M=1)", "square, fitted"] == pytest.approx(best, rel=0.02)
+    assert min(nll["square (k=1, M=1)", "softmax"], nll["cross_entropy", "softmax"]) > 1.2 * best
+
+    (content,) = json.loads((tmp_path / "out/calibration.json").read_text())
+    assert len(content["runs"]) == 6
+    by_seed = {}
+    for run in content["runs"]:
+        with np.load(f"{run['path']}/outputs.npz") as arrays:
+            f, y = (torch.from_numpy(arrays[f"test_{what}"]) for what in ("outputs", "targets"))
+            held_out = [torch.from_numpy(arrays[f"validation_{what}"]) for what in ("outputs", "targets")]
+        temperature = fit_temperature(*held_out)
+        assert run["fitted"]["temperature"]["temperature"] == pytest.approx(temperature)
+        expected = {
+            "softmax": f.double().softmax(1),
+            "temperature": (f.double() / temperature).softmax(1),
+            "square": probabilities(f.double()),
+        }
+        for method, p in expected.items():
+            if method in run["splits"]["test"]:
+                one = run["splits"]["test"][method]
+                for name, value in one["values"].items():
+                    wanted = compute(name, p.argmax(1) if name == "accuracy" else p, y)
+                    assert value == pytest.approx(wanted, abs=1e-6), name
+                assert one["confidence"] == pytest.approx(float(p.amax(1).mean()))
+                assert one["risks"]["1.0"] == pytest.approx(1 - one["values"]["accuracy"])
+                assert sum(count for *_, count in one["reliability"]) == len(y)
+        by_seed[run["loss"], run["seed"]] = run["splits"]["test"]
+    differences = [
+        by_seed["square (k=1, M=1)", seed]["square"]["values"]["nll"]
+        - by_seed["cross_entropy", seed]["temperature"]["values"]["nll"]
+        for seed in (1, 2, 3)
+    ]
+    row = rows(printed, "test: minus cross_entropy with its temperature")[0]
+    assert (row["method"], row["metric"]) == ("square", "nll nats")
+    assert [float(value) for value in row["by seed"].split()] == pytest.approx(differences, abs=1e-4)
+    assert row["seeds better"] == f"{sum(value < 0 for value in differences)} of 3"
+
+    report = (tmp_path / "out/calibration.md").read_text()
+    for line in printed.splitlines():
+        if line.startswith("|"):
+            assert line in report
+    figures = [part.split(")")[0] for part in report.split("](")[1:]]
+    assert len(figures) == 2
+    for name in figures:
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "out" / name).with_suffix(".svg").is_file()
+
+
+def test_one_run(tmp_path, capsys):
+    """One seed has intervals by the bootstrap, which hold the value and are about as wide as they should be."""
+    run = write(tmp_path / "runs")
+    assert calibrate([str(run), "--bootstrap", "300", "--split", "validation"]) == 0
+    row = rows(capsys.readouterr().out, "validation")[0]
+    for name in ("accuracy %", "nll nats", "brier", "ece %", "ece_adaptive %", "aurc %"):
+        assert row[name].endswith("]"), name
+    value, _, interval = row["accuracy %"].partition(" [")
+    low, high = map(float, interval.rstrip("]").split(", "))
+    standard_error = math.sqrt(float(value) * (100 - float(value)) / 400)
+    assert low < float(value) < high
+    assert high - low == pytest.approx(2 * 1.96 * standard_error, rel=0.15)
+
+
+def test_data_of_another_kind(tmp_path, capsys):
+    """A model that knows what it knows: its largest probability tells the data apart."""
+    run = write(tmp_path / "runs")
+    flat = np.full((50, CLASSES), 0.2, np.float32)
+    other = tmp_path / "other"
+    other.mkdir()
+    write_result(other, result(hyperparameters={"learning_rate": 1e-4, "model": str(run)}), {"test_outputs": flat})
+    assert calibrate([str(run), "--bootstrap", "0", "--out_of_distribution", str(other)]) == 0
+    table = rows(capsys.readouterr().out, "test, told from other data by the largest probability")
+    assert {row["method"]: row["AUROC %"] for row in table}["square"] == "100.00"
+
+    write(tmp_path / "runs", seed=2)
+    assert calibrate([str(tmp_path / "runs/square-2"), "--bootstrap", "0", "--out_of_distribution", str(other)]) == 2
+    assert f"--out_of_distribution has outputs of {run}, which is none of the runs" in capsys.readouterr().err
+    assert calibrate([str(run), "--out_of_distribution", str(tmp_path / "runs/square-2")]) == 2
+    assert "does not say of which run the model is: score it by --do_predict" in capsys.readouterr().err
+
+
+def test_what_is_left_out(tmp_path, capsys):
+    """Runs without such outputs are named, and the rest is measured; targets of -100 do not count."""
+    p, targets = sample(1)
+    targets[:100] = -100
+    arrays = {f"{split}_{what}": array for split in ("validation", "test") for what, array in
+              (("outputs", p), ("targets", targets))}  # fmt: skip
+    write(tmp_path, arrays=arrays)
+    nothing = write(tmp_path, "cross_entropy", arrays={})
+    assert calibrate([str(tmp_path), "--bootstrap", "0", "--output", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert f"Left out: {nothing} has no outputs.npz: this run kept no outputs to calibrate." in printed
+    (content,) = json.loads((tmp_path / "out/calibration.json").read_text())
+    (run,) = content["runs"]
+    assert sum(count for *_, count in run["splits"]["test"]["square"]["reliability"]) == 300
+
+
+OF_SETS = {f"{split}_{what}": np.zeros((4, 3)) for split in ("validation", "test") for what in ("outputs", "targets")}
+WRONG = {
+    "no outputs": ({"arrays": {}}, [], "has no outputs.npz: this run kept no outputs to calibrate"),
+    "label sets": ({"arrays": OF_SETS}, [], "the outputs are not those of examples with one true class each"),
+    "no validation": ({"splits": ["test"]}, [], "has no outputs on validation data with labels"),
+    "no test": ({"splits": ["validation"]}, [], "has no outputs on test data with labels: see --split"),
+    "bins": ({}, ["--bins", "0"], "--bins must be at least 1, got 0"),
+    "resamples": ({}, ["--bootstrap", "-1"], "--bootstrap must be at least 0, got -1"),
+    "not finite": (
+        {"arrays": {"validation_outputs": np.full((4, 3), np.nan), "validation_targets": np.zeros(4, int)}},
+        [],
+        "not all outputs on validation are finite",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", WRONG)
+def test_mistakes(mistake, tmp_path, capsys):
+    made, options, message = WRONG[mistake]
+    run = write(tmp_path / "runs", **made)
+    (tmp_path / "here").mkdir()
+    options = [str(run), *options, "--output", str(tmp_path / "here/out")]
+    assert_refused(calibrate, options, "sqloss calibrate", message, tmp_path / "here", capsys)
+
+
+def test_files_that_cannot_be_read_or_written(tmp_path, capsys):
+    run = write(tmp_path / "runs")
+    (tmp_path / "file").touch()
+    assert calibrate([str(run), "--output", str(tmp_path / "file")]) == 2
+    assert "--output " in capsys.readouterr().err
+    (run / "outputs.npz").write_bytes(b"PK no archive")
+    assert calibrate([str(run)]) == 2
+    assert "outputs.npz cannot be read: " in capsys.readouterr().err
