@@ -152,7 +152,7 @@ def test_a_teacher_that_was_trained_here(tmp_path, monkeypatch, tiny_model, caps
         Path(f"{split}.csv").write_text("text,label\n" + "".join(f"{text},{label}\n" for text, label in rows))
     options = ["--model_name_or_path", str(tiny_model), "--use_cpu", "--num_train_epochs", "1", "--cache_dir", "cache"]
     assert toy_task.main([*options, "--output_dir", "teacher", "--k", "4", "--M", "2"]) == 0
-    assert Distillation(load_teacher("teacher"), load_teacher("teacher")).reading == {"method": "square", **RESCALED}
+    assert load_teacher("teacher").config.square_loss == RESCALED
     taught = [*options, "--loss", "cross_entropy", "--output_dir", "student", "--teacher", "teacher"]
     assert toy_task.main(taught) == 0
     assert "cross_entropy; 0.5 of the targets by the teacher teacher" in capsys.readouterr().out

@@ -17,6 +17,7 @@ most confident examples are answered, as a mean over how many.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -27,6 +28,7 @@ from typing import Any
 from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.experiments.calibration import (
+    FITTED_SQUARE,
     MEASURES,
     Calibrated,
     Measured,
@@ -40,6 +42,8 @@ from sqloss_plugins.metrics import metric
 from sqloss_plugins.results import markdown_table, write_json
 
 PROGRAM = "sqloss calibrate"
+CONFIG_NAME = "config.json"
+"""Of a Transformers model, in its run's folder."""
 _SHOWN_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
 _MINI = "MINI: data that this package makes; it says nothing about the real task."
 
@@ -268,6 +272,11 @@ def _run(argv: Sequence[str] | None) -> None:
         metavar="FOLDER",
         help="what --do_predict --model_name_or_path RUN left of data of another kind",
     )
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="keep the fitted floor and temperature of `square` with the models, where pipelines find them",
+    )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="write calibration.md, .json and figures there")
     args = parser.parse_args(argv)
     for name, value, least in (("--bins", args.bins, 1), ("--bootstrap", args.bootstrap, 0)):
@@ -287,6 +296,8 @@ def _run(argv: Sequence[str] | None) -> None:
         print(f"\nLeft out: {note}.")
     if args.output is not None:
         _write(args.output, reports, notes)
+    if args.save:
+        _save([run for report in reports for runs in report.runs.values() for run in runs])
 
 
 def _write(folder: Path, reports: Sequence[Report], notes: Sequence[str]) -> None:
@@ -300,6 +311,22 @@ def _write(folder: Path, reports: Sequence[Report], notes: Sequence[str]) -> Non
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
     print(f"\nThe report is {folder / 'calibration.md'}.")
+
+
+def _save(runs: Sequence[Calibrated]) -> None:
+    """Puts what was fitted for ``square`` into the configurations of the models, for whoever reads their outputs."""
+    for run in runs:
+        path, result = run.run.path.parent / CONFIG_NAME, run.run.result
+        fitted = run.fitted.get(FITTED_SQUARE)
+        if fitted is None:
+            print(f"Nothing is kept in {path.parent}: {result.loss} has no outputs that `square` reads.")
+            continue
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+            write_json(path, {**config, "square_loss": {"k": result.k, "M": result.M, **fitted}})
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as a model's configuration, or not be written: {error}") from error
+        print(f"Kept in {path}: floor {fitted['floor']:.4g}, temperature {fitted['temperature']:.4g}.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

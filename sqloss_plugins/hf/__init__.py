@@ -1,6 +1,9 @@
-"""Host 2: Hugging Face's Trainer."""
+"""Host 2: Hugging Face's Trainer. With this imported, Transformers' pipelines score square-loss models right."""
 
 from sqloss_plugins.hf.config import SquareLossConfig
+from sqloss_plugins.hf.pipelines import class_probabilities, register_pipelines
 from sqloss_plugins.hf.trainer import SquareLossTrainer, TrainerLoss
 
-__all__ = ["SquareLossConfig", "SquareLossTrainer", "TrainerLoss"]
+register_pipelines()
+
+__all__ = ["SquareLossConfig", "SquareLossTrainer", "TrainerLoss", "class_probabilities"]

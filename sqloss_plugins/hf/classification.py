@@ -102,9 +102,14 @@ class Classification(Task):
 
     def class_probabilities(self, outputs: Any) -> Any:
         """The probability of each class by the loss's own method; NumPy, of shape (N, C)."""
-        read = label_probabilities if self.is_multi_label else probabilities
-        k, M = self.config.k or 1.0, self.config.M or 1.0
-        return read(torch.as_tensor(outputs), self.method, k=k, M=M).numpy()
+        f = torch.as_tensor(outputs)
+        options: dict[str, Any] = {"k": self.config.k or 1.0, "M": self.config.M or 1.0}
+        if self.is_multi_label:
+            return label_probabilities(f, self.method, **options).numpy()
+        own = {} if self.config.do_train else getattr(self.origin, "square_loss", {})
+        if own.items() >= options.items():
+            options = own  # with what was fitted to the model's outputs
+        return probabilities(f, self.method, **options).numpy()
 
     def scores(self, outputs: Any, targets: Any) -> Scores:
         """The task's metrics, which no method decides; in the numbers of the task, because F1 is of class 1."""

@@ -31,7 +31,7 @@ from transformers.models.auto.modeling_auto import (
 
 import sqloss_plugins.models  # noqa: F401, its architectures are registered by it
 from sqloss_plugins.errors import UserError, listed, sentence
-from sqloss_plugins.probability import probabilities
+from sqloss_plugins.hf.pipelines import class_probabilities
 
 DEFAULT_WEIGHT = 0.5
 """The teacher's share in the targets."""
@@ -56,8 +56,6 @@ class Distillation:
         self.teacher = teacher.eval().requires_grad_(False)
         self.order = [theirs.index(name) for name in ours]
         self.num_classes = len(ours)
-        rescaling = getattr(teacher.config, "square_loss", None)
-        self.reading: dict[str, Any] = {"method": "square", **rescaling} if rescaling else {"method": "softmax"}
         self.takes = inspect.signature(teacher.forward).parameters.keys()
 
     @torch.no_grad()
@@ -74,7 +72,7 @@ class Distillation:
         """
         inputs = {name: value for name, value in inputs.items() if name in self.takes and name != "labels"}
         outputs = self.teacher.to(labels.device)(**inputs).logits[:, self.order]
-        found = probabilities(outputs, **self.reading)
+        found = class_probabilities(self.teacher.config, outputs)
         counts = (labels if labels.dim() == 1 else labels[:, 0]) >= 0
         known = labels if labels.is_floating_point() else F.one_hot(labels.clamp_min(0), self.num_classes)
         targets = (1.0 - weight) * known + weight * found

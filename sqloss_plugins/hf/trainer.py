@@ -19,10 +19,11 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
@@ -38,6 +39,7 @@ from transformers.trainer_pt_utils import LabelSmoother
 from sqloss_plugins.errors import RunError, listed
 from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square_loss_config
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, Distillation, load_teacher
+from sqloss_plugins.hf.pipelines import about_outputs, class_probabilities
 from sqloss_plugins.hf.without_logits import HeadWithoutLogits
 from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES, make_loss
 from sqloss_plugins.paper import Rescaling
@@ -223,9 +225,9 @@ class SquareLossTrainer(Trainer):
     :class:`sqloss_plugins.hf.SquareLossConfig` (plain ``TrainingArguments`` have its defaults). They may be changed
     before every training, and by ``hyperparameter_search``. ``label_smoothing_factor`` is applied by the loss. Which
     loss, k and M is logged, and k and M are saved with the model as ``config.square_loss``, for
-    :func:`sqloss_plugins.probability.probabilities` (PEFT saves adapters without it). A model whose
-    ``config.problem_type`` is ``multi_label_classification`` is trained as such. The evaluation loss is the Trainer's
-    mean over batches, weighted by their examples. ``protocol="early_stopping"`` adds the callback for it.
+    :func:`sqloss_plugins.hf.class_probabilities` and for Transformers' pipelines (beside a PEFT adapter, too). A model
+    whose ``config.problem_type`` is ``multi_label_classification`` is trained as such. The evaluation loss is the
+    Trainer's mean over batches, weighted by their examples. ``protocol="early_stopping"`` adds the callback for it.
 
     Args:
         model: as for the Trainer.
@@ -344,9 +346,34 @@ class SquareLossTrainer(Trainer):
         if config is None:
             return
         if self.rescaling is not None:
-            config.square_loss = {"k": self.rescaling.k, "M": self.rescaling.M}
+            own = {"k": self.rescaling.k, "M": self.rescaling.M}
+            if not getattr(config, "square_loss", {}).items() >= own.items():  # more was fitted to these outputs
+                config.square_loss = own
         elif hasattr(config, "square_loss"):
             del config.square_loss
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The Trainer's, with the model's configuration where PEFT would save an adapter alone."""
+        super()._save(output_dir, state_dict)
+        base = _underlying(self.model)
+        if base is not getattr(self.model, "_orig_mod", self.model) and isinstance(base, PreTrainedModel):
+            base.config.save_pretrained(output_dir or self.args.output_dir)
+
+    def predict_proba(self, test_dataset: Dataset[Any]) -> NDArray[Any]:
+        """Class probabilities of a data set, shape (N, C), by the model's own loss.
+
+        See :func:`sqloss_plugins.hf.class_probabilities`; for models with one row of outputs for each example.
+        """
+        outputs = self.predict(test_dataset).predictions
+        return class_probabilities(_underlying(self.model).config, torch.from_numpy(outputs)).numpy()
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The Trainer's, and what the outputs of the model mean."""
+        super().create_model_card(*args, **kwargs)
+        path = Path(self.args.output_dir) / "README.md"
+        if self.is_world_process_zero() and self.rescaling is not None and path.is_file():
+            text = path.read_text(encoding="utf-8") + about_outputs(f"the square loss, {self.rescaling}")
+            path.write_text(text, encoding="utf-8")
 
     def _log_loss(self, is_regression: bool, is_multi_label: bool) -> None:
         """Says what the loss is, once, and again when it changes."""
@@ -373,6 +400,9 @@ class SquareLossTrainer(Trainer):
         if trial is not None and self.hp_search_backend is not None:
             self._set_arguments(self._arguments_of_search)
         super()._hp_search_setup(trial)
+        config: Any = getattr(self._bare_model(), "config", None)
+        if hasattr(config, "square_loss"):
+            del config.square_loss  # what was fitted to the outputs before this training
         self._set_loss()
 
     def hyperparameter_search(self, *args: Any, **keywords: Any) -> Any:

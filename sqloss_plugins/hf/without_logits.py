@@ -36,7 +36,7 @@ class HeadWithoutLogits:
     ) -> None:
         self.name = type(model).__name__
         self._loss = loss
-        self.layer = _output_layer(model, num_classes)
+        self.layer = output_layer(model, num_classes)
         self.accumulation: GradientAccumulation | None = None
         if accumulation_steps > 1:
             self.accumulation = GradientAccumulation(self.layer.weight, self.layer.bias, steps=accumulation_steps)
@@ -135,7 +135,12 @@ class _Pass(torch.autograd.Function):
         return gradient, None, None
 
 
-def _output_layer(model: nn.Module, num_classes: int) -> nn.Linear:
+def output_layer(model: nn.Module, num_classes: int) -> nn.Linear:
+    """The linear layer whose outputs are those of the model: of a classifier the one with as many outputs as labels.
+
+    Raises:
+        ValueError: there is not one such layer, or it is not a plain one.
+    """
     name = type(model).__name__
     layer = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     if layer is None:

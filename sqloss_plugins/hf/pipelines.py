@@ -1,0 +1,108 @@
+"""Saved classifiers whose scores are probabilities, in Transformers' own pipelines.
+
+``SquareLossTrainer`` saves with a model what its outputs mean, as ``config.square_loss``: k and M, and floor and
+temperature where they were fitted. With :mod:`sqloss_plugins.hf` imported, ``pipeline("text-classification", ...)`` and
+``pipeline("image-classification", ...)`` read it. Models without it are scored as before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import ImageClassificationPipeline, PretrainedConfig, TextClassificationPipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from sqloss_plugins.probability import label_probabilities, log_probabilities
+
+_EPS = 1e-7  # probabilities so near to 0 or 1 have no finite logit in float32
+
+
+def class_probabilities(config: PretrainedConfig, outputs: Tensor) -> Tensor:
+    """What a classifier's outputs say, as its configuration has it.
+
+    Args:
+        config: of the model; ``square_loss`` in it is what a training with the square loss has left.
+        outputs: raw outputs, floating point, shape (N, C).
+
+    Returns:
+        Probabilities, float32 or wider, shape (N, C): of the classes, or in multi-label classification of each label by
+        itself. Without ``square_loss`` softmax and sigmoid.
+    """
+    logits = as_logits(config, outputs)
+    return logits.sigmoid() if _is_multi_label(config) else logits.softmax(-1)
+
+
+def as_logits(config: PretrainedConfig, outputs: Tensor) -> Tensor:
+    """Outputs of which softmax, or for multi-label classification sigmoid, makes the right probabilities.
+
+    Arguments are those of :func:`class_probabilities`; the shape is that of the outputs.
+    """
+    reading: dict[str, Any] | None = getattr(config, "square_loss", None)
+    if not reading:
+        return outputs
+    if _is_multi_label(config):
+        rescaling = {name: reading[name] for name in ("k", "M")}
+        return torch.logit(label_probabilities(outputs, "square", **rescaling), eps=_EPS)
+    return log_probabilities(outputs, "square", **reading)
+
+
+def _is_multi_label(config: PretrainedConfig) -> bool:
+    return str(config.problem_type) == "multi_label_classification"
+
+
+class _RightScores:
+    """A pipeline's ``postprocess`` with the outputs as its softmax or sigmoid wants them."""
+
+    model: Any
+
+    def postprocess(self, model_outputs: Any, function_to_apply: Any = None, **options: Any) -> Any:
+        """Labels and scores of one example; a ``function_to_apply`` that is given gets the raw outputs."""
+        if function_to_apply is None:
+            logits = as_logits(self.model.config, model_outputs["logits"].float())
+            model_outputs = {**model_outputs, "logits": logits}
+        return super().postprocess(model_outputs, function_to_apply, **options)  # type: ignore[misc]
+
+
+class SquareLossTextClassificationPipeline(_RightScores, TextClassificationPipeline):
+    """Transformers' pipeline, reading ``config.square_loss``."""
+
+
+class SquareLossImageClassificationPipeline(_RightScores, ImageClassificationPipeline):
+    """Transformers' pipeline, reading ``config.square_loss``."""
+
+
+def register_pipelines() -> None:
+    """Makes these the pipelines of their tasks, for this process."""
+    for task, pipeline in (
+        ("text-classification", SquareLossTextClassificationPipeline),
+        ("image-classification", SquareLossImageClassificationPipeline),
+    ):
+        PIPELINE_REGISTRY.supported_tasks[task]["impl"] = pipeline
+
+
+def about_outputs(loss: str) -> str:
+    """The section of a model card that says what the outputs of a square-loss model mean."""
+    return f"""
+## Outputs
+
+Trained with {loss}, on raw outputs, whose softmax is no probability. Where `sqloss_plugins.hf` is imported,
+Transformers' pipelines give the probabilities that they stand for; in code:
+
+```python
+from sqloss_plugins.hf import class_probabilities
+
+probabilities = class_probabilities(model.config, model(**inputs).logits)
+```
+"""
+
+
+__all__ = [
+    "SquareLossImageClassificationPipeline",
+    "SquareLossTextClassificationPipeline",
+    "about_outputs",
+    "as_logits",
+    "class_probabilities",
+    "register_pipelines",
+]
