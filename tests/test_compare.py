@@ -53,6 +53,17 @@ def test_a_comparison(tmp_path, capsys):
     assert capsys.readouterr().out == "1e-05\n"
 
 
+def test_options_that_an_earlier_version_did_not_have(tmp_path, capsys):
+    """What is not given is no difference; what is given is one."""
+    write(tmp_path / "old", seed=1)
+    write(tmp_path / "new", seed=2, hyperparameters={"learning_rate": 1e-4, "teacher": None})
+    assert compare([str(tmp_path)]) == 0
+    assert rows(capsys.readouterr().out, "loss")[0]["seeds"] == "2"
+    write(tmp_path / "other", seed=3, hyperparameters={"learning_rate": 1e-4, "teacher": "runs/other"})
+    assert compare([str(tmp_path)]) == 0
+    assert "(teacher runs/other)" in capsys.readouterr().out
+
+
 def test_a_folder_that_is_named_twice_counts_once(tmp_path, capsys):
     write(tmp_path / "a")
     assert compare([str(tmp_path), str(tmp_path / "a")]) == 0

@@ -89,7 +89,9 @@ class Group:
         """The group of a run."""
         result = run.result
         left_out = _VARIED | _OF_TESTS
-        settings = {name: value for name, value in result.hyperparameters.items() if name not in left_out}
+        settings = {  # an option that was not given is one that an earlier version did not have
+            name: value for name, value in result.hyperparameters.items() if name not in left_out and value is not None
+        }
         return cls(
             result.task,
             result.arch,
