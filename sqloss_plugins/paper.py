@@ -236,3 +236,50 @@ def test_results(task: str, model: str) -> dict[str, Mapping[str, float]]:
         if row["task"] == task and row["model"] == model:
             found[row["metric"]] = {key: row[key] for key in row if key not in ("task", "model", "metric")}
     return found
+
+
+@dataclass(frozen=True)
+class Published:
+    """One row of one of the paper's tables of results.
+
+    Attributes:
+        task, model, metric: names as in the file.
+        domain: ``text``, ``speech`` or ``vision``.
+        values: ``square``, ``cross_entropy`` and ``same_epochs``, and where the paper gives them ``std_square`` and
+            ``std_cross_entropy``, in per cent.
+    """
+
+    task: str
+    model: str
+    metric: str
+    domain: str
+    values: Mapping[str, float]
+
+    @property
+    def model_name(self) -> str:
+        """The model as the paper's tables have it."""
+        return str(tables()["names"]["models"][self.model])
+
+    @property
+    def task_name(self) -> str:
+        """The task as the paper's tables have it, with its metric but for text."""
+        name, metric = tables()["names"]["tasks"][self.task], tables()["names"]["metrics"][self.metric]
+        return str(name) if self.domain == "text" else f"{name} ({metric})"
+
+
+def published(block: str) -> list[Published]:
+    """The rows of ``test_results``, ``validation_results`` or ``train_results``, in the paper's order."""
+    domains = {task: domain for domain, its_tasks in tables()["names"]["domains"].items() for task in its_tasks}
+    names = ("task", "model", "metric")
+    return [
+        Published(
+            *(row[name] for name in names), domains[row["task"]], {key: row[key] for key in row if key not in names}
+        )
+        for row in tables()[block]
+    ]
+
+
+def backbone(task: str, model: str) -> str | None:
+    """The pre-trained model that the paper's ``model`` is; None for one without."""
+    row = _row("hyperparameters", task, model)
+    return None if row is None else row.get("backbone")

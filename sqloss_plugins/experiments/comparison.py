@@ -48,13 +48,11 @@ class Run:
         return float(self.result.hyperparameters["learning_rate"])
 
     def values(self) -> dict[Column, float]:
-        """All values but those of the training data and of metrics that are not comparable."""
+        """All values but those of metrics that are not comparable, such as the training loss."""
         result = self.result
         fingerprints = result.data.get("test_fingerprints", {})
         found = {}
         for split, methods in result.metrics.items():
-            if split == "train":
-                continue
             for method, values in methods.items():
                 for name, value in values.items():
                     if not result.metric(name).is_comparable:
@@ -73,7 +71,7 @@ class Group:
     Attributes:
         task, arch, protocol, mini, selection: as in :class:`sqloss_plugins.results.Result`.
         fingerprint: of the training and the validation data.
-        settings: all other settings, as JSON.
+        settings: all other settings that are set, as JSON.
     """
 
     task: str
@@ -138,6 +136,8 @@ class Summary:
 
     Attributes:
         loss: with k and M where it has them.
+        name: the loss alone.
+        rescaling: its k and M; None where it has none.
         learning_rate: the chosen one.
         rates: every rate tried -> the mean validation metric that it was chosen by.
         seeds: the seeds run at the chosen rate.
@@ -145,6 +145,8 @@ class Summary:
     """
 
     loss: str
+    name: str
+    rescaling: tuple[float, float] | None
     learning_rate: float
     rates: dict[float, float]
     seeds: list[int]
@@ -260,7 +262,7 @@ def compare_group(group: Group, runs: Sequence[Run]) -> Comparison:
     differences: list[Difference] = []
     for label, summary in summaries.items():
         if label != BASELINE and BASELINE in summaries:
-            found, missing = _differences(summary, summaries[BASELINE])
+            found, missing = paired_differences(summary, summaries[BASELINE])
             differences += found
             notes += missing
     return Comparison(group, metrics, summaries, differences, notes)
@@ -310,7 +312,9 @@ def summarise(runs: Sequence[Run], selection: Metric) -> Summary | None:
     for seed, run in sorted(by_rate[chosen].items()):
         for column, value in run.values().items():
             values[column][seed] = value
-    return Summary(runs[0].label, chosen, rates, sorted(by_rate[chosen]), dict(values))
+    first = runs[0].result
+    rescaling = None if first.k is None or first.M is None else (first.k, first.M)
+    return Summary(runs[0].label, first.loss, rescaling, chosen, rates, sorted(by_rate[chosen]), dict(values))
 
 
 def _mean_validation(by_seed: Mapping[int, Run], seeds: Iterable[int], name: str) -> float:
@@ -319,8 +323,8 @@ def _mean_validation(by_seed: Mapping[int, Run], seeds: Iterable[int], name: str
     return float(np.mean([by_seed[seed].result.value("validation", name) for seed in sorted(seeds)]))
 
 
-def _differences(summary: Summary, baseline: Summary) -> tuple[list[Difference], list[str]]:
-    """Differences in every column that both have, and what could not be compared."""
+def paired_differences(summary: Summary, baseline: Summary) -> tuple[list[Difference], list[str]]:
+    """Differences seed by seed in every column that both have, and what could not be compared, a sentence each."""
     if not set(summary.seeds) & set(baseline.seeds):
         return [], [f"{summary.loss} and {baseline.loss} have no seed in common: there are no differences to show"]
     found, notes = [], []

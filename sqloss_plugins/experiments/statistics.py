@@ -1,0 +1,132 @@
+"""The statistics of a report: intervals, tests and power, by SciPy and statsmodels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+CONFIDENCE = 0.95
+"""Of all intervals."""
+POWER = 0.8
+"""With which a difference should be seen."""
+
+
+class Interval(NamedTuple):
+    """A confidence interval; an end may be infinite."""
+
+    low: float
+    high: float
+
+
+class SignTest(NamedTuple):
+    """An exact sign test: the two-sided p value, and the share of wins with its exact (Clopper-Pearson) interval."""
+
+    p_value: float
+    share: float
+    interval: Interval
+
+
+class Ratio(NamedTuple):
+    """A ratio of two standard deviations, its interval and the two-sided p value of their being equal."""
+
+    ratio: float
+    interval: Interval
+    p_value: float
+
+
+def standard_deviation(values: Sequence[float]) -> float | None:
+    """Of a sample (n - 1); None below two values."""
+    import numpy as np
+
+    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def _varies(values: Sequence[float]) -> bool:
+    """Whether there is anything to test; rounding is no variation."""
+    deviation = standard_deviation(values)
+    return deviation is not None and deviation > 1e-12 * max(abs(value) for value in values)  # False for nan
+
+
+def mean_interval(values: Sequence[float]) -> Interval | None:
+    """The t interval of a mean, for differences that of the paired t-test; None below two values or without variation."""
+    from scipy.stats import ttest_1samp
+
+    if not _varies(values):
+        return None
+    found = ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    return Interval(float(found.low), float(found.high))
+
+
+def deviation_interval(deviation: float, n: int) -> Interval | None:
+    """The chi-square interval of a standard deviation of ``n`` normal values; None below two."""
+    from scipy.stats import chi2
+
+    if n < 2:
+        return None
+    low, high = chi2(n - 1).ppf([(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2])
+    return Interval(deviation * math.sqrt((n - 1) / low), deviation * math.sqrt((n - 1) / high))
+
+
+def deviation_ratio(deviation: float, n: int, other: float, m: int) -> Ratio | None:
+    """The ratio of the standard deviations of two independent normal samples, with the F interval and test.
+
+    Args:
+        deviation, n: of the first sample, and how many values it has.
+        other, m: of the second one.
+
+    Returns:
+        None below two values, or where the second does not vary.
+    """
+    from scipy.stats import f
+
+    if min(n, m) < 2 or not other > 0:
+        return None
+    ratio = deviation / other
+    distribution = f(n - 1, m - 1)
+    low, high = distribution.ppf([(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2])
+    p_value = 2 * min(distribution.cdf(ratio**2), distribution.sf(ratio**2))
+    return Ratio(ratio, Interval(ratio / math.sqrt(low), ratio / math.sqrt(high)), float(min(p_value, 1.0)))
+
+
+def sign_test(wins: int, losses: int) -> SignTest | None:
+    """Wins against losses, without the ties; None where there are neither."""
+    from scipy.stats import binomtest
+
+    if wins + losses == 0:
+        return None
+    found = binomtest(wins, wins + losses)
+    low, high = found.proportion_ci(CONFIDENCE)
+    return SignTest(float(found.pvalue), wins / (wins + losses), Interval(float(low), float(high)))
+
+
+def adjusted(p_values: Sequence[float | None]) -> list[float | None]:
+    """Holm's p values of a family of tests; None for what has none, which is not counted."""
+    from statsmodels.stats.multitest import multipletests
+
+    tested = [p for p in p_values if p is not None]
+    if not tested:
+        return list(p_values)
+    found = iter(multipletests(tested, method="holm")[1])
+    return [None if p is None else float(next(found)) for p in p_values]
+
+
+def seeds_needed(differences: Sequence[float]) -> int | None:
+    """With how many seeds the paired t-test at 5 % would see a true difference of the observed size, with power 0.8.
+
+    The size is mean / standard deviation, itself an estimate from few seeds. Two seeds are the least. None where the
+    differences do not vary, are fewer than two, or have a mean of 0.
+    """
+    import numpy as np
+    from statsmodels.stats.power import TTestPower
+
+    if not _varies(differences):
+        return None
+    effect = abs(float(np.mean(differences))) / float(np.std(differences, ddof=1))
+    test = {"effect_size": effect, "alpha": 1 - CONFIDENCE, "alternative": "two-sided"}
+    # The solver finds nothing where two seeds are more than enough.
+    if TTestPower().power(nobs=2, **test) >= POWER:
+        return 2
+    if effect < 1e-3:
+        return None  # millions
+    return math.ceil(float(np.squeeze(TTestPower().solve_power(nobs=None, power=POWER, **test))))
