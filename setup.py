@@ -51,11 +51,13 @@ ESPNET = [
     "espeakng-loader",  # the library that reads the mini corpus
 ]
 VISION = [*HF, "timm>=1.0.20", "torchvision", "pillow"]
+REPORT = [*MEASURING, "jinja2", "matplotlib", "plotly>=6", "statsmodels>=0.14"]
 SWEEP = ["optuna>=4"]  # for Trainer.hyperparameter_search
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 TEST = [
     *VISION,
     *ESPNET,
+    *REPORT,
     *SWEEP,
     "pytest>=8,<9",  # under 9.2 pytest-xdist 3.8 no longer keeps the tests of an xdist_group together
     "pytest-xdist",
@@ -77,7 +79,12 @@ setup(
     packages=[*find_packages(include=["sqloss_plugins", "sqloss_plugins.*"]), "sqloss_plugins.recipes"],
     package_dir={"sqloss_plugins.recipes": "recipes"},  # so that `sqloss asr librispeech` runs from a wheel
     package_data={
-        "sqloss_plugins": ["py.typed", "paper_tables.yaml", "data/corpora/timit.yaml"],
+        "sqloss_plugins": [
+            "py.typed",
+            "paper_tables.yaml",
+            "data/corpora/timit.yaml",
+            "experiments/report.html.jinja",
+        ],
         "sqloss_plugins.recipes": ["*/run.sh", "*/*.md", "*/conf/**/*.yaml", "*/conf/**/*.txt"],
     },
     include_package_data=False,
@@ -87,10 +94,11 @@ setup(
         "hf": HF,
         "espnet": ESPNET,
         "vision": VISION,
+        "report": REPORT,
         "sweep": [*HF, *SWEEP],
         "docs": DOCS,
         "test": TEST,
-        "all": [*HF, *ESPNET, *VISION, *SWEEP],
+        "all": [*HF, *ESPNET, *VISION, *REPORT, *SWEEP],
     },
     entry_points={"console_scripts": ["sqloss = sqloss_plugins.cli:main"]},
 )

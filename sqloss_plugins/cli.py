@@ -30,6 +30,7 @@ COMMANDS = {
     "characters": _Command("sqloss_plugins.hf.tasks.characters", "hf", "train a Transformer-XL on characters"),
     "asr": _Command("sqloss_plugins.espnet.recipe", "espnet", "a speech recipe, from audio to error rates"),
     "compare": _Command("sqloss_plugins.experiments.compare", "hf", "compare losses over finished runs"),
+    "report": _Command("sqloss_plugins.experiments.report", "report", "the paper's tables and figures, and statistics"),
     "export": _Command("sqloss_plugins.hf.export", "hf", "a copy of a classifier whose softmax is its probabilities"),
     "calibrate": _Command(
         "sqloss_plugins.experiments.calibrate", "hf", "how good the probabilities of finished runs are"

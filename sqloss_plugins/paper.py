@@ -273,7 +273,11 @@ def published(block: str) -> list[Published]:
     names = ("task", "model", "metric")
     return [
         Published(
-            *(row[name] for name in names), domains[row["task"]], {key: row[key] for key in row if key not in names}
+            task=row["task"],
+            model=row["model"],
+            metric=row["metric"],
+            domain=domains[row["task"]],
+            values={key: row[key] for key in row if key not in names},
         )
         for row in tables()[block]
     ]

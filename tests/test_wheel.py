@@ -58,7 +58,7 @@ def test_what_is_in_the_wheel(wheel):
     sources = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "sqloss_plugins").rglob("*")
-        if path.suffix in (".py", ".yaml", ".typed")
+        if path.suffix in (".py", ".yaml", ".typed", ".jinja")
     }
     recipes = {
         f"sqloss_plugins/{path.relative_to(ROOT).as_posix()}"

@@ -22,7 +22,7 @@ from sqloss_plugins.experiments.comparison import (
 )
 
 PAPER, OWN, MINI = "paper", "own", "mini"
-"""Where a comparison belongs: the paper's task, model and data; other tasks, models or parts of the data; made-up data."""
+"""Where a comparison belongs: the paper's task, model and data; other tasks, models, parts of the data; mini data."""
 
 _ENOUGH = 0.9
 """The share of the paper's examples, which it rounds, that the whole data has at least."""

@@ -1,18 +1,18 @@
-"""The paper's Figures 1 to 3 and one on the sensitivity to the seed: by Matplotlib for files, by Plotly for the page."""
+"""The paper's Figures 1 to 3 and one on the sensitivity to the seed: files by Matplotlib, for the page by Plotly."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqloss_plugins import paper
 from sqloss_plugins.experiments.comparison import BASELINE
-from sqloss_plugins.experiments.evidence import MINI, OWN, PAPER, Evidence
+from sqloss_plugins.experiments.evidence import OWN, PAPER, Evidence
 from sqloss_plugins.experiments.findings import Ahead, paper_advantage
 from sqloss_plugins.experiments.statistics import standard_deviation
-from sqloss_plugins.experiments.tables import Measured, Table, match, scaled, test_split
+from sqloss_plugins.experiments.tables import Table, match, scaled, test_split
 
 if TYPE_CHECKING:
     import matplotlib.figure
@@ -82,8 +82,9 @@ class Lines:
         axes.set_ylim(len(self.lines) - 0.5, -0.5)
         if self.is_log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.set_xlabel(self.axis)
-        axes.set_title(self.title, fontsize=10)
+        figure.suptitle(self.title, fontsize=10)
         axes.legend(fontsize=8)
         return figure
 
@@ -95,13 +96,13 @@ class Lines:
         labels = [line.label for line in self.lines]
         for name, color, symbol in (("paper", _PAPER, "diamond-open"), ("ours", _OURS, "circle")):
             found = [(line.label, mark) for line in self.lines if (mark := getattr(line, name)) is not None]
-            bars = [(mark.low, mark.high) for _, mark in found]
             error = {
                 "type": "data",
                 "symmetric": False,
-                "array": [None if high is None else high - mark.x for (_, mark), (_, high) in zip(found, bars, strict=True)],
-                "arrayminus": [None if low is None else mark.x - low for (_, mark), (low, _) in zip(found, bars, strict=True)],
+                "array": [None if mark.high is None else mark.high - mark.x for _, mark in found],
+                "arrayminus": [None if mark.low is None else mark.x - mark.low for _, mark in found],
                 "thickness": 1,
+                "visible": any(mark.low is not None for _, mark in found),
             }
             figure.add_scatter(
                 x=[mark.x for _, mark in found],
@@ -122,9 +123,10 @@ class Lines:
                 hovertemplate="%{y}: %{x:.3g}<extra>one seed</extra>",
             )
         figure.add_vline(self.reference, line_width=1, line_color="#999999")
-        figure.update_yaxes(categoryorder="array", categoryarray=labels, autorange="reversed", automargin=True)
+        rows = {"categoryorder": "array", "categoryarray": labels, "range": [len(labels) - 0.5, -0.5]}
+        figure.update_yaxes(**rows, automargin=True)
         figure.update_xaxes(title=self.axis, type="log" if self.is_log else "linear")
-        figure.update_layout(height=130 + 20 * len(labels))
+        figure.update_layout(height=110 + 20 * len(labels))
         return figure
 
 
@@ -157,8 +159,13 @@ class Panels:
 
         across = 5
         down = -(-len(self.panels) // across)
-        figure = Figure(figsize=(11, 0.8 + 1.75 * down), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False).ravel()
+        height = 0.9 + 1.75 * down
+        figure = Figure(figsize=(11, height))
+        # A layout that fits itself takes seconds with so many panels.
+        space = {"left": 0.05, "right": 0.99, "top": 1 - 0.7 / height, "bottom": 0.3 / height}
+        grid = figure.subplots(
+            down, across, squeeze=False, gridspec_kw={**space, "wspace": 0.32, "hspace": 0.45}
+        ).ravel()
         for axes, panel in zip(grid, self.panels, strict=False):
             for x, (loss, color) in enumerate(_LOSSES.items()):
                 if loss in panel.paper:
@@ -220,7 +227,7 @@ class Panels:
         menu = {"buttons": buttons, "active": shown, "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"}
         figure.update_xaxes(categoryorder="array", categoryarray=list(_LOSS_NAMES.values()), range=[-0.5, 1.5])
         figure.update_yaxes(title=self.panels[shown].axis, automargin=True)
-        figure.update_layout(updatemenus=[menu], height=460, margin_t=60)
+        figure.update_layout(updatemenus=[menu], height=420, margin_t=50, showlegend=False)
         return figure
 
 
@@ -247,12 +254,17 @@ def figure_1(differences: Sequence[Ahead]) -> Lines:
         if each.evidence.section == OWN and each.is_main:
             group = each.evidence.group
             label = f"{group.task}, {group.arch}"
-            label += "" if each.family == ("square", "early_stopping") else f", {each.difference.loss}, {group.protocol}"
-            if label not in {line.label for line in lines} and each.evidence.comparison.metrics[group.selection].unit == "%":
+            label += (
+                "" if each.family == ("square", "early_stopping") else f", {each.difference.loss}, {group.protocol}"
+            )
+            if (
+                label not in {line.label for line in lines}
+                and each.evidence.comparison.metrics[group.selection].unit == "%"
+            ):
                 lines.append(Line(label, None, _mark(each)))
     notes = [
-        "Positive: the square loss (or the loss that is named) is better than cross-entropy, for error rates too. Ours: "
-        "the mean over seeds with a bar of one standard deviation, and every seed",
+        "Positive: the square loss (or the loss that is named) is better than cross-entropy, for error rates too. "
+        "Ours: the mean over seeds with a bar of one standard deviation, and every seed",
         "The paper gives its means as numbers; its values by seed are in its own Figure 1 alone",
     ]
     title = "Figure 1: difference to cross-entropy on test data, by initialization"
@@ -281,16 +293,20 @@ def figure_3(evidence: Sequence[Evidence]) -> Panels:
         theirs = {loss: (row.values[loss], row.values[f"std_{loss}"]) for loss in _LOSSES}
         panels.append(Panel(_label(row), kind.heading, theirs, ours))
     for item in evidence:
-        column = item.main_column([c for each in item.comparison.summaries.values() for c in each.values])
-        if item.section == OWN and column is not None:
+        summaries = {each.name: each for each in item.comparison.summaries.values() if each.name in _LOSSES}
+        baseline = summaries.get(BASELINE)
+        column = item.main_column(baseline.values) if baseline else None
+        if item.section == OWN and column is not None and len(summaries) == len(_LOSSES):
             kind = item.comparison.metrics[column.metric]
             ours = {
-                summary.name: list(Measured({s: scaled(kind, v) for s, v in summary.values.get(column, {}).items()}).by_seed.values())
-                for summary in item.comparison.summaries.values()
-                if summary.name in _LOSSES
+                loss: [scaled(kind, value) for value in each.values.get(column, {}).values()]
+                for loss, each in summaries.items()
             }
             panels.append(Panel(f"{item.group.task}, {item.group.arch}", f"{column.split} {kind.heading}", {}, ours))
-    notes = ["The paper's means and standard deviations (Tables 2, 5, 7 and 8); its values by seed are not given as numbers"]
+    notes = [
+        "Grey diamonds: the paper's means and standard deviations (Tables 2, 5, 7 and 8); it gives its values by "
+        "seed in no table. Coloured: our seeds"
+    ]
     return Panels("figure3", "Figure 3: test results of the seeds", panels, notes)
 
 
@@ -322,7 +338,7 @@ def deviation_figure(paper_tests: Table, ours: Table, evidence: Sequence[Evidenc
         lines.append(Line(_label(published[place]), mark, marks.get(place)))
     title = "Sensitivity to the seed: standard deviation, square loss / cross-entropy"
     notes = ["With the 95 % F interval; left of 1 the square loss is less sensitive"]
-    return Lines("seed_sensitivity", title, "ratio of standard deviations", 1.0, [*lines, *others], notes, is_log=True)
+    return Lines("seed_sensitivity", title, "ratio of std", 1.0, [*lines, *others], notes, is_log=True)
 
 
 def write_figures(folder: Path, figures: Sequence[Lines | Panels]) -> list[Path]:

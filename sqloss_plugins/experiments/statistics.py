@@ -49,7 +49,7 @@ def _varies(values: Sequence[float]) -> bool:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """The t interval of a mean, for differences that of the paired t-test; None below two values or without variation."""
+    """The t interval of a mean, of differences the paired t-test's; None below two values or without variation."""
     from scipy.stats import ttest_1samp
 
     if not _varies(values):
@@ -124,8 +124,8 @@ def seeds_needed(differences: Sequence[float]) -> int | None:
         return None
     effect = abs(float(np.mean(differences))) / float(np.std(differences, ddof=1))
     test = {"effect_size": effect, "alpha": 1 - CONFIDENCE, "alternative": "two-sided"}
-    # The solver finds nothing where two seeds are more than enough.
-    if TTestPower().power(nobs=2, **test) >= POWER:
+    # Where two seeds are far more than enough the power is nan, and the solver finds nothing.
+    if not TTestPower().power(nobs=2, **test) < POWER:
         return 2
     if effect < 1e-3:
         return None  # millions

@@ -85,7 +85,7 @@ class Measured(NamedTuple):
 
     def cell(self, published: float | None = None) -> Cell:
         """Mean +- standard deviation (seeds), beside the paper's number."""
-        beside = "" if published is None else f"{published:g}"
+        beside = "" if published is None else f"{published:.1f}"
         if self.mean is None:
             return Cell("", published, beside)
         spread = "" if self.deviation is None else f" +- {self.deviation:.2f}"
@@ -124,7 +124,9 @@ def match(evidence: Sequence[Evidence], task: str, model: str) -> Match:
         for protocol in protocols:
             there = [each for each in ours if each.group.protocol == protocol and each.summaries]
             if len(there) > 1:
-                notes.append(f"{len(there)} groups of runs differ in settings ({protocol}): shown is that with most seeds")
+                notes.append(
+                    f"{len(there)} groups of runs differ in settings ({protocol}): shown is that with most seeds"
+                )
             if there:
                 if protocol == "fixed_epochs":
                     notes.append("a fixed number of epochs, without early stopping")
