@@ -77,7 +77,7 @@ def test_holm_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("differences", "needed"), [([18, 20], 2), ([16, 21], 3), ([1, 2, 4, 2, 3], 4), ([1, -0.5, 0.7, 0.1], 24)]
+    ("differences", "needed"), [([18, 20], 2), ([16, 21], 3), ([1, 2, 4, 2, 3], 5), ([1, -0.5, 0.7, 0.1], 35)]
 )
 def test_the_seeds_needed_are_the_fewest_with_that_power(differences, needed):
     assert statistics.seeds_needed(differences) == needed
