@@ -52,13 +52,19 @@ ESPNET = [
 ]
 VISION = [*HF, "timm>=1.0.20", "torchvision", "pillow"]
 REPORT = [*MEASURING, "jinja2", "matplotlib", "plotly>=6", "statsmodels>=0.14"]
-SWEEP = ["optuna>=4"]  # for Trainer.hyperparameter_search
+SWEEP = [
+    "distributed>=2026.3",
+    "rich>=13",
+    "optuna>=4",  # for Trainer.hyperparameter_search
+]
+CLUSTER = ["dask-jobqueue>=0.9"]  # for sqloss sweep on SLURM, PBS and the like
 DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
 TEST = [
     *VISION,
     *ESPNET,
     *REPORT,
     *SWEEP,
+    *CLUSTER,
     "pytest>=8,<9",  # under 9.2 pytest-xdist 3.8 no longer keeps the tests of an xdist_group together
     "pytest-xdist",
     "hypothesis>=6.100",
@@ -96,9 +102,10 @@ setup(
         "vision": VISION,
         "report": REPORT,
         "sweep": [*HF, *SWEEP],
+        "cluster": [*HF, *SWEEP, *CLUSTER],
         "docs": DOCS,
         "test": TEST,
-        "all": [*HF, *ESPNET, *VISION, *REPORT, *SWEEP],
+        "all": [*HF, *ESPNET, *VISION, *REPORT, *SWEEP, *CLUSTER],
     },
     entry_points={"console_scripts": ["sqloss = sqloss_plugins.cli:main"]},
 )

@@ -29,6 +29,8 @@ COMMANDS = {
     "lm": _Command("sqloss_plugins.hf.tasks.language_model", "hf", "train or fine-tune a causal language model"),
     "characters": _Command("sqloss_plugins.hf.tasks.characters", "hf", "train a Transformer-XL on characters"),
     "asr": _Command("sqloss_plugins.espnet.recipe", "espnet", "a speech recipe, from audio to error rates"),
+    "sweep": _Command("sqloss_plugins.experiments.sweep", "sweep", "run a whole comparison of losses, and report it"),
+    "list": _Command("sqloss_plugins.experiments.listing", "hf", "the paper's tasks: commands, data, numbers"),
     "compare": _Command("sqloss_plugins.experiments.compare", "hf", "compare losses over finished runs"),
     "report": _Command("sqloss_plugins.experiments.report", "report", "the paper's tables and figures, and statistics"),
     "export": _Command("sqloss_plugins.hf.export", "hf", "a copy of a classifier whose softmax is its probabilities"),

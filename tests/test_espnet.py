@@ -32,11 +32,12 @@ from sqloss_plugins.espnet.bin.lm_train import main as lm_train
 from sqloss_plugins.espnet.calibration import calibrate, teacher_forced_outputs
 from sqloss_plugins.espnet.decoding import Speech2Text, log_probability_outputs, use_method
 from sqloss_plugins.espnet.initialization import initialize_as_espnet1
-from sqloss_plugins.espnet.jobs import Job, die_with_parent, run_jobs
+from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
 from sqloss_plugins.espnet.model_files import check_sample_rate, load_model
 from sqloss_plugins.espnet.resume import make_saves_atomic, repair_checkpoint, trained
 from sqloss_plugins.probability import METHODS, TEMPERATURES, log_probabilities
+from sqloss_plugins.processes import die_with_parent
 
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHI", "<sos/eos>"]
 C = len(TOKENS)
@@ -835,7 +836,7 @@ def test_a_job_dies_with_the_process_that_started_it(when, tmp_path):
     wait = "    time.sleep(1)\n" if when == "before it asks for it" else ""
     (tmp_path / "works.py").write_text(
         "import os, pathlib, time\n"
-        "from sqloss_plugins.espnet.jobs import die_with_parent\n"
+        "from sqloss_plugins.processes import die_with_parent\n"
         "if __name__ == '__main__':\n"
         f"    pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid()))\n"
         f"{wait}"

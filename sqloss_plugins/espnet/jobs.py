@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -15,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqloss_plugins.errors import RunError
+from sqloss_plugins.processes import PARENT
 
 _PROGRESS = re.compile(r"INFO: (\d+/\d+epoch started.*|\d+epoch results:.*|\d+epoch:train:\d+-\d+batch:.*)")
 _ERROR = re.compile(r"\w+: error: |.*\.py: error: ")
-_PARENT = "SQLOSS_PARENT_PID"  # environment variable of the processes that run_jobs starts
 _SHOWN = re.compile(r"\b(loss_ctc|loss_att|loss|acc)=(\S+?),")
 
 
@@ -51,7 +49,7 @@ def run_jobs(
     at_once = max(1, min(nj, len(jobs)))
     # Processes side by side share the processors; each would start as many threads as there are.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
-    environment = {**threads, **os.environ, _PARENT: str(os.getpid())}
+    environment = {**threads, **os.environ, PARENT: str(os.getpid())}
     failed = threading.Event()
 
     def work(job: Job) -> None:
@@ -101,24 +99,6 @@ def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] |
             if found:
                 print(f"  {_short(found[1])}", flush=True)
         return process.wait(), own or last or "no output"
-
-
-def die_with_parent(parent: int | None = None) -> None:
-    """On Linux: this process is killed with its parent, so that none is at work in a folder that looks free.
-
-    For the top of a module that :func:`run_jobs` runs, before its long imports. A process that was started in any other
-    way is left alone. The process itself asks for it, because code between fork and exec can hang where the parent has
-    threads.
-
-    Args:
-        parent: the parent's process id; None for the one that :func:`run_jobs` names.
-    """
-    parent = parent or int(os.environ.pop(_PARENT, 0))  # popped: it is not the parent of what this process starts
-    if sys.platform != "linux" or not parent:
-        return
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:  # it ended before
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _short(message: str) -> str:

@@ -16,8 +16,8 @@ import torch
 
 from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import RunError, run_command
-from sqloss_plugins.espnet.jobs import die_with_parent
 from sqloss_plugins.espnet.model_files import read_config
+from sqloss_plugins.processes import die_with_parent
 
 _FAR = 100.0  # times the loss of outputs that are 0
 _LONGEST = 1000  # tokens of an utterance, over which the loss of speech recognition is a sum

@@ -184,7 +184,12 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, comparisons: Sequence[Comparison]) -> None:
+def write(path: Path, comparisons: Sequence[Comparison]) -> None:
+    """Writes every comparison to a JSON file.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     try:
         write_json(path, [as_json(comparison) for comparison in comparisons])
     except OSError as error:
@@ -213,7 +218,7 @@ def _run(argv: Sequence[str] | None) -> None:
     else:
         show(comparisons, args.by_method)
     if args.json:
-        _write(args.json, comparisons)
+        write(args.json, comparisons)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,8 +15,8 @@ from typing import Any
 
 from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import run_command
-from sqloss_plugins.espnet.jobs import die_with_parent
 from sqloss_plugins.probability import METHODS
+from sqloss_plugins.processes import die_with_parent
 
 PROGRAM = "asr_inference"
 

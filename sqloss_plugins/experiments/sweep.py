@@ -1,0 +1,535 @@
+"""Runs a whole comparison of losses: every loss at its own best learning rate, over seeds, and the tables at the end.
+
+    sqloss sweep classify --train_file reviews.csv --grid learning_rate=2e-5,5e-5,1e-4
+    sqloss sweep images --train_dir photos/train --arch resnet18 --seeds 3
+    sqloss sweep asr an4 --corpus AN4 --grid learning_rate=5e-4,1e-3 --seeds 1,2,3
+    sqloss sweep glue --task mrpc --data_dir GLUE/MRPC --protocols early_stopping,same_epochs
+    sqloss sweep --tasks mrpc,text5,mnist --losses square,cross_entropy,squentropy -- --mini
+    sqloss sweep --config sweep.yaml --workers 4
+    sqloss sweep classify --train_file reviews.csv --dry_run
+
+After the name of a command, options that are not listed below are that command's; with --tasks they come after --.
+Each run is one such command, which --dry_run prints. The learning rates of --grid are tried with the first seed, each
+loss takes the one with the best validation metric, and the other seeds are run with that. same_epochs takes, seed by
+seed, the epochs after which cross-entropy's early stopping chose its model. A run that is finished is not repeated, so
+that the same command goes on where an earlier one was stopped. Runs that fail are listed at the end.
+
+--config names a YAML file of the options below (lists as lists, grid as a mapping), with command: and options: for a
+command and its options, and parallel: as ESPnet3 has it: env (local, slurm, pbs, lsf, ...), n_workers, options. What
+the command line has counts. What was asked for is in sweep.yaml in the folder of the sweep, beside comparison.json.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sqloss_plugins.command_line import OptionParser, check_name, read_mapping
+from sqloss_plugins.errors import RunError, UserError, run_command
+from sqloss_plugins.experiments.compare import compare, show, write
+from sqloss_plugins.experiments.execution import CLUSTERS, Parallel, carry_out, choose_rate, last_words
+from sqloss_plugins.experiments.plan import BASELINE, BEST, FOLLOWING, SEARCHED_BY, Cell, Plan, option_name
+from sqloss_plugins.experiments.progress import Progress
+from sqloss_plugins.experiments.tasks import COMMANDS, architectures, command
+from sqloss_plugins.folders import lock_folder
+from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.results import RESULT_NAME, markdown_table, read_result, write_json
+
+PROGRAM = "sqloss sweep"
+SWEEP_NAME = "sweep.yaml"
+COMPARISON_NAME = "comparison.json"
+SEARCH_NAME = "search.json"
+
+OWN_COMMANDS = ("glue", "classify", "images", "lm", "characters", "asr")
+"""Commands that a sweep can be of."""
+
+_OF_SWEEP = ("tasks", "archs", "losses", "seeds", "protocols", "grid", "exp", "workers", "scheduler", "dry_run")
+_WITHOUT_ARCH = ("lm", "characters")
+_VARIED = ("loss", "learning_rate", "seed", "protocol", "output_dir", "cross_entropy_run")
+_VARIED_OF_SPEECH = ("loss", "seed", "asr_exp", "tag", "asr_tag")
+_NAMES = ("task", "task_name", "train_file", "train_dir", "dataset_name")
+"""Options of the Trainer's commands that name the task, or its data; the first that is given counts."""
+
+
+@dataclass
+class Request:
+    """What is asked for, from the command line and the file.
+
+    Attributes:
+        command: one of :data:`OWN_COMMANDS`; None with ``tasks``.
+        options: words for the runs.
+        tasks, archs, losses, seeds, protocols, rates: lists; None where not given.
+        exp: the folder; None for one below ``runs``.
+        parallel: ``env``, ``n_workers``, ``options`` and ``scheduler``.
+    """
+
+    command: str | None = None
+    options: list[str] = field(default_factory=list)
+    tasks: list[str] | None = None
+    archs: list[str] | None = None
+    losses: list[str] | None = None
+    seeds: list[int] | None = None
+    protocols: list[str] | None = None
+    rates: list[str] | None = None
+    exp: str | None = None
+    parallel: dict[str, Any] = field(default_factory=dict)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _parser() -> OptionParser:
+    parser = OptionParser(PROGRAM, __doc__)
+    parser.usage = f"{PROGRAM} COMMAND [options]  |  {PROGRAM} --tasks TASK,... [options] [-- options of the runs]"
+    add = parser.add_argument
+    add("--tasks", metavar="TASK,...", help=f"tasks by name: {', '.join(COMMANDS)}")
+    add(
+        "--archs", metavar="ARCH,...", help="architectures, each as --arch of the command; all: the paper's for --tasks"
+    )
+    add("--losses", metavar="LOSS,...", help=f"of {', '.join(LOSSES)} (default: square,cross_entropy)")
+    add("--seeds", metavar="N", help="so many, from 1 on; or the seeds themselves, as 1,2,7 (default: 5)")
+    add("--protocols", metavar="PROTOCOL,...", help=f"{SEARCHED_BY}, {FOLLOWING} (default: {SEARCHED_BY})")
+    add("--grid", metavar="learning_rate=RATE,...", help="learning rates to choose from (default: each command's own)")
+    add("--exp", metavar="FOLDER", help="where everything goes (default: runs/NAMES-sweep)")
+    add("--workers", metavar="N", help="runs at a time (default: as many as there are GPUs, or 1)")
+    add("--scheduler", metavar="ADDRESS", help="a Dask scheduler that is there already, as tcp://host:8786")
+    add("--config", metavar="FILE", type=Path, help="YAML file with any of this")
+    add("--dry_run", action="store_true", help="print the commands, and run nothing")
+    return parser
+
+
+def _items(value: Any, name: str) -> list[str]:
+    """A list, or text with commas or spaces between the items.
+
+    Raises:
+        UserError: it is empty, has an item twice, or is something else.
+    """
+    if isinstance(value, str):
+        value = re.split(r"[,\s]+", value.strip(", \t\n"))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        value = [value]
+    if not isinstance(value, list) or not all(isinstance(item, str | int | float) for item in value):
+        raise UserError(f"--{name} must be a list, got {value!r}")
+    items = [str(item) for item in value if item != ""]
+    if not items:
+        raise UserError(f"--{name} is empty: give a value, or leave it out")
+    return items
+
+
+def _once(items: list[Any], name: str) -> list[Any]:
+    for item in items:
+        if items.count(item) > 1:
+            raise UserError(f"--{name} has {item} twice")
+    return items
+
+
+def _names(value: Any, name: str) -> list[str]:
+    return _once(_items(value, name), name)
+
+
+def _seeds(value: Any, name: str) -> list[int]:
+    items = _items(value, name)
+    try:
+        numbers = [int(item) for item in items]
+    except ValueError:
+        raise UserError(f"--{name} must be whole numbers, got {value!r}") from None
+    is_count = len(numbers) == 1 and not isinstance(value, list) and "," not in str(value)
+    if is_count and numbers[0] < 1:
+        raise UserError(f"--{name} must be at least 1, got {numbers[0]}")
+    if not all(0 <= number < 2**32 for number in numbers):
+        raise UserError(f"--{name} must be from 0 to {2**32 - 1}, got {value!r}")
+    return list(range(1, numbers[0] + 1)) if is_count else _once(numbers, name)
+
+
+def _rates(value: Any, name: str) -> list[str]:
+    """The learning rates of a grid, each written in one way."""
+    if isinstance(value, str):
+        key, _, text = value.partition("=")
+        value = {key.strip(): text}
+    if not isinstance(value, Mapping) or list(value) != ["learning_rate"]:
+        raise UserError(f"--{name} has learning rates and nothing else, as learning_rate=2e-5,5e-5; got {value!r}")
+    rates = []
+    for item in _items(value["learning_rate"], name):
+        try:
+            rate = float(item)
+        except ValueError:
+            rate = math.nan
+        if not 0 < rate < math.inf:
+            raise UserError(f"--{name}: a learning rate must be a finite number greater than 0, got {item}")
+        rates.append(f"{rate:g}")
+    return _once(rates, name)
+
+
+def _number(value: Any, name: str) -> int:
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise UserError(f"--{name} must be a whole number of at least 1, got {value!r}")
+    return number
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise UserError(f"--{name} must be a text, got {value!r}")
+    return value
+
+
+def _words(value: Any, name: str) -> list[str]:
+    """Options for the runs: words of a command line, or a mapping."""
+    if isinstance(value, str):
+        raise UserError(f"{name} must be a mapping, or a list of words, got {value!r}")
+    if isinstance(value, Mapping):
+        words = []
+        for key, item in value.items():
+            if item is None or isinstance(item, Mapping):
+                raise UserError(f"{name}: {key} must have a value, got {item!r}")
+            values = item if isinstance(item, list) else [item]
+            words += [f"--{key}", *(str(one).lower() if isinstance(one, bool) else str(one) for one in values)]
+        return words
+    return _items(value, name)
+
+
+def _parallel(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not set(value) <= {"env", "n_workers", "options", "scheduler"}:
+        raise UserError(f"{name} must be a mapping of env, n_workers, options and scheduler, got {value!r}")
+    found = dict(value)
+    if "n_workers" in found:
+        found["n_workers"] = _number(found["n_workers"], f"{name}.n_workers")
+    env = found.get("env", "local")
+    if env not in ("local", *CLUSTERS):
+        raise UserError(f"{name}: there is no env {env!r}; choose from local, {', '.join(CLUSTERS)}")
+    if not isinstance(found.get("options", {}), Mapping):
+        raise UserError(f"{name}.options must be a mapping, got {found['options']!r}")
+    return found
+
+
+_READERS: Mapping[str, Callable[[Any, str], Any]] = {
+    "command": _text,
+    "options": _words,
+    "tasks": _names,
+    "archs": _names,
+    "losses": _names,
+    "seeds": _seeds,
+    "protocols": _names,
+    "grid": _rates,
+    "exp": _text,
+    "workers": _number,
+    "scheduler": _text,
+    "parallel": _parallel,
+}
+"""Name on the command line or in the file -> what reads its value."""
+
+
+def _read(argv: Sequence[str]) -> tuple[Request, bool]:
+    """The request, and whether it is only to be shown.
+
+    Raises:
+        UserError: an option that there is not, or has a value that it cannot have.
+    """
+    own, (_, *after) = list(argv), _split(argv)
+    own = own[: len(own) - len(after) - 1] if "--" in own else own
+    given: dict[str, Any] = {}
+    if own and not own[0].startswith("-"):
+        given["command"] = own.pop(0)
+    namespace, rest = _parser().parse_known_args(own)
+    values = vars(namespace)
+    is_dry, path = values.pop("dry_run"), values.pop("config")
+    given |= {name: value for name, value in values.items() if value is not None}
+    from_file = read_mapping(path) if path else {}
+    unknown = [name for name in from_file if name not in _READERS]
+    if unknown:
+        raise UserError(f"{path} has {unknown[0]}, which is no option of a sweep: choose from {', '.join(_READERS)}")
+    read = {name: _READERS[name](value, name) for name, value in {**from_file, **given}.items() if value is not None}
+    if rest and "command" not in read:
+        raise UserError(f"unknown option or value: {' '.join(rest)} (see --help); options of the runs come after --")
+    parallel = read.get("parallel", {})
+    parallel |= {"n_workers": read["workers"]} if "workers" in read else {}
+    parallel |= {"scheduler": read["scheduler"]} if "scheduler" in read else {}
+    lists = {name: read.get(name) for name in ("tasks", "archs", "losses", "seeds", "protocols", "exp")}
+    options = [*read.get("options", []), *rest, *after]
+    request = Request(read.get("command"), options, **lists, rates=read.get("grid"), parallel=parallel)
+    return request, is_dry
+
+
+def _split(argv: Sequence[str]) -> list[str]:
+    """The words from the first ``--`` on; that alone where there is none."""
+    words = list(argv)
+    return words[words.index("--") :] if "--" in words else ["--"]
+
+
+# ---------------------------------------------------------------- checking
+
+
+def _value_of(words: Sequence[str], name: str) -> str | None:
+    """The last value that an option has in words of a command line."""
+    found = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if option_name(word) == name:
+            found = word.partition("=")[2] if "=" in word else following
+    return found
+
+
+def _refuse_options(request: Request, names: Sequence[str], reason: str) -> None:
+    given = {option_name(word) for word in request.options}
+    for name in names:
+        if name in given:
+            raise UserError(f"--{name} {reason}")
+
+
+def _own_cells(request: Request) -> list[Cell]:
+    """The cells of a command with its options."""
+    name, options = str(request.command), request.options
+    if name not in OWN_COMMANDS:
+        raise UserError(f"there is no sweep of {name!r}: choose from {', '.join(OWN_COMMANDS)}, or give --tasks")
+    if name == "asr":
+        if not options or options[0].startswith("-"):
+            raise UserError("asr needs the name of a recipe, as in: sqloss sweep asr an4")
+        task = Path(options[0]).resolve().name if options[0].endswith(("/", ".")) else Path(options[0]).name
+    else:
+        named = next(((n, v) for n in _NAMES if (v := _value_of(options, n)) is not None), ("", name))
+        task = Path(named[1]).stem if named[0] == "train_file" else Path(named[1]).name
+    if name == "glue" and task == "stsb":
+        raise UserError("stsb is a regression, which both losses train alike: see sqloss glue")
+    check_name("the name of the task", task)
+    if request.archs and name in _WITHOUT_ARCH:
+        raise UserError(f"--archs is for commands with --arch, and {name} has none: leave it out")
+    if not request.archs:
+        return [Cell(task, (name, *options))]
+    return [Cell(f"{task}/{arch}", (name, *options, "--arch", arch)) for arch in request.archs]
+
+
+def _cells_of_tasks(request: Request) -> list[Cell]:
+    """The cells of tasks by name, each with those of the architectures that it has."""
+    cells, archs = [], request.archs
+    for task in request.tasks or []:
+        if task not in COMMANDS:
+            raise UserError(f"--tasks: there is no task {task!r}: choose from {', '.join(COMMANDS)} (see sqloss list)")
+        theirs = architectures(task)
+        if archs is None:
+            cells.append(Cell(task, (*command(task), *request.options)))
+            continue
+        wanted = theirs if archs == ["all"] else [arch for arch in archs if arch in theirs or not theirs]
+        if not wanted:
+            raise UserError(f"--archs has none of {task}'s architectures: {', '.join(theirs) or 'the paper has none'}")
+        cells += [Cell(f"{task}/{arch}", (*command(task, arch), *request.options)) for arch in wanted]
+    for arch in archs or []:
+        if arch != "all" and not any(cell.name.endswith(f"/{arch}") for cell in cells):
+            raise UserError(f"--archs: none of the tasks has an architecture {arch!r}")
+    return cells
+
+
+def make_plan(request: Request) -> Plan:
+    """The runs that are asked for.
+
+    Raises:
+        UserError: something that cannot be, or would have no effect.
+    """
+    if (request.command is None) == (request.tasks is None):
+        raise UserError(
+            f"a sweep is of a command, such as {PROGRAM} classify --train_file ..., or of --tasks: give one of the two"
+        )
+    losses = request.losses or ["square", BASELINE]
+    protocols = request.protocols or [SEARCHED_BY]
+    for option, names, choices in (
+        ("losses", losses, tuple(LOSSES)),
+        ("protocols", protocols, (SEARCHED_BY, FOLLOWING)),
+    ):
+        for name in names:
+            if name not in choices:
+                raise UserError(f"--{option}: there is no {name!r}; choose from {', '.join(choices)}")
+    _refuse_options(request, _OF_SWEEP, "is of the sweep: give it before --")
+    see = "is what a sweep varies: see --losses, --grid, --seeds, --protocols and --exp"
+    if request.tasks:
+        _refuse_options(request, ("task", "task_name"), "is what --tasks says: leave it out")
+    if request.archs:
+        _refuse_options(request, ("arch",), "is what --archs says: leave it out")
+    cells = _own_cells(request) if request.command else _cells_of_tasks(request)
+    if any(cell.is_speech for cell in cells):
+        _refuse_options(request, _VARIED_OF_SPEECH, see)
+        if request.rates and any(word.partition("=")[0] == "lr" for word in request.options):
+            raise UserError(f"--optim_conf lr {see}")
+    if any(not cell.is_speech for cell in cells):
+        _refuse_options(request, _VARIED, see)
+        _check_protocols(request, losses, protocols)
+    elif request.protocols:
+        raise UserError("--protocols is not for speech: a recipe trains as many epochs as its configuration says")
+    name = "-".join(dict.fromkeys(cell.name.partition("/")[0] for cell in cells))
+    folder = Path(request.exp or f"runs/{name if len(name) <= 60 else 'tasks'}-sweep")
+    return Plan(
+        folder,
+        tuple(cells),
+        tuple(losses),
+        tuple(request.seeds or range(1, 6)),
+        tuple(protocols),
+        tuple(request.rates or ()),
+    )
+
+
+def _check_protocols(request: Request, losses: Sequence[str], protocols: Sequence[str]) -> None:
+    if FOLLOWING not in protocols:
+        return
+    if SEARCHED_BY in protocols:
+        if BASELINE not in losses:
+            raise UserError(f"--protocols {FOLLOWING} takes {BASELINE}'s numbers of epochs: add it to --losses")
+    elif not {"num_train_epochs", "max_steps"} & {option_name(word) for word in request.options}:
+        raise UserError(
+            f"--protocols {FOLLOWING} takes the numbers of epochs of {BASELINE}'s early stopping: add {SEARCHED_BY}, "
+            "or give --num_train_epochs"
+        )
+
+
+def _notes(plan: Plan, request: Request) -> list[str]:
+    """What is said of speech among other tasks."""
+    speech = [cell.name for cell in plan.cells if cell.is_speech]
+    if not speech or len(speech) == len(plan.cells):
+        return []
+    notes = []
+    if request.protocols:
+        notes.append(f"{', '.join(speech)}: trained for the epochs of their configuration, whatever --protocols says")
+    if request.rates:
+        notes.append(f"{', '.join(speech)}: trained at the learning rate of their configuration, not those of --grid")
+    return notes
+
+
+# ---------------------------------------------------------------- what is left behind
+
+
+def _record(plan: Plan, request: Request) -> None:
+    """Writes what was asked for, if the folder has no sweep of other commands.
+
+    Raises:
+        UserError: it has.
+    """
+    path = plan.folder / SWEEP_NAME
+    grid = {"learning_rate": list(plan.rates)} if plan.rates else None
+    asked = {
+        "command": request.command,
+        "tasks": request.tasks,
+        "archs": request.archs,
+        "losses": list(plan.losses),
+        "seeds": list(plan.seeds),
+        "protocols": list(plan.protocols) if any(not cell.is_speech for cell in plan.cells) else None,
+        "grid": grid,
+        "exp": str(plan.folder),
+        "options": request.options,
+        "parallel": request.parallel,
+    }
+    if path.is_file():
+        earlier = read_mapping(path)
+        for name in ("command", "options"):
+            before, now = earlier.get(name), asked[name] or None
+            if before != now:
+                raise UserError(
+                    f"{plan.folder} holds a sweep with {_shown(name, before)}, and this one has {_shown(name, now)}: "
+                    "choose another --exp"
+                )
+    content = {name: value for name, value in asked.items() if value}
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
+    path.write_text(f"# sqloss sweep --config {path}\n{text}", encoding="utf-8")
+
+
+def _shown(name: str, value: Any) -> str:
+    if not value:
+        return f"no {name}"
+    return f"the {name} {value if isinstance(value, str) else ' '.join(value)}"
+
+
+def _search_costs(progress: Progress) -> list[dict[str, Any]]:
+    """What choosing the learning rates took, by cell and loss."""
+    plan, costs = progress.plan, []
+    for cell in plan.cells:
+        for loss in plan.losses:
+            search = plan.search(cell, loss)
+            finished = [run for run in search if (run.folder / RESULT_NAME).is_file()]
+            if len(search) > 1 and finished:
+                costs.append(
+                    {
+                        "cell": cell.name,
+                        "loss": loss,
+                        "rates": [run.rate for run in search],
+                        "chosen": progress.chosen(search),
+                        "runs": len(finished),
+                        "seconds": sum(read_result(run.folder).wall_time_s for run in finished),
+                    }
+                )
+    return costs
+
+
+def _report_search(costs: Sequence[Mapping[str, Any]]) -> None:
+    if not costs:
+        return
+    rows = [["search", "loss", "learning rates", "chosen", "runs", "seconds"]]
+    for cost in costs:
+        rates, seconds = ", ".join(cost["rates"]), f"{cost['seconds']:.0f}"
+        rows.append([cost["cell"], cost["loss"], rates, cost["chosen"], str(cost["runs"]), seconds])
+    print(f"\n{markdown_table(rows)}")
+    runs, total = sum(cost["runs"] for cost in costs), sum(cost["seconds"] for cost in costs)
+    print(
+        f"\nThe search took {runs} runs and {total:.0f} s of training; those of the chosen rates are part of the "
+        "comparison."
+    )
+
+
+# ---------------------------------------------------------------- the command
+
+
+def _dry_run(plan: Plan) -> None:
+    """Prints every command; those that wait for a learning rate as comments."""
+    progress = Progress(plan, choose_rate)
+    for run in plan.known(lambda search: progress.chosen(search) or BEST, lambda _: True):
+        print(run.command if run.is_settled else f"# {run.command}")
+
+
+def _run(argv: Sequence[str]) -> None:
+    request, is_dry = _read(argv)
+    plan = make_plan(request)
+    if is_dry:
+        _dry_run(plan)
+        return
+    for note in _notes(plan, request):
+        print(note, flush=True)
+    with lock_folder(plan.folder):
+        _record(plan, request)
+        progress = Progress(plan, choose_rate)
+        before = sum((run.folder / RESULT_NAME).is_file() for run in progress.known())
+        done = f", {before} of them finished before" if before else ""
+        print(f"{progress.total} runs in {plan.folder}{done}", flush=True)
+        carry_out(progress, Parallel(**request.parallel))
+        costs = _search_costs(progress)
+        failures = [
+            {"run": run.name, "command": run.command, "reason": status.reason} for run, status in progress.failures
+        ]
+        write_json(plan.folder / SEARCH_NAME, {"search": costs, "failures": failures})
+        if any(plan.folder.rglob(RESULT_NAME)):
+            comparisons = compare([plan.folder])
+            show(comparisons)
+            write(plan.folder / COMPARISON_NAME, comparisons)
+        _report_search(costs)
+        for run, status in progress.failures:
+            print(f"\nFAILED, {status.reason}: {run.command}\n{_indented(last_words(run.folder))}")
+        print(f"\nEverything is in {plan.folder}.", flush=True)
+        if progress.failures:
+            lacking = f", and {progress.lacking} were not begun because of that" if progress.lacking else ""
+            raise RunError(f"{len(progress.failures)} of {progress.total} runs failed{lacking}")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    return run_command(PROGRAM, lambda: _run(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
