@@ -15,7 +15,7 @@ from commands import assert_refused
 from distributed import LocalCluster
 
 from sqloss_plugins import paper
-from sqloss_plugins.experiments import sweep
+from sqloss_plugins.experiments import execution, sweep
 from sqloss_plugins.experiments.execution import Parallel, _one_run_each
 from sqloss_plugins.experiments.plan import without
 from sqloss_plugins.experiments.tasks import COMMANDS, architectures
@@ -240,14 +240,19 @@ def test_a_sweep(fake, place, capsys):
     assert "runs/mine-sweep holds a sweep with the options --train_file mine.csv, and this one has" in error
 
 
-def test_a_run_that_fails_does_not_stop_the_others(fake, place, capsys):
-    """A rate that diverges drops out; at the end it is said, with the last lines of the log."""
-    assert sweep.main([*FAKE, "--broken", "square", "--workers", "2"]) == 1
+def test_a_run_that_fails_does_not_stop_the_others(fake, place, monkeypatch, capsys):
+    """A rate that diverges drops out, and at the end it is said, with its last words. Workers have a GPU each."""
+    monkeypatch.setattr(execution, "_gpus", lambda: ["3", "5"])
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert sweep.main([*FAKE, "--broken", "square"]) == 1
     printed = capsys.readouterr()
     assert printed.err == "sqloss sweep: error: 1 of 8 runs failed\n"
     assert "FAILED, exit status 1: sqloss classify --train_file mine.csv --broken square --loss square" in printed.out
     assert "    fake: error: the training diverged\n" in printed.out
     assert (place / "runs/mine-sweep/mine/square-lr0.001-early_stopping-s2/result.json").is_file()
+    logs = {path.read_text().splitlines()[1] for path in place.rglob("log.txt")}
+    assert logs == {f"fake: gpu {gpu} threads 4" for gpu in (3, 5)}
 
 
 def test_options_that_the_command_refuses_end_the_sweep(fake, capsys):

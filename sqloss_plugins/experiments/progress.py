@@ -183,7 +183,7 @@ class Display:
     def update(self) -> None:
         """Draws the live table anew."""
         if self._live:
-            self._live.update(Group(_table(self._progress), Text(self._progress.summary())), refresh=True)
+            self._live.update(Group(Text(self._progress.summary()), _table(self._progress)), refresh=True)
 
     def ended(self, run: Run) -> None:
         """A run has ended."""

@@ -272,7 +272,7 @@ def _split(argv: Sequence[str]) -> list[str]:
 def _value_of(words: Sequence[str], name: str) -> str | None:
     """The last value that an option has in words of a command line."""
     found = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words, ""][1:], strict=True):
         if option_name(word) == name:
             found = word.partition("=")[2] if "=" in word else following
     return found
