@@ -122,21 +122,19 @@ def last_words(folder: Path) -> str:
 class _OneGpuEach(LocalCluster):
     """Workers of this machine, each of which sees one GPU, where there are any."""
 
-    def __init__(self, gpus: Sequence[str], **options: Any) -> None:
-        self._gpus = list(gpus)
-        self._made = 0
-        super().__init__(**options)
+    def __init__(self, gpus: Sequence[str], n_workers: int, **options: Any) -> None:
+        self._gpus = gpus
+        super().__init__(n_workers=0, **options)
+        self.scale(n_workers)
 
-    def new_worker_spec(self) -> dict[Any, dict[str, Any]]:
-        """As Dask's own, with the GPU's number in the environment."""
-        specification: dict[Any, dict[str, Any]] = super().new_worker_spec()
-        for worker in specification.values():
-            if self._gpus:
-                gpu = self._gpus[self._made % len(self._gpus)]
-                options = worker["options"]
-                worker["options"] = {**options, "env": {**options.get("env", {}), "CUDA_VISIBLE_DEVICES": gpu}}
-            self._made += 1
-        return specification
+    def new_worker_spec(self) -> dict[int, dict[str, Any]]:
+        """As Dask's own, with the GPU in the environment."""
+        ((number, worker),) = super().new_worker_spec().items()
+        options = dict(worker["options"])
+        if self._gpus:
+            gpu = self._gpus[number % len(self._gpus)]
+            options["env"] = {**options.get("env", {}), "CUDA_VISIBLE_DEVICES": gpu}
+        return {number: {**worker, "options": options}}
 
 
 def _gpus() -> list[str]:
@@ -164,8 +162,8 @@ def _client(parallel: Parallel) -> Iterator[tuple[Client, str | None]]:
             number = parallel.n_workers or len(gpus) or 1
             threads = threads or str(max(1, (os.cpu_count() or 1) // number))
             options = {"memory_limit": 0, "dashboard_address": None, **parallel.options}
-            options |= {"n_workers": number, "threads_per_worker": 1, "processes": True}
-            cluster = _OneGpuEach(gpus, silence_logs=logging.CRITICAL, **options)
+            options |= {"threads_per_worker": 1, "processes": True, "silence_logs": logging.CRITICAL}
+            cluster = _OneGpuEach(gpus, number, **options)
             client = Client(cluster)
         else:
             cluster = _cluster_class(parallel.env)(**_one_run_each(parallel))
