@@ -125,7 +125,8 @@ def test_without_logits_equals_one_full_batch(head, gram, count, tmp_path, monke
     assert trainer.evaluate()["eval_loss"] == pytest.approx(value, rel=0.1)  # weighted by examples, not by targets
 
 
-def test_without_logits_there_are_none_in_training(tmp_path):
+def test_without_logits_there_are_none(tmp_path):
+    """Neither in training nor in an evaluation that wants none; where they are asked for, they are there."""
     shapes = {True: set(), False: set()}
     _, trainer = one_sgd_step("causal LM", "square", 6, tmp_path / "1", without_logits=True)
     trainer.model.register_forward_hook(
@@ -133,7 +134,8 @@ def test_without_logits_there_are_none_in_training(tmp_path):
     )
     trainer.train()
     trainer.evaluate()
-    assert shapes == {True: {trainer.model.config.hidden_size}, False: {VOCABULARY}}
+    assert shapes == {True: {trainer.model.config.hidden_size}, False: {trainer.model.config.hidden_size}}
+    assert trainer.predict(examples("causal LM", 2)).predictions.shape == (2, LENGTH, VOCABULARY)
 
 
 def test_without_logits_in_mixed_precision(tmp_path):

@@ -35,7 +35,9 @@ class SquareLossConfig(TrainingArguments):
         paper_task: the paper's name of the task, to look k and M up; None for a task of one's own.
         without_logits: train the output layer by :func:`sqloss_plugins.losses.linear_square_loss`, so that training
             need not have the logits of a batch in memory: for language models, and classifiers of very many classes.
-            Evaluation and prediction have logits as ever. Not with DataParallel, FSDP, DeepSpeed or torch.compile.
+            Evaluation has them for some tokens at a time where it wants the loss alone, or the scores of tokens
+            (:class:`sqloss_plugins.hf.token_scores.TokenScores` as ``preprocess_logits_for_metrics``), and as ever
+            where the logits themselves are asked for. Not with DataParallel, FSDP, DeepSpeed or torch.compile.
             None means False, unless a training script says otherwise.
         protocol: ``early_stopping``: at most ``num_train_epochs`` epochs, ended when the validation metric has not
             improved for ``patience`` epochs, and the best epoch's model. ``same_epochs``: exactly ``num_train_epochs``
@@ -76,7 +78,7 @@ class SquareLossConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "Square loss: train the output layer without building its outputs, unless that is faster or, in "
-            "float32 with k below 12, more precise."
+            "float32 with k below 12, more precise; and score tokens without those of a whole batch."
         },
     )
     protocol: str | None = field(

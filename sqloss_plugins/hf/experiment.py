@@ -300,8 +300,8 @@ def _trainer(task: Task, model: PreTrainedModel, datasets: Mapping[str, Dataset]
             **task.trainer_options(),
         )
         head = trainer.compute_loss_func.head
-        if head is not None and task.config.do_train:
-            inputs = dict(trainer.data_collator([datasets["train"][0]]))
+        if head is not None:
+            inputs = dict(trainer.data_collator([next(iter(datasets.values()))[0]]))
             inputs.pop("labels", None)
             head.try_out(model, **inputs)
         if task.config.do_train and not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers.trainer_pt_utils import LabelSmoother
 
-from sqloss_plugins.hf.trainer import IGNORE_INDEX
 from sqloss_plugins.probability import TEMPERATURES, log_probabilities
 
-_AT_ONCE = 1 << 24
+IGNORE_INDEX: int = LabelSmoother.ignore_index
+"""What the Trainer's own counting of targets leaves out: -100."""
+
+_AT_ONCE = 1 << 22
 """Outputs that are turned into probabilities at once: for each method there is a copy of them."""
+
+
+def parts_that_count(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
+    """The positions of labels that are not ignored, so many at a time that their outputs need little memory.
+
+    Args:
+        labels: of shape (N).
+        num_classes: outputs of a position.
+    """
+    yield from torch.split((labels != IGNORE_INDEX).nonzero().squeeze(1), max(1, _AT_ONCE // num_classes))
 
 
 class TokenScores:
@@ -21,7 +35,9 @@ class TokenScores:
 
     Called with outputs, of shape (rows, length, C), and labels, of shape (rows, length), it returns, of shape (rows,
     2 + methods + temperatures), how many tokens count, how many of them are right, and the negative log-likelihood of
-    the true ones in nats by each method, that of ``temperature`` for each of :data:`TEMPERATURES`.
+    the true ones in nats by each method, that of ``temperature`` for each of :data:`TEMPERATURES`. Given to a
+    SquareLossTrainer with ``without_logits``, it has the outputs of some tokens at a time, and those of a whole batch
+    are never built.
 
     Args:
         methods: the methods of the loss.
@@ -54,23 +70,37 @@ class TokenScores:
         """The sums of each row."""
         logits = outputs[0] if isinstance(outputs, tuple) else outputs  # some models return more than their logits
         if self._shift_labels:
-            logits, labels = logits[:, :-1], labels[:, 1:]
-        rows = max(1, _AT_ONCE // max(logits[0].numel(), 1))
-        parts = zip(torch.split(logits, rows), torch.split(labels, rows), strict=True)
-        return torch.cat([self._sums(f.float(), y) for f, y in parts])
+            labels = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        flat, targets = logits.flatten(0, 1), labels.flatten()
+        values = self.no_values(targets)
+        for part in parts_that_count(targets, flat.shape[1]):
+            values[part] = self.of_tokens(flat[part].float(), targets[part])
+        return values.unflatten(0, labels.shape).sum(1)
 
-    def _sums(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        counts = labels != IGNORE_INDEX
-        targets = labels.clamp_min(0)
+    def no_values(self, targets: Tensor) -> Tensor:
+        """What :meth:`of_tokens` gives for tokens that do not count: zeros, of shape (N, columns)."""
+        columns = 2 + len(self._methods) + len(self._temperatures)
+        return torch.zeros(len(targets), columns, device=targets.device)
+
+    def of_tokens(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What is summed, of each token by itself.
+
+        Args:
+            outputs: float32, of shape (n, C).
+            targets: the true classes, of shape (n).
+
+        Returns:
+            float32, of shape (n, columns).
+        """
 
         def nll(method: str, temperature: float = 1.0) -> Tensor:
             logs = log_probabilities(outputs, method, k=self._k, M=self._M, temperature=temperature)
-            return -(logs.gather(2, targets[..., None])[..., 0] * counts).sum(1)
+            return -logs.gather(1, targets[:, None])[:, 0]
 
-        right = (outputs.argmax(2) == labels).sum(1)
-        fixed = [nll(method) for method in self._methods]
-        fixed += [nll("temperature", value) for value in self._temperatures]
-        return torch.stack([counts.sum(1).float(), right.float(), *fixed], dim=1)
+        right = (outputs.argmax(1) == targets).float()
+        columns = [torch.ones_like(right), right, *(nll(method) for method in self._methods)]
+        columns += [nll("temperature", value) for value in self._temperatures]
+        return torch.stack(columns, dim=1)
 
     def means(self, sums: NDArray[np.floating], may_fit: bool) -> tuple[float, dict[str, float]]:
         """Accuracy, and the mean negative log-likelihood of a token in nats by method.
@@ -90,4 +120,4 @@ class TokenScores:
         return float(right / count), by_method
 
 
-__all__ = ["TokenScores"]
+__all__ = ["IGNORE_INDEX", "TokenScores", "parts_that_count"]

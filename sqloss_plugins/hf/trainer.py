@@ -34,20 +34,17 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-from transformers.trainer_pt_utils import LabelSmoother
 
 from sqloss_plugins.errors import RunError, listed
 from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square_loss_config
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, Distillation, load_teacher
 from sqloss_plugins.hf.pipelines import about_outputs, class_probabilities
+from sqloss_plugins.hf.token_scores import IGNORE_INDEX, TokenScores
 from sqloss_plugins.hf.without_logits import HeadWithoutLogits
 from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES, make_loss
 from sqloss_plugins.paper import Rescaling
 
 logger = logging.getLogger(__name__)
-
-IGNORE_INDEX: int = LabelSmoother.ignore_index
-"""What the Trainer's own counting of targets leaves out: -100."""
 
 
 class TrainerLoss:
@@ -158,6 +155,8 @@ class TrainerLoss:
             rows, labels = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
         loss = self.loss.to(logits.device)  # where its class weights must be
         if head is not None:
+            if not torch.is_grad_enabled():
+                return head.evaluate(logits, labels, loss), labels
             return head.loss(logits, labels, cast("Tensor | None", loss.weight)), labels
         # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
         total: Tensor = loss(rows.float(), labels)
@@ -285,6 +284,10 @@ class SquareLossTrainer(Trainer):
         # What the Trainer counts must be what the loss adds up; by itself it knows some causal models only (not GPT-2).
         self._loss_shifts_labels = shift_labels
         self._logged = ""
+        # Scores of tokens are taken in the prediction step, which can do without logits.
+        self._token_scores: TokenScores | None = None
+        if isinstance(self.preprocess_logits_for_metrics, TokenScores):
+            self._token_scores, self.preprocess_logits_for_metrics = self.preprocess_logits_for_metrics, None
         self.class_weights = class_weights
         self.train_collator = train_collator
         if teacher is None and config.teacher is not None:
@@ -513,6 +516,30 @@ class SquareLossTrainer(Trainer):
         if isinstance(result, tuple):
             return result[0] / self.args.n_gpu, *result[1:]
         return result / self.args.n_gpu
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[Tensor | None, Any, Any]:
+        """The Trainer's, without logits where ``without_logits`` is set and they are not asked for themselves.
+
+        With :class:`~sqloss_plugins.hf.token_scores.TokenScores` it returns their sums in the place of logits.
+        """
+        scores, head, labels = self._token_scores, self.compute_loss_func.head, inputs.get("labels")
+        without = (
+            head is not None
+            and (prediction_loss_only or scores is not None)
+            and labels is not None
+            and not labels.is_floating_point()
+        )
+        with head.opened(scores) if without else nullcontext():
+            loss, outputs, labels = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+        if scores is not None and outputs is not None:
+            outputs = head.sums if without else scores(outputs, labels)
+        return loss, outputs, labels
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The Trainer's; after the last micro-batch of a step the output layer's gradient is completed."""

@@ -1,7 +1,8 @@
-"""Training a model's output layer with the square loss, without the layer's outputs.
+"""Training and evaluating a model's output layer without the layer's outputs of a whole batch.
 
-For the time of a training step the output layer hands its input through, so that what the model returns as logits are
-the hidden states, and the loss is computed from those and the layer's parameters.
+For the time of a step the output layer hands its input through, so that what the model returns as logits are the hidden
+states. In training the loss is computed from those and the layer's parameters; in evaluation loss and scores are
+computed from the outputs of some tokens at a time.
 """
 
 from __future__ import annotations
@@ -11,21 +12,26 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from sqloss_plugins.hf.token_scores import TokenScores, parts_that_count
 from sqloss_plugins.losses import GradientAccumulation
 from sqloss_plugins.losses._products import NARROW
 
 
 class HeadWithoutLogits:
-    """The output layer of a model in training.
+    """The output layer of a model in training and evaluation.
 
     Args:
         model: a language model, or a classifier with one linear layer whose outputs are the labels.
         loss: called as :func:`sqloss_plugins.losses.linear_square_loss`.
         num_classes: how many classes the layer has.
         accumulation_steps: micro-batches of an optimiser step; from two on they share what they can.
+
+    Attributes:
+        sums: what the scores of the last batch that was evaluated add up to, by row; None where there were none.
 
     Raises:
         ValueError: no such layer; with the reason.
@@ -40,7 +46,10 @@ class HeadWithoutLogits:
         self.accumulation: GradientAccumulation | None = None
         if accumulation_steps > 1:
             self.accumulation = GradientAccumulation(self.layer.weight, self.layer.bias, steps=accumulation_steps)
+        self.sums: Tensor | None = None
+        self._scores: TokenScores | None = None
         self._given: Tensor | None = None
+        self._dtype = self.layer.weight.dtype
         self._checked = False
 
     @property
@@ -49,9 +58,14 @@ class HeadWithoutLogits:
         return "forward" in vars(self.layer)
 
     @contextmanager
-    def opened(self) -> Iterator[None]:
-        """While this lasts, the layer hands its input through."""
+    def opened(self, scores: TokenScores | None = None) -> Iterator[None]:
+        """While this lasts, the layer hands its input through.
+
+        Args:
+            scores: in evaluation, the scores that are wanted beside the loss.
+        """
         self.layer.forward = self._pass  # type: ignore[assignment, method-assign]
+        self._scores, self.sums = scores, None
         try:
             yield
         finally:
@@ -61,6 +75,8 @@ class HeadWithoutLogits:
     def _pass(self, hidden: Tensor) -> Tensor:
         passed: Tensor = _Pass.apply(hidden, self.layer.weight, self.layer.bias)  # type: ignore[no-untyped-call]
         self._given = passed
+        device = hidden.device.type  # the layer's outputs would be of this dtype
+        self._dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         return passed
 
     def loss(self, returned: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -86,9 +102,36 @@ class HeadWithoutLogits:
                 accumulation=self.accumulation,
             )
 
+    def evaluate(self, returned: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The sum of the losses, and in :attr:`sums` the scores, of the outputs of some tokens at a time.
+
+        The outputs are those that the layer would give, and figures thus the same as with logits, rounding apart.
+
+        Args:
+            returned: what the model returned as its logits, of shape (..., d).
+            labels: class indices, of shape (N); those that do not count cost nothing.
+            loss: of outputs, float32 of shape (n, C), and labels, of shape (n): the sum over them.
+
+        Raises:
+            ValueError: the model does more to its logits than the layer does.
+        """
+        hidden, scores = self._check(returned), self._scores
+        weight, bias = self.layer.weight.to(self._dtype), self.layer.bias
+        bias = None if bias is None else bias.to(self._dtype)
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        values = None if scores is None else scores.no_values(labels)
+        total = torch.zeros((), device=hidden.device)
+        for part in parts_that_count(labels, len(weight)):
+            outputs = F.linear(rows[part].to(self._dtype), weight, bias).float()
+            total = total + loss(outputs, labels[part])
+            if values is not None and scores is not None:
+                values[part] = scores.of_tokens(outputs, labels[part])
+        self.sums = None if values is None else values.unflatten(0, returned.shape[:-1]).sum(1)
+        return total
+
     @torch.no_grad()
     def try_out(self, model: nn.Module, **inputs: Tensor) -> None:
-        """Finds out before training whether the model returns the outputs of the layer as they are.
+        """Finds out beforehand whether the model returns the outputs of the layer as they are.
 
         Args:
             model: the model, on whatever device.
