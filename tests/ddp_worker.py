@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
+from test_token_scores import scored
 from tiny import HEADS, MULTI_LABEL, SOFT, WEIGHTS, WITHOUT_LOGITS, examples, model, one_sgd_step, soft_labels
 
 from sqloss_plugins.losses import LOSSES, linear_square
@@ -37,5 +38,10 @@ if __name__ == "__main__":
         gradients[head, loss, "more"], _ = one_sgd_step(
             head, loss, 12, folder / "out", trainer_options=options, gradient_accumulation_steps=3, **sizes
         )
+    scores = {
+        (head, without): scored(head, folder / "out", without)
+        for head in ("causal LM", "masked LM")
+        for without in (True, False)
+    }
     if trainer.is_world_process_zero():
-        torch.save((gradients, losses), folder / "gradients.pt")
+        torch.save((gradients, losses, scores), folder / "gradients.pt")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
+from test_token_scores import scored
 from tiny import (
     CLASSES,
     HEADS,
@@ -82,7 +83,7 @@ def test_two_ranks_equal_one_full_batch(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run([*command, str(worker), str(tmp_path)], env=env, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
-    gradients, losses = torch.load(tmp_path / "gradients.pt", weights_only=False)
+    gradients, losses, scores = torch.load(tmp_path / "gradients.pt", weights_only=False)
     for head in HEADS:
         for loss in LOSSES:
             expected, value = full_batch(head, loss, 12)
@@ -90,6 +91,9 @@ def test_two_ranks_equal_one_full_batch(tmp_path):
             assert losses[head, loss] == pytest.approx(value, rel=1e-4)
     for head in WITHOUT_LOGITS:
         assert_same_gradient(gradients[head, "without logits"], full_batch(head, "square", 12)[0])
+    for (head, without), (sums, value) in scores.items():
+        torch.testing.assert_close(sums, scored(head, tmp_path, without)[0], rtol=1e-4, atol=1e-4)
+        assert value == pytest.approx(scores[head, False][1], rel=1e-5)
     for head in SOFT:
         data = soft_labels(head, examples(head, 12), ignored=(1, 8, 9))
         assert_same_gradient(gradients[head, "soft"], full_batch(head, "square", 12, data=data)[0])

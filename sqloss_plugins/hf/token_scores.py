@@ -16,8 +16,9 @@ from sqloss_plugins.probability import TEMPERATURES, log_probabilities
 IGNORE_INDEX: int = LabelSmoother.ignore_index
 """What the Trainer's own counting of targets leaves out: -100."""
 
-_AT_ONCE = 1 << 22
-"""Outputs that are turned into probabilities at once: for each method there is a copy of them."""
+_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 24}
+"""Outputs that are turned into probabilities at once, by the kind of device: there are some copies of them. On a CPU
+so few that the copies are made in memory that the process has already."""
 
 
 def parts_that_count(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
@@ -27,7 +28,8 @@ def parts_that_count(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
         labels: of shape (N).
         num_classes: outputs of a position.
     """
-    yield from torch.split((labels != IGNORE_INDEX).nonzero().squeeze(1), max(1, _AT_ONCE // num_classes))
+    at_once = _AT_ONCE.get(labels.device.type, _AT_ONCE["cuda"])
+    yield from torch.split((labels != IGNORE_INDEX).nonzero().squeeze(1), max(1, at_once // num_classes))
 
 
 class TokenScores:
