@@ -26,7 +26,9 @@ COMMANDS = {
     "glue": _Command("sqloss_plugins.hf.tasks.glue", "hf", "fine-tune a pre-trained model on a GLUE task"),
     "classify": _Command("sqloss_plugins.hf.tasks.classification", "hf", "fine-tune one on labelled texts of your own"),
     "images": _Command("sqloss_plugins.hf.tasks.images", "vision", "train or fine-tune an image classifier"),
-    "lm": _Command("sqloss_plugins.hf.tasks.language_model", "hf", "train or fine-tune a causal language model"),
+    "lm": _Command(
+        "sqloss_plugins.hf.tasks.language_model", "hf", "train or fine-tune a language model, causal or masked"
+    ),
     "characters": _Command("sqloss_plugins.hf.tasks.characters", "hf", "train a Transformer-XL on characters"),
     "asr": _Command("sqloss_plugins.espnet.recipe", "espnet", "a speech recipe, from audio to error rates"),
     "sweep": _Command("sqloss_plugins.experiments.sweep", "sweep", "run a whole comparison of losses, and report it"),

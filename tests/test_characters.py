@@ -20,10 +20,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sqloss_plugins.data.characters import MD5, count, download, load_files, load_mini, load_task, mapped
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.hf.language_models import train_tokenizer
 from sqloss_plugins.hf.options import parse
 from sqloss_plugins.hf.streams import Segments
 from sqloss_plugins.hf.tasks.characters import Characters, alphabet_of, byte_tokenizer, main
-from sqloss_plugins.hf.tasks.language_model import train_tokenizer
 from sqloss_plugins.models.transformer_xl import TransformerXLForCausalLM
 from sqloss_plugins.results import OF_OUTPUTS, read_result
 

@@ -60,7 +60,7 @@ def scored(*arguments, **options):
     ids=["few outputs", "k 1", "smoothed", "autocast", "16 bits"],
 )
 def test_without_logits_the_figures_are_the_same(head, options, tmp_path, monkeypatch):
-    """In parts of two tokens, and a last one of fewer; with ignored labels; tied and untied layers, with bias or not."""
+    """In parts of two tokens, and a last one of fewer; with ignored labels; layers that are tied or have a bias."""
     monkeypatch.setitem(token_scores._AT_ONCE, "cpu", 2 * VOCABULARY + 1)
     options = dict(options)
     half = options.pop("half", False)
@@ -71,7 +71,9 @@ def test_without_logits_the_figures_are_the_same(head, options, tmp_path, monkey
     figures = [scored(head, tmp_path, without, network, **options) for without in (True, False)]
     torch.testing.assert_close(figures[0][0], figures[1][0], rtol=2e-5, atol=2e-4)
     assert figures[0][1] == pytest.approx(figures[1][1], rel=1e-5)
-    counts = [int((e["labels"][head.startswith("causal") :] != IGNORE_INDEX).sum()) for e in partly_right(head, network)]
+    counts = [
+        int((e["labels"][head.startswith("causal") :] != IGNORE_INDEX).sum()) for e in partly_right(head, network)
+    ]
     assert figures[0][0][:, 0].tolist() == counts
     assert 0 < figures[0][0][:, 1].sum() < sum(counts)
 

@@ -44,7 +44,7 @@ def parse(task_type: type[Task], argv: Sequence[str]) -> Task:
     if argv and argv[0].endswith((".yaml", ".yml", ".json")):
         argv = [*_arguments_of_file(Path(argv[0])), *argv[1:]]  # the later of two values counts
     program = task_type.program  # as the user has typed it
-    task_type = task_type.chosen_by({word[2:].partition("=")[0] for word in argv if word.startswith("--")})
+    task_type = task_type.chosen_by(_as_typed(argv))
     kinds = (task_type.arguments, SquareLossConfig)
     names = [[entry.name for entry in fields(kind) if entry.init] for kind in kinds]
     parser = _Parser(
@@ -82,6 +82,16 @@ def parse(task_type: type[Task], argv: Sequence[str]) -> Task:
     task.check()
     _check(task)
     return task
+
+
+def _as_typed(argv: Sequence[str]) -> dict[str, str]:
+    """Option -> its value, the first one where it has several, as far as can be told without knowing the options."""
+    found = {}
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found[name] = value if equals else following
+    return found
 
 
 def _defaults(task_type: type[Task], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -106,8 +106,12 @@ class Task(ABC):
     # What a task says.
 
     @classmethod
-    def chosen_by(cls, names: Collection[str]) -> type[Task]:
-        """The task that a command line is for: this one, or another that takes options of these names."""
+    def chosen_by(cls, given: Mapping[str, str]) -> type[Task]:
+        """The task that a command line is for: this one, or another that takes these options, each with its value.
+
+        Raises:
+            UserError: they are of several tasks.
+        """
         return cls
 
     @classmethod

@@ -77,7 +77,7 @@ class TokenScores:
         values = self.no_values(targets)
         for part in parts_that_count(targets, flat.shape[1]):
             values[part] = self.of_tokens(flat[part].float(), targets[part])
-        return values.unflatten(0, labels.shape).sum(1)
+        return values.view(*labels.shape, -1).sum(1)
 
     def no_values(self, targets: Tensor) -> Tensor:
         """What :meth:`of_tokens` gives for tokens that do not count: zeros, of shape (N, columns)."""

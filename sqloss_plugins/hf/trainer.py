@@ -251,6 +251,7 @@ class SquareLossTrainer(Trainer):
 
     args: SquareLossConfig
     compute_loss_func: Any
+    preprocess_logits_for_metrics: Any
     label_names: list[str]
     lr_scheduler: Any
     data_collator: Any
@@ -287,7 +288,8 @@ class SquareLossTrainer(Trainer):
         # Scores of tokens are taken in the prediction step, which can do without logits.
         self._token_scores: TokenScores | None = None
         if isinstance(self.preprocess_logits_for_metrics, TokenScores):
-            self._token_scores, self.preprocess_logits_for_metrics = self.preprocess_logits_for_metrics, None
+            self._token_scores = self.preprocess_logits_for_metrics
+            self.preprocess_logits_for_metrics = None
         self.class_weights = class_weights
         self.train_collator = train_collator
         if teacher is None and config.teacher is not None:

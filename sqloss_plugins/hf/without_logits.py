@@ -116,8 +116,8 @@ class HeadWithoutLogits:
             ValueError: the model does more to its logits than the layer does.
         """
         hidden, scores = self._check(returned), self._scores
-        weight, bias = self.layer.weight.to(self._dtype), self.layer.bias
-        bias = None if bias is None else bias.to(self._dtype)
+        weight = self.layer.weight.to(self._dtype)
+        bias = None if self.layer.bias is None else self.layer.bias.to(self._dtype)
         rows = hidden.reshape(-1, hidden.shape[-1])
         values = None if scores is None else scores.no_values(labels)
         total = torch.zeros((), device=hidden.device)
@@ -126,7 +126,7 @@ class HeadWithoutLogits:
             total = total + loss(outputs, labels[part])
             if values is not None and scores is not None:
                 values[part] = scores.of_tokens(outputs, labels[part])
-        self.sums = None if values is None else values.unflatten(0, returned.shape[:-1]).sum(1)
+        self.sums = None if values is None else values.view(*returned.shape[:-1], -1).sum(1)
         return total
 
     @torch.no_grad()

@@ -16,7 +16,7 @@ A run that was killed goes on where it was when the same command is run again; a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,9 @@ class Glue(SequenceClassification):
     not_decisive = ("data_dir",)
 
     @classmethod
-    def chosen_by(cls, names: Collection[str]) -> type[Task]:
+    def chosen_by(cls, given: Mapping[str, str]) -> type[Task]:
         """Files, or a data set, of one's own are for the task of classifying texts."""
-        is_glue = not set(SOURCES) & set(names) or {"task", "task_name"} & set(names)
+        is_glue = not set(SOURCES) & set(given) or {"task", "task_name"} & set(given)
         return cls if is_glue else Classify
 
     def check(self) -> None:
