@@ -6,10 +6,12 @@ Slow, obvious, and independent: what the tests hold the package against.
 import numpy as np
 
 
-def row(loss, f, u, k=1.0, M=1.0):
-    """One row: outputs f, weighted soft target u (both of length C)."""
+def row(loss, f, u, k=1.0, M=1.0, v=None):
+    """One row: outputs f, weighted soft target u (both of length C), prior weights v of the square loss."""
     C, s = len(f), u.sum()
-    square = sum(u[i] * k * (f[i] - M) ** 2 + (s - u[i]) * f[i] ** 2 for i in range(C)) / C
+    v = np.ones(C) if v is None else v
+    true = [k * ((f[i] - M) ** 2 / v[i] + M**2 - M**2 / v[i]) for i in range(C)]
+    square = sum(u[i] * true[i] + (s - u[i]) * f[i] ** 2 / v[i] for i in range(C)) / C
     log_softmax = f - f.max() - np.log(np.exp(f - f.max()).sum())
     entropy = -(u * log_softmax).sum()
     if loss == "square":
@@ -20,7 +22,18 @@ def row(loss, f, u, k=1.0, M=1.0):
     return entropy + (wrong / (C - 1) if C > 1 else 0.0)
 
 
-def reference(loss, input, target, weight=None, ignore_index=-100, reduction="mean", label_smoothing=0.0, k=1.0, M=1.0):
+def reference(
+    loss,
+    input,
+    target,
+    weight=None,
+    ignore_index=-100,
+    reduction="mean",
+    label_smoothing=0.0,
+    k=1.0,
+    M=1.0,
+    prior_weight=None,
+):
     """All rows; arguments as for torch.nn.functional.cross_entropy, as numpy arrays."""
     f = np.asarray(input, dtype=np.float64)
     target = np.asarray(target)
@@ -46,7 +59,7 @@ def reference(loss, input, target, weight=None, ignore_index=-100, reduction="me
             q[targets[n]] = 1.0
             normaliser += w[targets[n]]
         q = q * (1.0 - label_smoothing) + label_smoothing / C
-        losses.append(row(loss, rows[n], q * w, k, M))
+        losses.append(row(loss, rows[n], q * w, k, M, None if prior_weight is None else np.asarray(prior_weight)))
     losses = np.array(losses)
     if reduction == "none":
         return losses.reshape(shape)

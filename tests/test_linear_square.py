@@ -53,11 +53,14 @@ def problems(draw, kinds=("index", "probabilities")):
     options["label_smoothing"] = draw(st.sampled_from([0.0, 0.0, 0.1, 1.0]))
     options["k"] = draw(st.sampled_from([1.0, 0.3, 15.0]))
     options["M"] = draw(st.sampled_from([1.0, 0.5, 30.0]))
+    if draw(st.booleans()):
+        options["prior_weight"] = torch.from_numpy(rng.uniform(0.1, 3.0, C))
     return input, W, target, options
 
 
 def has_gram(target, options):
-    return not target.is_floating_point() and not ("weight" in options and options["label_smoothing"])
+    weighted = {"weight", "prior_weight"} & set(options)
+    return not target.is_floating_point() and not (weighted and options["label_smoothing"])
 
 
 @pytest.mark.parametrize("impl", linear_square.IMPLEMENTATIONS)

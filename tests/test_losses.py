@@ -32,7 +32,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 def functional(loss, *args, **options):
     if loss != "square":
-        options = {name: value for name, value in options.items() if name not in ("k", "M")}
+        options = {name: value for name, value in options.items() if name not in ("k", "M", "prior_weight")}
     return FUNCTIONS[loss](*args, **options)
 
 
@@ -61,6 +61,8 @@ def problems(draw, kinds=("index", "probabilities")):
     options["label_smoothing"] = draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
     options["k"] = draw(st.sampled_from([1.0, 0.3, 15.0]))
     options["M"] = draw(st.sampled_from([1.0, 0.5, 15.0, 30.0]))
+    if draw(st.booleans()):
+        options["prior_weight"] = torch.from_numpy(rng.uniform(0.1, 3.0, C))
     return input, target, options
 
 

@@ -18,6 +18,7 @@ from sqloss_plugins.losses.class_shard import ClassShard
 from sqloss_plugins.losses.cost_model import gram_pays
 from sqloss_plugins.losses.linear_square import LinearSquareLoss, linear_square_loss
 from sqloss_plugins.losses.multilabel import MultiLabelCrossEntropy, MultiLabelSquareLoss, multilabel_square_loss
+from sqloss_plugins.losses.prior import prior_weights
 from sqloss_plugins.losses.square import SquareLoss, check_rescaling, square_loss
 from sqloss_plugins.losses.squentropy import SquentropyLoss, squentropy_loss
 
@@ -83,6 +84,7 @@ __all__ = [
     "linear_square_loss",
     "make_loss",
     "multilabel_square_loss",
+    "prior_weights",
     "square_loss",
     "squentropy_loss",
 ]

@@ -36,7 +36,9 @@ class Problem(NamedTuple):
         normaliser: what the mean divides by; None for another reduction.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
         on, off: the soft target at the true class, and at the others.
-        k, M: the rescaling.
+        k: the weight of the true class's term.
+        M: its target; of shape (N) where that depends on the class.
+        constant: what is added to (f - M)^2 in it, likewise.
         dtype: of the products' operands.
         first_class: the number of the first class that is here.
         num_classes: C, of all ranks together.
@@ -49,7 +51,8 @@ class Problem(NamedTuple):
     on: float
     off: float
     k: float
-    M: float
+    M: float | Tensor
+    constant: float | Tensor
     dtype: torch.dtype
     first_class: int
     num_classes: int
@@ -67,8 +70,8 @@ class Problem(NamedTuple):
 
     @property
     def linear(self) -> float:
-        """B, likewise."""
-        return self.off * self.k * self.M
+        """B, likewise; with label smoothing, all classes have one target."""
+        return self.off * self.k * self.M if isinstance(self.M, float) else 0.0
 
     def reduce(self, losses: Tensor) -> Tensor:
         """The loss from the losses of the rows, of shape (N)."""
@@ -112,9 +115,9 @@ def _row_losses(H: Tensor, W: Tensor, b: Tensor | None, gram: Tensor, problem: P
         outer = h @ Wb + bias.dot(bias) - f_true * b_true
     V.addcmul_(f_true.unsqueeze(1), W_true, value=-1.0)  # over the wrong classes
     squares = row_products(H, h, V) + outer
-    true_term = here * (problem.on * k * (f_true - M).square() + (1.0 - problem.on) * f_true.square())
+    true_term = problem.on * k * ((f_true - M).square() + problem.constant) + (1.0 - problem.on) * f_true.square()
     true_slope = here * (problem.on * k * (f_true - M) + (1.0 - problem.on) * f_true)
-    losses = A * squares + true_term
+    losses = A * squares + here * true_term
     W_sum: Tensor | float = 0.0
     if B:
         W_sum = W.sum(0, dtype=h.dtype)

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sqloss_plugins.losses._gram_form import GramForm, Problem
 from sqloss_plugins.losses._module import ClassificationLoss
-from sqloss_plugins.losses._products import product_dtype
-from sqloss_plugins.losses._targets import check_input, check_options, index_targets, result_dtype
+from sqloss_plugins.losses._products import product_dtype, wide
+from sqloss_plugins.losses._targets import check_input, check_options, compute_dtype, index_targets, result_dtype
 from sqloss_plugins.losses._tracing import needs_plain_operations
 from sqloss_plugins.losses.accumulation import GradientAccumulation
 from sqloss_plugins.losses.class_shard import ClassShard
@@ -40,6 +40,7 @@ def linear_square_loss(
     label_smoothing: float = 0.0,
     k: float = 1.0,
     M: float = 1.0,
+    prior_weight: Tensor | None = None,
     impl: str = "auto",
     accumulation: GradientAccumulation | None = None,
     shard: ClassShard | None = None,
@@ -55,15 +56,17 @@ def linear_square_loss(
             class probabilities, of shape (C), (N, C) or (N, C, d1, ..., dK). Ignored rows cost nothing.
         linear_bias: the layer's bias b, of shape (C) or (C, d1, ..., dK).
         ignore_index: a class index that counts for nothing; None, for -100, with class probabilities.
-        weight, reduction, label_smoothing, k, M: as in :func:`sqloss_plugins.losses.square_loss`.
+        weight, reduction, label_smoothing, k, M, prior_weight: as in :func:`sqloss_plugins.losses.square_loss`.
         impl: ``"direct"`` builds the outputs, ``"gram"`` does not, and ``"auto"`` takes what should be faster
-            (:func:`gram_pays`) if it is precise enough: not with k < 12 in float32. Class probabilities, class weights
-            with label smoothing, dimensions d1, ..., dK, tracers, torch.func transforms, forward-mode
-            differentiation and subclasses of Tensor have no Gram form: ``"auto"`` builds the outputs.
+            (:func:`gram_pays`) if it is precise enough: not with k < 12 in float32, unless there is a prior weight.
+            Class probabilities, class weights or a prior weight with label smoothing, dimensions d1, ..., dK, tracers,
+            torch.func transforms, forward-mode differentiation and subclasses of Tensor have no Gram form: ``"auto"``
+            builds the outputs.
         accumulation: what the micro-batches of an optimiser step share; for ``"gram"``, and for ``"auto"`` where it
             takes the Gram form for the whole step. The parameters' gradients then come with its ``finish()``.
         shard: which classes the rows of ``linear_weight`` and ``linear_bias`` are, where every rank has some of them.
-            All ranks have the same input, targets (of all C classes) and result. Always the Gram form.
+            All ranks have the same input, targets (of all C classes) and result. Always the Gram form. Neither an
+            accumulation nor a shard goes with a prior weight.
 
     Returns:
         A scalar, or for ``"none"`` a tensor of the shape of class indices; dtype as that of ``square_loss``.
@@ -80,7 +83,7 @@ def linear_square_loss(
     ``torch.compile`` calls this function uncompiled.
     """
     arguments = _Arguments(
-        input, linear_weight, linear_bias, target, weight, ignore_index, reduction, label_smoothing, k, M
+        input, linear_weight, linear_bias, target, weight, ignore_index, reduction, label_smoothing, k, M, prior_weight
     )
     # Not by a decorator, which imports the compiler with this module and takes seconds.
     compute = torch.compiler.disable(_loss) if torch.compiler.is_compiling() else _loss  # type: ignore[no-untyped-call]
@@ -99,11 +102,13 @@ class LinearSquareLoss(ClassificationLoss):
         out_features: d1, ..., dK; the weight of ``self.linear`` is of shape (C * d1 * ... * dK, d).
         bias: whether the layer has one.
         device, dtype: of the layer's parameters.
-        weight, ignore_index, reduction, label_smoothing, k, M, impl: as in :func:`linear_square_loss`.
+        weight, ignore_index, reduction, label_smoothing, k, M, prior_weight, impl: as in :func:`linear_square_loss`.
 
     Raises:
         ValueError, RuntimeError: as :func:`linear_square_loss`.
     """
+
+    prior_weight: Tensor | None
 
     def __init__(
         self,
@@ -120,10 +125,12 @@ class LinearSquareLoss(ClassificationLoss):
         label_smoothing: float = 0.0,
         k: float = 1.0,
         M: float = 1.0,
+        prior_weight: Tensor | None = None,
         impl: str = "auto",
     ) -> None:
         super().__init__(weight, reduction=reduction, label_smoothing=label_smoothing)
         _check_form(k, M, impl)
+        self.register_buffer("prior_weight", prior_weight)
         self.ignore_index = ignore_index
         self.num_classes = num_classes
         self.out_features = tuple(out_features)
@@ -148,6 +155,7 @@ class LinearSquareLoss(ClassificationLoss):
             **self.options(),
             k=self.k,
             M=self.M,
+            prior_weight=self.prior_weight,
             impl=self.impl,
             accumulation=accumulation,
         )
@@ -171,6 +179,7 @@ class _Arguments(NamedTuple):
     label_smoothing: float
     k: float
     M: float
+    prior_weight: Tensor | None
 
     @property
     def ignored_class(self) -> int:
@@ -197,6 +206,8 @@ def _validate(
     _check_form(arguments.k, arguments.M, impl)
     if impl == "direct" and (accumulation is not None or shard is not None):
         raise ValueError("accumulation and shard are of the Gram form: leave impl at 'auto'")
+    if arguments.prior_weight is not None and (accumulation is not None or shard is not None):
+        raise ValueError("a prior weight has neither an accumulation nor a shard: leave them out")
     _check_layer(arguments)
     input, W, target = arguments.input, arguments.linear_weight, arguments.target
     C = shard.num_classes if shard else len(W)
@@ -230,7 +241,7 @@ def _check_layer(arguments: _Arguments) -> None:
         RuntimeError: input and weight of different dtypes.
         ValueError: anything else that does not fit.
     """
-    input, W, b, target, weight, *_ = arguments
+    input, W, b, target, weight, *_, prior_weight = arguments
     check_input(input)
     if input.dim() not in (1, 2):
         raise ValueError(f"the input is of shape (d) or (N, d), got {tuple(input.shape)}")
@@ -243,7 +254,10 @@ def _check_layer(arguments: _Arguments) -> None:
         raise ValueError(f"a linear_weight of shape {tuple(W.shape)} needs an input of shape (N, d)")
     if b is not None and b.shape != W.shape[:-1]:
         raise ValueError(f"linear_bias is of shape {tuple(W.shape[:-1])}, as linear_weight, got {tuple(b.shape)}")
-    for name, tensor in (("linear_weight", W), ("target", target), ("linear_bias", b), ("weight", weight)):
+    if prior_weight is not None and prior_weight.shape != W.shape[:1]:
+        raise ValueError(f"prior_weight is of shape {tuple(W.shape[:1])}, got {tuple(prior_weight.shape)}")
+    tensors = {"linear_weight": W, "target": target, "linear_bias": b, "weight": weight, "prior_weight": prior_weight}
+    for name, tensor in tensors.items():
         if tensor is not None and tensor.device != input.device:
             raise ValueError(f"{name} is on {tensor.device} and the input on {input.device}")
     if not torch.is_autocast_enabled(input.device.type) and {W.dtype, *([] if b is None else [b.dtype])} != {
@@ -279,8 +293,10 @@ def _dispatch(
         if kept is not None:
             arguments = arguments._replace(input=input[kept], target=target[kept])
     steps = accumulation.steps if accumulation else 1
+    # The precision that a small k lacks is that of a value near zero, and with prior weights zero is nowhere special.
+    k = arguments.k if arguments.prior_weight is None else math.inf
     if impl == "gram" or (
-        impl == "auto" and no_gram is None and not small and prefers_gram(arguments.input, W, arguments.k, steps)
+        impl == "auto" and no_gram is None and not small and prefers_gram(arguments.input, W, k, steps)
     ):
         loss = _gram_form(arguments, accumulation, shard)
     else:
@@ -296,8 +312,11 @@ def _why_no_gram_form(arguments: _Arguments) -> str | None:
         return "dimensions d1, ..., dK have"
     if arguments.target.dim() > 1:
         return "class probabilities as targets have"
-    if arguments.weight is not None and arguments.label_smoothing > 0.0:
-        return "class weights with label smoothing have"
+    if arguments.label_smoothing > 0.0:
+        if arguments.weight is not None:
+            return "class weights with label smoothing have"
+        if arguments.prior_weight is not None:
+            return "prior weights with label smoothing have"
     return None
 
 
@@ -335,12 +354,16 @@ def _direct_form(arguments: _Arguments) -> Tensor:
         label_smoothing=arguments.label_smoothing,
         k=arguments.k,
         M=arguments.M,
+        prior_weight=arguments.prior_weight,
     )
 
 
 def _gram_form(arguments: _Arguments, accumulation: GradientAccumulation | None, shard: ClassShard | None) -> Tensor:
-    """The loss without the outputs."""
-    input, W, reduction = arguments.input, arguments.linear_weight, arguments.reduction
+    """The loss without the outputs.
+
+    With prior weights v it is that of the outputs f_i / sqrt(v_i), whose targets are M / sqrt(v_i), and a constant.
+    """
+    input, W, b, reduction = arguments.input, arguments.linear_weight, arguments.linear_bias, arguments.reduction
     C = shard.num_classes if shard else len(W)
     targets = index_targets(
         input.new_empty(()).expand(len(input), C),
@@ -349,19 +372,28 @@ def _gram_form(arguments: _Arguments, accumulation: GradientAccumulation | None,
         arguments.ignored_class,
         arguments.label_smoothing,
     )
+    true_class, M = targets.true_class.squeeze(1), float(arguments.M)
+    target_output: float | Tensor = M
+    constant: float | Tensor = 0.0
+    if arguments.prior_weight is not None:
+        root = arguments.prior_weight.to(compute_dtype(input)).rsqrt()
+        W, b = wide(W) * root.unsqueeze(1), None if b is None else wide(b) * root
+        target_output = M * root[true_class]
+        constant = M**2 - target_output.square()
     problem = Problem(
-        true_class=targets.true_class.squeeze(1),
+        true_class=true_class,
         rows=targets.rows,
         normaliser=targets.normaliser if reduction == "mean" else None,
         reduction=reduction,
         on=float(targets.on),
         off=float(targets.off),
         k=float(arguments.k),
-        M=float(arguments.M),
+        M=target_output,
+        constant=constant,
         dtype=product_dtype(input),
         first_class=shard.first if shard else 0,
         num_classes=C,
     )
     with torch.autocast(input.device.type, enabled=False):
-        loss: Tensor = GramForm.apply(input, W, arguments.linear_bias, problem, accumulation)  # type: ignore[no-untyped-call]
+        loss: Tensor = GramForm.apply(input, W, b, problem, accumulation)  # type: ignore[no-untyped-call]
     return (shard.total(loss) if shard else loss).to(result_dtype(input))

@@ -10,6 +10,14 @@ from label smoothing or given as probabilities, take the expectation of the hard
     l(f, q) = (1/C) * sum_i [ q_i k (f_i - M)^2 + (1 - q_i) f_i^2 ]
 
 and with class weights w, u = q * w takes the place of q and sum(u) - u_i that of 1 - q_i.
+
+The prior-weighted form, for many classes of very unequal frequency, divides the squares of class i by v_i, usually C
+times the class's frequency (:func:`sqloss_plugins.losses.prior_weights`), so that an error counts relative to that:
+
+    l(f, c) = (1/C) * [ k (f_c^2 - 2 M f_c) / v_c + k M^2 + sum_{i != c} f_i^2 / v_i ]
+
+It has the minimiser of the loss above, and with v = 1 it is that loss. (Squares of f_c - M over v_c would differ by a
+constant of the target alone, which is left out: it is large where v_c is small. So the value may be negative.)
 """
 
 from __future__ import annotations
@@ -46,6 +54,7 @@ def square_loss(
     label_smoothing: float = 0.0,
     k: float = 1.0,
     M: float = 1.0,
+    prior_weight: Tensor | None = None,
 ) -> Tensor:
     """The (rescaled) square loss between raw outputs and class targets.
 
@@ -63,23 +72,26 @@ def square_loss(
         label_smoothing: in [0, 1]; targets become (1 - eps) * target + eps / C.
         k: the weight of the true class's term, > 0.
         M: the target of the true class, > 0.
+        prior_weight: v of the prior-weighted form, > 0, of shape (C).
 
     Returns:
         A scalar, or for ``"none"`` a tensor of the shape that class-index targets have. Of the input's dtype;
         float32 under autocast.
 
     Raises:
-        ValueError: k or M is not a positive finite number; unknown reduction.
+        ValueError: k or M is not a positive finite number; unknown reduction; a prior weight of another shape.
         IndexError, RuntimeError: as :func:`torch.nn.functional.cross_entropy`.
 
     Source: Hui & Belkin (2021), Section 5; rescaling of the paper's tasks in their Table 9.
     """
     check_rescaling(k, M)
-    if k == 1.0 and weight is None and label_smoothing == 0.0:
+    if k == 1.0 and weight is None and prior_weight is None and label_smoothing == 0.0:
         loss = _small_mean_squared_error(input, target, ignore_index, reduction, M)
         if loss is not None:
             return loss
-    return quadratic_loss(input, target, weight, ignore_index, reduction, label_smoothing, float(k), float(M))
+    return quadratic_loss(
+        input, target, weight, ignore_index, reduction, label_smoothing, float(k), float(M), prior_weight
+    )
 
 
 def check_rescaling(k: float, M: float) -> None:
@@ -93,12 +105,14 @@ class SquareLoss(ClassificationLoss):
     """:func:`square_loss` as a module, made and used like :class:`torch.nn.CrossEntropyLoss`.
 
     Args:
-        weight, ignore_index, reduction, label_smoothing, k, M: as in :func:`square_loss`.
+        weight, ignore_index, reduction, label_smoothing, k, M, prior_weight: as in :func:`square_loss`.
 
     Raises:
         ValueError: k or M is not a positive finite number; unknown reduction.
         RuntimeError: label smoothing outside [0, 1].
     """
+
+    prior_weight: Tensor | None
 
     def __init__(
         self,
@@ -109,15 +123,17 @@ class SquareLoss(ClassificationLoss):
         label_smoothing: float = 0.0,
         k: float = 1.0,
         M: float = 1.0,
+        prior_weight: Tensor | None = None,
     ) -> None:
         super().__init__(weight, ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing)
         check_rescaling(k, M)
+        self.register_buffer("prior_weight", prior_weight)
         self.k = k
         self.M = M
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         """The loss; shapes as in :func:`square_loss`."""
-        return square_loss(input, target, **self.options(), k=self.k, M=self.M)
+        return square_loss(input, target, **self.options(), k=self.k, M=self.M, prior_weight=self.prior_weight)
 
     def extra_repr(self) -> str:
         """k and M, shown by print(module)."""
@@ -167,17 +183,22 @@ def quadratic_loss(
     label_smoothing: float,
     k: float,
     M: float,
+    prior_weight: Tensor | None = None,
 ) -> Tensor:
     """The square loss for any k >= 0: k = 0 leaves the outputs of the wrong classes, which is squentropy's term."""
     check_options(reduction, label_smoothing)
+    if prior_weight is not None:
+        prior_weight = _along_classes(prior_weight, input)
+    loss = _Quadratic(k, M, prior_weight)
     if not are_probabilities(input, target):
         targets = index_targets(input, target, weight, ignore_index, label_smoothing)
-        return reduce_rows(_Quadratic(k, M), input, targets, reduction)
+        return reduce_rows(loss, input, targets, reduction)
 
     u = probability_targets(input, target, weight, ignore_index, label_smoothing)
     dim = class_dim(input)
     f = input.to(compute_dtype(input))
-    terms = u * k * (f - M).square() + (u.sum(dim, keepdim=True) - u) * f.square()
+    g = loss.weighted(f)
+    terms = u * loss.true_term(f, g) + (u.sum(dim, keepdim=True) - u) * loss.wrong_term(f, g)
     rows = terms.sum(dim) / input.shape[dim]
     if reduction == "mean":  # cross-entropy divides by the number of rows here, whatever the weights
         rows = rows.mean()
@@ -186,21 +207,48 @@ def quadratic_loss(
     return rows.to(result_dtype(input))
 
 
+def _along_classes(prior_weight: Tensor, input: Tensor) -> Tensor:
+    """The prior weight, so that it broadcasts against the outputs."""
+    dim = class_dim(input)
+    if prior_weight.shape != input.shape[dim : dim + 1]:
+        raise ValueError(
+            f"prior_weight has a weight for each of the {input.shape[dim]} classes, got {tuple(prior_weight.shape)}"
+        )
+    per_class = [1] * input.dim()
+    per_class[dim] = -1
+    return prior_weight.to(compute_dtype(input)).view(per_class)
+
+
 class _Quadratic(NamedTuple):
     """The square loss of one row; nothing of size N x C but the terms themselves."""
 
     k: float
     M: float
+    prior_weight: Tensor | None  # broadcasts against the outputs
+
+    def weighted(self, f: Tensor) -> Tensor:
+        """f / v, half the derivative of f^2 / v."""
+        return f if self.prior_weight is None else f / self.prior_weight
+
+    def wrong_term(self, f: Tensor, g: Tensor) -> Tensor:
+        """What an output adds where its class is wrong; g is ``weighted(f)``."""
+        return f.square() if self.prior_weight is None else f * g
+
+    def true_term(self, f: Tensor, g: Tensor) -> Tensor:
+        """What it adds where its class is the true one."""
+        if self.prior_weight is None:
+            return (f - self.M).square() * self.k
+        return (g * (f - 2.0 * self.M) + self.M**2) * self.k
 
     def value(self, f: Tensor, t: IndexTargets) -> Tensor:
-        k, M, dim = self.k, self.M, class_dim(f)
+        dim = class_dim(f)
+        g = self.weighted(f)
         f_true = take_true_class(f, t)
-        if isinstance(t.off, float) and t.off == 0.0:
-            terms = f.square()
-            true_term = (f_true - M).square() * k
-        else:
-            terms = (t.off * k) * (f - M).square() + (t.total - t.off) * f.square()
-            true_term = (t.on * k) * (f_true - M).square() + (t.total - t.on) * f_true.square()
+        g_true = f_true if g is f else take_true_class(g, t)
+        terms, true_term = self.wrong_term(f, g), self.true_term(f_true, g_true)
+        if not (isinstance(t.off, float) and t.off == 0.0):
+            terms = t.off * self.true_term(f, g) + (t.total - t.off) * terms
+            true_term = t.on * true_term + (t.total - t.on) * self.wrong_term(f_true, g_true)
         # The true class's term is put in its place rather than corrected for afterwards: near f_c = M the
         # difference of the two sums would be rounding error.
         return put_true_class(terms, t, true_term).sum(dim) / f.shape[dim]
@@ -215,4 +263,4 @@ class _Quadratic(NamedTuple):
         else:
             terms = ((t.off * k) * (f - M) + (t.total - t.off) * f) * scale
             true_term = ((t.on * k) * (f_true - M) + (t.total - t.on) * f_true) * scale
-        return put_true_class(terms, t, true_term)
+        return self.weighted(put_true_class(terms, t, true_term))
