@@ -15,7 +15,8 @@ PROTOCOLS = ("early_stopping", "same_epochs")
 
 
 LOSS_ARGUMENTS = (
-    *("loss", "k", "M", "rescaling", "paper_task", "without_logits", "label_smoothing_factor", "distillation_weight"),
+    *("loss", "k", "M", "rescaling", "paper_task", "prior_exponent", "without_logits", "label_smoothing_factor"),
+    "distillation_weight",
 )
 """The training arguments that the loss is made from."""
 
@@ -33,6 +34,9 @@ class SquareLossConfig(TrainingArguments):
         M: target of the true class; None: chosen by ``rescaling``.
         rescaling: the rule for k and M, one of :data:`sqloss_plugins.paper.RULES`.
         paper_task: the paper's name of the task, to look k and M up; None for a task of one's own.
+        prior_exponent: a, from 0 to 1, of the prior-weighted square loss, in which an error of class i counts in inverse
+            proportion to (frequency of i)^a; for language models, whose classes are of very unequal frequency. The
+            Trainer needs ``class_counts``. None: the plain loss.
         without_logits: train the output layer by :func:`sqloss_plugins.losses.linear_square_loss`, so that training
             need not have the logits of a batch in memory: for language models, and classifiers of very many classes.
             Evaluation has them for some tokens at a time where it wants the loss alone, or the scores of tokens
@@ -73,6 +77,13 @@ class SquareLossConfig(TrainingArguments):
     )
     paper_task: str | None = field(
         default=None, metadata={"help": "Square loss: the paper's name of the task, to look its k and M up."}
+    )
+    prior_exponent: float | None = field(
+        default=None,
+        metadata={
+            "help": "Square loss of a language model: an error counts in inverse proportion to this power of the "
+            "token's frequency; from 0 to 1. By default all count alike."
+        },
     )
     without_logits: bool | None = field(
         default=None,
@@ -146,6 +157,11 @@ class SquareLossConfig(TrainingArguments):
             raise ValueError(f"--{error}") from None
         if self.without_logits and spec.of_linear_layer is None:
             raise ValueError(f"--without_logits needs a loss that can be had without logits, and {self.loss} cannot")
+        if self.prior_exponent is not None:
+            if not spec.is_rescaled:
+                raise ValueError(f"--prior_exponent is of the square loss, and --loss is {self.loss}: leave it out")
+            if not 0.0 <= self.prior_exponent <= 1.0:
+                raise ValueError(f"--prior_exponent must be from 0 to 1, got {self.prior_exponent:g}")
         if not 0.0 <= self.label_smoothing_factor <= 1.0:
             raise ValueError(f"--label_smoothing_factor must be between 0 and 1, got {self.label_smoothing_factor:g}")
         if self.teacher == "":
@@ -230,7 +246,14 @@ class SquareLossConfig(TrainingArguments):
                 "the model does not say how many classes it has (config.num_labels), and k and M depend on it: give "
                 "--k and --M"
             )
-        return paper.choose_rescaling(num_classes, task=self.paper_task, rule=self.rescaling, k=self.k, M=self.M)
+        return paper.choose_rescaling(
+            num_classes,
+            task=self.paper_task,
+            is_prior_weighted=self.prior_exponent is not None,
+            rule=self.rescaling,
+            k=self.k,
+            M=self.M,
+        )
 
 
 def as_square_loss_config(args: TrainingArguments) -> SquareLossConfig:

@@ -232,6 +232,8 @@ def _work(task: Task, settings: dict[str, Any]) -> Result:
     facts = task.facts(datasets)
     _print_lines([*((name, _by_split(values)) for name, values in facts.items()), ("parameters", str(parameters))])
     trainer = _trainer(task, model, datasets)
+    if config.prior_exponent is not None and task.model_path is None and not finished:
+        trainer.begin_at_prior()
 
     start = time.monotonic()
     state = _train(trainer, progress) if config.do_train else None

@@ -74,7 +74,13 @@ def train_tokenizer(
 
 
 def new_config(
-    objective: str, vocab_size: int, hidden_size: int, num_layers: int, num_heads: int, length: int
+    objective: str,
+    vocab_size: int,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    length: int,
+    tie_word_embeddings: bool = True,
 ) -> PretrainedConfig:
     """A GPT-2 for the objective ``causal``, a BERT for ``masked``.
 
@@ -82,6 +88,7 @@ def new_config(
         objective: a key of :data:`SPECIAL_TOKENS`.
         vocab_size, hidden_size, num_layers, num_heads: its sizes.
         length: the most tokens that it takes.
+        tie_word_embeddings: whether its output layer has the weights of its embedding.
     """
     if objective == "causal":
         return GPT2Config(
@@ -92,6 +99,7 @@ def new_config(
             n_head=num_heads,
             bos_token_id=None,
             eos_token_id=None,
+            tie_word_embeddings=tie_word_embeddings,
         )
     return BertConfig(
         vocab_size=vocab_size,
@@ -101,6 +109,7 @@ def new_config(
         num_attention_heads=num_heads,
         intermediate_size=4 * hidden_size,
         pad_token_id=0,
+        tie_word_embeddings=tie_word_embeddings,
     )
 
 

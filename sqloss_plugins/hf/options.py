@@ -189,8 +189,10 @@ def _check(task: Task) -> None:
         refuse_given(given, ("rescaling", "paper_task"), "chooses k and M, and both are given")
     if config.teacher is None:
         refuse_given(given, ("distillation_weight",), "is the share of --teacher, and there is none")
+    if not task.counts_classes:
+        refuse_given(given, ("prior_exponent",), "is for language models")
     if not config.do_train:
-        refuse_given(given, ("teacher",), "is for training, and nothing is trained")
+        refuse_given(given, ("teacher", "prior_exponent"), "is for training, and nothing is trained")
     if config.stops_early:
         refuse_given(given, ("cross_entropy_run",), "is of --protocol same_epochs")
         if chosen_by not in task.metrics:

@@ -67,6 +67,7 @@ class Task(ABC):
         not_decisive: of its own options those that do not decide the result.
         mini_warning: what is said of mini data.
         keeps_outputs: whether what the Trainer predicts goes into ``outputs.npz``.
+        counts_classes: whether it gives the Trainer ``class_counts``, which ``--prior_exponent`` needs.
         is_multi_label: whether an example has any number of classes, each of them a decision of its own.
         name: its short name, for folders and results.
         metrics: by which early stopping may go, the usual one first.
@@ -87,6 +88,7 @@ class Task(ABC):
     not_decisive: ClassVar[tuple[str, ...]] = ()
     mini_warning: ClassVar[str] = "MINI DATA: not the real task"
     keeps_outputs: ClassVar[bool] = True
+    counts_classes: ClassVar[bool] = False
     is_multi_label: bool = False
     name: str
     metrics: tuple[str, ...]

@@ -39,9 +39,10 @@ from sqloss_plugins.errors import RunError, listed
 from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square_loss_config
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, Distillation, load_teacher
 from sqloss_plugins.hf.pipelines import about_outputs, class_probabilities
+from sqloss_plugins.hf.prior import RowSteps, row_scales, start_at_prior
 from sqloss_plugins.hf.token_scores import IGNORE_INDEX, TokenScores
-from sqloss_plugins.hf.without_logits import HeadWithoutLogits
-from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES, make_loss
+from sqloss_plugins.hf.without_logits import HeadWithoutLogits, output_layer
+from sqloss_plugins.losses import DEFAULT_LOSS, LOSSES, make_loss, prior_weights
 from sqloss_plugins.paper import Rescaling
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class TrainerLoss:
         weight: a weight for each class, as that of cross-entropy, all positive. The weighted losses are divided by
             the number of targets, not by their summed weights: with weights whose mean over the training data is 1
             the gradient is as large as without.
+        prior_weight: of the prior-weighted square loss; see :func:`sqloss_plugins.losses.square_loss`.
 
     Raises:
         ValueError: unknown loss; k or M not positive, or given to another loss; weights that are not positive; for
@@ -84,6 +86,7 @@ class TrainerLoss:
         shift_labels: bool = False,
         multi_label: bool = False,
         weight: Sequence[float] | None = None,
+        prior_weight: Tensor | None = None,
     ) -> None:
         self.name = loss
         self.shift_labels = shift_labels
@@ -95,7 +98,8 @@ class TrainerLoss:
         else:
             self.options |= {"ignore_index": IGNORE_INDEX, "label_smoothing": label_smoothing}
         self.options |= {name: value for name, value in (("k", k), ("M", M)) if value is not None}
-        self.loss = make_loss(loss, is_multi_label=multi_label, weight=_class_weights(weight), **self.options)
+        made_with = self.options if prior_weight is None else {**self.options, "prior_weight": prior_weight}
+        self.loss = make_loss(loss, is_multi_label=multi_label, weight=_class_weights(weight), **made_with)
         self.head: HeadWithoutLogits | None = None
 
     def __call__(self, outputs: Any, labels: Tensor | None, num_items_in_batch: Tensor | int | None = None) -> Tensor:
@@ -157,7 +161,8 @@ class TrainerLoss:
         if head is not None:
             if not torch.is_grad_enabled():
                 return head.evaluate(logits, labels, loss), labels
-            return head.loss(logits, labels, cast("Tensor | None", loss.weight)), labels
+            weights = cast("Tensor | None", loss.weight), cast("Tensor | None", loss.prior_weight)
+            return head.loss(logits, labels, *weights), labels
         # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
         total: Tensor = loss(rows.float(), labels)
         return total, labels
@@ -240,6 +245,8 @@ class SquareLossTrainer(Trainer):
             default the one that ``args.teacher`` names, if any.
         class_weights: a weight for each class in training and evaluation loss, in the order of the class numbers; see
             ``weight`` of :class:`TrainerLoss`. Not for regression, multi-label classification and multiple choice.
+        class_counts: how often each class occurs in the training data, all above 0, in the order of the class numbers;
+            for ``args.prior_exponent``.
 
     Attributes:
         rescaling: k and M of the loss, and where they come from; None for a loss without, and for regression.
@@ -265,6 +272,7 @@ class SquareLossTrainer(Trainer):
         *others: Any,
         shift_labels: bool | None = None,
         class_weights: Sequence[float] | None = None,
+        class_counts: Sequence[float] | None = None,
         train_collator: Callable[..., Any] | None = None,
         teacher: PreTrainedModel | None = None,
         **keywords: Any,
@@ -291,6 +299,7 @@ class SquareLossTrainer(Trainer):
             self._token_scores = self.preprocess_logits_for_metrics
             self.preprocess_logits_for_metrics = None
         self.class_weights = class_weights
+        self.class_counts = class_counts
         self.train_collator = train_collator
         if teacher is None and config.teacher is not None:
             teacher = load_teacher(config.teacher)
@@ -328,6 +337,7 @@ class SquareLossTrainer(Trainer):
             shift_labels=self._loss_shifts_labels,
             multi_label=is_multi_label,
             weight=self.class_weights,
+            prior_weight=None if args.prior_exponent is None else self._prior_weight(model, num_classes),
         )
         if args.without_logits:
             if self.distillation is not None:
@@ -339,10 +349,56 @@ class SquareLossTrainer(Trainer):
         self._keep_rescaling(model)
         self._log_loss(is_regression, is_multi_label)
 
+    def _prior_weight(self, model: nn.Module, num_classes: int | None) -> Tensor:
+        """The prior weights that the arguments ask for; refuses, with a reason, where there can be none."""
+        args, counts = self.args, self.class_counts
+        reason = None
+        if counts is None:
+            reason = "SquareLossTrainer needs class_counts, how often each class occurs"
+        elif _is_multi_label(model) or num_classes == 1:
+            reason = "the model has no classes of which one is true"
+        elif len(counts) != num_classes:
+            reason = f"there are {len(counts)} class counts, and the model has {num_classes} classes"
+        elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            reason = "FSDP and DeepSpeed hold the output layer in pieces"
+        elif "lomo" in str(args.optim).lower():
+            reason = "LOMO steps within the backward pass"
+        if reason is not None or counts is None:
+            raise ValueError(f"--prior_exponent weighs the classes by their frequencies, and {reason}")
+        layer = output_layer(model, num_classes or 0, "--prior_exponent")
+        inputs = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+        if getattr(inputs, "weight", None) is layer.weight:
+            raise ValueError(
+                f"--prior_exponent needs an output layer of its own, and that of {type(model).__name__} has the "
+                "weights of the input embeddings: set tie_word_embeddings to False"
+            )
+        return prior_weights(torch.as_tensor(counts), float(args.prior_exponent or 0.0))
+
+    def begin_at_prior(self) -> None:
+        """Brings a new model's output layer to where a training with ``args.prior_exponent`` begins."""
+        model, weight = self._bare_model(), self.compute_loss_func.loss.prior_weight
+        if weight is None or self.rescaling is None:
+            raise ValueError("begin_at_prior is for a training with --prior_exponent")
+        layer = output_layer(model, len(weight), "--prior_exponent")
+        start_at_prior(layer, torch.as_tensor(self.class_counts), weight, self.rescaling.k, self.rescaling.M)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's; with ``prior_exponent`` its steps are longer for the rows of frequent classes."""
+        is_new = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        weight = self.compute_loss_func.loss.prior_weight if self.args.prior_exponent is not None else None
+        if is_new and weight is not None and self.rescaling is not None:
+            layer = output_layer(self._bare_model(), len(weight), "--prior_exponent")
+            parameters = [parameter for parameter in (layer.weight, layer.bias) if parameter is not None]
+            RowSteps(optimizer, parameters, row_scales(weight, self.rescaling.M))
+        return optimizer
+
     def _head_without_logits(self, model: nn.Module, num_classes: int | None) -> HeadWithoutLogits:
         loss = LOSSES[self.args.loss].of_linear_layer
         assert loss is not None, "check_loss refuses without_logits for such a loss"
-        steps = self.args.gradient_accumulation_steps if self.args.world_size == 1 else 1
+        # An accumulation is of the layer's own rows, and there can be none with prior weights.
+        shared = self.args.world_size == 1 and self.args.prior_exponent is None
+        steps = self.args.gradient_accumulation_steps if shared else 1
         return HeadWithoutLogits(model, partial(loss, **self.compute_loss_func.options), num_classes or 0, steps)
 
     def _keep_rescaling(self, model: nn.Module) -> None:
@@ -387,6 +443,8 @@ class SquareLossTrainer(Trainer):
             parts.append("multi-label")
         if self.rescaling:
             parts.append(str(self.rescaling))
+        if self.args.prior_exponent is not None:
+            parts.append(f"prior exponent {self.args.prior_exponent:g}")
         if self.class_weights is not None:
             parts.append(f"class weights from {min(self.class_weights):.4g} to {max(self.class_weights):.4g}")
         line = f"Loss: {', '.join(parts)}"

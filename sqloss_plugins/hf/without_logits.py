@@ -79,13 +79,16 @@ class HeadWithoutLogits:
         self._dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         return passed
 
-    def loss(self, returned: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
+    def loss(
+        self, returned: Tensor, labels: Tensor, weight: Tensor | None = None, prior_weight: Tensor | None = None
+    ) -> Tensor:
         """The loss of the layer's outputs.
 
         Args:
             returned: what the model returned as its logits, of shape (..., d).
             labels: class indices, of shape (N).
             weight: a weight for each class, of shape (C).
+            prior_weight: of the prior-weighted loss, of shape (C).
 
         Raises:
             ValueError: the model does more to its logits than the layer does.
@@ -99,6 +102,7 @@ class HeadWithoutLogits:
                 labels,
                 linear_bias=self.layer.bias,
                 weight=weight,
+                prior_weight=prior_weight,
                 accumulation=self.accumulation,
             )
 
@@ -178,8 +182,13 @@ class _Pass(torch.autograd.Function):
         return gradient, None, None
 
 
-def output_layer(model: nn.Module, num_classes: int) -> nn.Linear:
+def output_layer(model: nn.Module, num_classes: int, option: str = "--without_logits") -> nn.Linear:
     """The linear layer whose outputs are those of the model: of a classifier the one with as many outputs as labels.
+
+    Args:
+        model: a language model, or a classifier with one such layer.
+        num_classes: how many outputs it has.
+        option: the option that needs it, for the message.
 
     Raises:
         ValueError: there is not one such layer, or it is not a plain one.
@@ -190,7 +199,7 @@ def output_layer(model: nn.Module, num_classes: int) -> nn.Linear:
         layers = [m for m in model.modules() if isinstance(m, nn.Linear) and m.out_features == num_classes]
         if len(layers) != 1:
             raise ValueError(
-                f"{name} has {len(layers)} linear layers with {num_classes} outputs, and --without_logits needs to "
+                f"{name} has {len(layers)} linear layers with {num_classes} outputs, and {option} needs to "
                 "know the one: leave it out"
             )
         layer = layers[0]
@@ -198,7 +207,7 @@ def output_layer(model: nn.Module, num_classes: int) -> nn.Linear:
     if type(layer) is not nn.Linear or "forward" in vars(layer):
         wrapped = "wrapped " if type(layer) is nn.Linear else ""
         raise ValueError(
-            f"the output layer of {name} is a {wrapped}{type(layer).__name__}, and --without_logits is for a plain "
-            "linear layer: leave it out"
+            f"the output layer of {name} is a {wrapped}{type(layer).__name__}, and {option} is for a plain linear "
+            "layer: leave it out"
         )
     return layer

@@ -38,6 +38,7 @@ from sqloss_plugins.metrics import perplexity
 from sqloss_plugins.results import OF_OUTPUTS
 
 _NEW_MODEL = {"vocab_size": 1024, "hidden_size": 128, "num_layers": 4, "num_heads": 4}
+_OF_NEW_MODEL = (*_NEW_MODEL, "tie_word_embeddings")
 _LARGEST_VOCABULARY = 10_000_000  # the tokenizers make room for it beforehand
 
 
@@ -58,6 +59,10 @@ class LanguageModelArguments(TaskArguments):
     hidden_size: int | None = option("New model: its width.")
     num_layers: int | None = option("New model: its layers.")
     num_heads: int | None = option("New model: heads of a layer.")
+    tie_word_embeddings: bool | None = option(
+        "New model: its output layer has the weights of its embedding. By default it has, and with --prior_exponent, "
+        "which needs a layer of its own, it has not."
+    )
 
 
 @dataclass
@@ -81,6 +86,7 @@ class LanguageModel(Task):
     not_decisive = ("train_file", "validation_file", "test_file")
     mini_warning = "MINI DATA: Python's own reference, and no benchmark"
     keeps_outputs = False
+    counts_classes = True
     metrics = ("perplexity",)
     data: TextData
     name = "language_model"
@@ -125,7 +131,7 @@ class LanguageModel(Task):
         check_at_least(1, args, "hidden_size", "num_layers", "num_heads")
         check_at_least(ALPHABET + len(SPECIAL_TOKENS[self.objective]), args, "vocab_size")
         if args.model_name_or_path is not None:
-            refuse_given(self.given, tuple(_NEW_MODEL), "is of a new model, and --model_name_or_path names one")
+            refuse_given(self.given, _OF_NEW_MODEL, "is of a new model, and --model_name_or_path names one")
         elif args.hidden_size % args.num_heads:
             raise UserError(
                 f"--hidden_size must be a multiple of --num_heads, got {args.hidden_size} and {args.num_heads}"
@@ -137,6 +143,8 @@ class LanguageModel(Task):
                 raise UserError(f"--mini and --{name} exclude each other: the embedded text or your own")
             if getattr(args, name) is not None and args.train_file is None:
                 raise UserError(f"--{name} needs --train_file beside it")
+        if self.config.prior_exponent is not None and args.tie_word_embeddings:
+            raise UserError("--prior_exponent needs an output layer of its own: leave --tie_word_embeddings out")
 
     def load(self) -> TextData:
         """The files, or the embedded text."""
@@ -174,6 +182,12 @@ class LanguageModel(Task):
         return path, Path(path).resolve().name
 
     @property
+    def ties_embeddings(self) -> bool:
+        """Whether the output layer of a new model has the weights of its embedding."""
+        given: bool | None = self.args.tie_word_embeddings
+        return self.config.prior_exponent is None if given is None else given
+
+    @property
     def num_outputs(self) -> int:
         """The size of the vocabulary."""
         return self.vocabulary
@@ -190,7 +204,7 @@ class LanguageModel(Task):
                 SPECIAL_TOKENS[self.objective],
             )
             sizes = {name: getattr(args, name) for name in _NEW_MODEL}
-            new = new_config(self.objective, **sizes, length=self.length)
+            new = new_config(self.objective, **sizes, length=self.length, tie_word_embeddings=self.ties_embeddings)
         return load_model(self.objective, path, new, tokenizer, args.model_name_or_path, self.length, **args.hub)
 
     def split_of(self, rows: Dataset) -> str:
@@ -227,16 +241,17 @@ class LanguageModel(Task):
                 if split == "train":
                     counts += np.bincount(ids, minlength=self.vocabulary)
         counts[self.processor.all_special_ids] = 0
+        self.counts = counts + 1  # each once more than it occurs
         held_out = [split for split in datasets if split != "train"]
-        # Each once more than it occurs.
-        unigram = {split: unigram_perplexity(counts + 1, self.targets(datasets[split])) for split in held_out}
+        unigram = {split: unigram_perplexity(self.counts, self.targets(datasets[split])) for split in held_out}
         return {"tokens": tokens, "unigram_perplexity": unigram}
 
     def trainer_options(self) -> dict[str, Any]:
         """Sums in the place of outputs; which labels outputs are held against, whatever the model's own loss does."""
         config, shift = self.config, self.objective == "causal"
         self.tokens = TokenScores(LOSSES[config.loss].methods, config.k, config.M, shift_labels=shift)
-        return {"preprocess_logits_for_metrics": self.tokens, "shift_labels": shift}
+        counts = None if config.prior_exponent is None else self.counts.tolist()
+        return {"preprocess_logits_for_metrics": self.tokens, "shift_labels": shift, "class_counts": counts}
 
     def begin_scoring(self) -> None:
         """From now on every temperature is tried."""

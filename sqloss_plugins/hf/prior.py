@@ -1,0 +1,72 @@
+"""Training an output layer with the prior-weighted square loss: where its rows begin, and how far a step moves them.
+
+The outputs f_i that minimise the loss are about k M p_i, with p_i over several powers of ten, and an optimiser such as
+Adam moves all parameters equally far. So the layer is trained as f_i = s_i (W_i h + b_i), with s_i in proportion to the
+prior weight v_i. It is stored and used as a plain layer with the rows s_i W_i: those begin s_i times as large, and a
+step of the optimiser is made s_i times as long, which for Adam is the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_REACH = 8.0
+"""s_i = 8 (M / C) v_i: an output moves as far as those of cross-entropy do, relative to what it is where the input tells
+nothing, or somewhat farther; from 2 to 32 the results differ by little (recipes/language_model/RESULTS.md)."""
+
+
+def row_scales(prior_weight: Tensor, M: float) -> Tensor:
+    """s of the prior weights v, of shape (C), for the target M of the true class."""
+    return prior_weight * (_REACH * M / len(prior_weight))
+
+
+@torch.no_grad()
+def start_at_prior(layer: nn.Linear, counts: Tensor, prior_weight: Tensor, k: float, M: float) -> None:
+    """Brings a new output layer to where the prior-weighted training begins.
+
+    Its rows become s_i times as large, and its bias, if it has one, what minimises the loss where the input tells
+    nothing: k M p_i / (1 + (k - 1) p_i), with the frequencies p_i of the classes.
+
+    Args:
+        layer: of C outputs, as it was made.
+        counts: how often each class occurs, of shape (C).
+        prior_weight: v, of shape (C).
+        k, M: the rescaling.
+    """
+    layer.weight.mul_(row_scales(prior_weight, M).to(layer.weight).unsqueeze(1))
+    if layer.bias is not None:
+        p = counts.double() / counts.double().sum()
+        layer.bias.copy_(k * M * p / (1.0 + (k - 1.0) * p))
+
+
+class RowSteps:
+    """Makes every step of an optimiser s_i times as long for row i of some parameters.
+
+    Args:
+        optimizer: its ``step`` calls hooks, as that of every :class:`torch.optim.Optimizer` does.
+        parameters: of shape (C, ...).
+        scales: s, of shape (C).
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], scales: Tensor) -> None:
+        self._parameters = parameters
+        self._scales = scales
+        self._before: list[Tensor] = []
+        optimizer.register_step_pre_hook(self._keep)
+        optimizer.register_step_post_hook(self._scale)
+
+    def _keep(self, *_: Any) -> None:
+        self._before = [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def _scale(self, *_: Any) -> None:
+        for parameter, before in zip(self._parameters, self._before, strict=True):
+            scales = self._scales.to(parameter).view(-1, *[1] * (parameter.dim() - 1))
+            parameter.copy_(before + scales * (parameter - before))
+        self._before = []
+
+
+__all__ = ["RowSteps", "start_at_prior", "row_scales"]
