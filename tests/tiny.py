@@ -136,7 +136,7 @@ def one_sgd_step(head, loss, count, output_dir, trainer_class=None, data=None, t
     return before - _flat(network), trainer
 
 
-def full_batch(head, loss, count, label_smoothing=0.0, data=None, weight=None):
+def full_batch(head, loss, count, label_smoothing=0.0, data=None, weight=None, prior_weight=None):
     """The gradient and value over all examples at once, by the loss functions alone.
 
     With class weights the sum is divided by the number of targets.
@@ -151,6 +151,7 @@ def full_batch(head, loss, count, label_smoothing=0.0, data=None, weight=None):
     if head.startswith("causal"):
         logits, labels = logits[:, :-1], labels[:, 1:]
     options = {"k": 3.0, "M": 2.0} if LOSSES[loss].is_rescaled else {}
+    options |= {} if prior_weight is None else {"prior_weight": prior_weight}
     if head == MULTI_LABEL:
         function = make_loss(loss, is_multi_label=True, **options)
     else:

@@ -34,9 +34,9 @@ class SquareLossConfig(TrainingArguments):
         M: target of the true class; None: chosen by ``rescaling``.
         rescaling: the rule for k and M, one of :data:`sqloss_plugins.paper.RULES`.
         paper_task: the paper's name of the task, to look k and M up; None for a task of one's own.
-        prior_exponent: a, from 0 to 1, of the prior-weighted square loss, in which an error of class i counts in inverse
-            proportion to (frequency of i)^a; for language models, whose classes are of very unequal frequency. The
-            Trainer needs ``class_counts``. None: the plain loss.
+        prior_exponent: a, from 0 to 1, of the prior-weighted square loss, in which an error of class i counts in
+            inverse proportion to (frequency of i)^a; for language models, whose classes are of very unequal frequency.
+            The Trainer needs ``class_counts``. None: the plain loss.
         without_logits: train the output layer by :func:`sqloss_plugins.losses.linear_square_loss`, so that training
             need not have the logits of a batch in memory: for language models, and classifiers of very many classes.
             Evaluation has them for some tokens at a time where it wants the loss alone, or the scores of tokens

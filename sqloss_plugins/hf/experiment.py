@@ -392,6 +392,8 @@ def _print_banner(task: Task) -> None:
     loss = f"{config.loss}, {task.rescaling}" if task.rescaling else config.loss
     if not task.has_classes:
         loss = f"mean squared error ({task.name} is a regression; --loss {config.loss} makes no difference)"
+    if config.prior_exponent is not None:
+        loss += f"; prior exponent {config.prior_exponent:g}"
     if config.teacher:
         share = DEFAULT_WEIGHT if config.distillation_weight is None else config.distillation_weight
         loss += f"; {share:g} of the targets by the teacher {config.teacher}"

@@ -3,19 +3,19 @@
 The outputs f_i that minimise the loss are about k M p_i, with p_i over several powers of ten, and an optimiser such as
 Adam moves all parameters equally far. So the layer is trained as f_i = s_i (W_i h + b_i), with s_i in proportion to the
 prior weight v_i. It is stored and used as a plain layer with the rows s_i W_i: those begin s_i times as large, and a
-step of the optimiser is made s_i times as long, which for Adam is the same.
+step of the optimiser is made s_i times as long, which for Adam is the same. Weight decay is s_i times as strong, too.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 _REACH = 8.0
-"""s_i = 8 (M / C) v_i: an output moves as far as those of cross-entropy do, relative to what it is where the input tells
-nothing, or somewhat farther; from 2 to 32 the results differ by little (recipes/language_model/RESULTS.md)."""
+"""s_i = 8 (M / C) v_i; other factors are in recipes/language_model/RESULTS.md."""
 
 
 def row_scales(prior_weight: Tensor, M: float) -> Tensor:
@@ -51,7 +51,8 @@ class RowSteps:
         scales: s, of shape (C).
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], scales: Tensor) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], scales: Tensor) -> None:
+        self.optimizer = optimizer
         self._parameters = parameters
         self._scales = scales
         self._before: list[Tensor] = []
@@ -69,4 +70,4 @@ class RowSteps:
         self._before = []
 
 
-__all__ = ["RowSteps", "start_at_prior", "row_scales"]
+__all__ = ["RowSteps", "row_scales", "start_at_prior"]

@@ -300,6 +300,7 @@ class SquareLossTrainer(Trainer):
             self.preprocess_logits_for_metrics = None
         self.class_weights = class_weights
         self.class_counts = class_counts
+        self._row_steps: RowSteps | None = None
         self.train_collator = train_collator
         if teacher is None and config.teacher is not None:
             teacher = load_teacher(config.teacher)
@@ -384,13 +385,14 @@ class SquareLossTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's; with ``prior_exponent`` its steps are longer for the rows of frequent classes."""
-        is_new = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         weight = self.compute_loss_func.loss.prior_weight if self.args.prior_exponent is not None else None
-        if is_new and weight is not None and self.rescaling is not None:
+        if weight is None or self.rescaling is None:
+            self._row_steps = None
+        elif self._row_steps is None or self._row_steps.optimizer is not optimizer:
             layer = output_layer(self._bare_model(), len(weight), "--prior_exponent")
             parameters = [parameter for parameter in (layer.weight, layer.bias) if parameter is not None]
-            RowSteps(optimizer, parameters, row_scales(weight, self.rescaling.M))
+            self._row_steps = RowSteps(optimizer, parameters, row_scales(weight, self.rescaling.M))
         return optimizer
 
     def _head_without_logits(self, model: nn.Module, num_classes: int | None) -> HeadWithoutLogits:

@@ -11,9 +11,9 @@ from torch import Tensor
 def prior_weights(counts: Tensor, exponent: float = 1.0) -> Tensor:
     """v_i = (C p_i)^exponent, where p_i is the share of class i: the ``prior_weight`` of :func:`square_loss`.
 
-    With exponent 1 an error of p_i counts relative to the frequency of the class, as it does in the likelihood where the
-    input tells little; with 0 the loss is the plain one. The output layer should then be trained as f = v (W h + b), the
-    rows of the layer times v: for a small step of the optimiser, too, is one relative to that.
+    With exponent 1 an error of p_i counts relative to the frequency of the class, as it does in the likelihood where
+    the input tells little; with 0 the loss is the plain one. An output layer is then best trained as f = v (W h + b):
+    its rows times v, so that a step of the optimiser is relative to the frequency, too.
 
     Args:
         counts: how often each class occurs in the training data, all above 0 (one more than it occurs, say); of shape
