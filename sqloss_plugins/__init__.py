@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         linear_square_loss,
         make_loss,
         multilabel_square_loss,
+        prior_weights,
         square_loss,
         squentropy_loss,
     )
@@ -32,6 +33,7 @@ __all__ = [
     "linear_square_loss",
     "make_loss",
     "multilabel_square_loss",
+    "prior_weights",
     "square_loss",
     "squentropy_loss",
 ]
