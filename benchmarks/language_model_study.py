@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ class Variant:
     bias_at_prior: bool = True
     tied: bool = False
     first: float = 0.0  # share of the steps with cross-entropy, before a new output layer and this loss
-    layer_rate: float = 1.0  # times the learning rate: that of the output layer
+    later_rate: float = 0.5  # times the learning rate: that after such a beginning
 
 
 _CE = Variant("cross_entropy")
@@ -68,6 +69,7 @@ VARIANTS: dict[str, Variant] = {
     "prior, a = 3/4": replace(_PRIOR, prior_exponent=0.75),
     "prior, a = 1/2": replace(_PRIOR, prior_exponent=0.5),
     "prior, M = 64": replace(_PRIOR, M=64.0),
+    "prior, M = 64, lr 6e-3": replace(_PRIOR, M=64.0, learning_rate=6e-3),
     "prior, M = 1024": replace(_PRIOR, M=1024.0),
     "prior, k = 1": replace(_PRIOR, k=1.0),
     "prior, k = 2": replace(_PRIOR, k=2.0),
@@ -213,15 +215,15 @@ def train(variant: Variant, windows: dict[str, Tensor], steps: int, seed: int) -
     counts = torch.bincount(targets.flatten(), minlength=VOCABULARY) + 1.0
     body = Body()
     numbers = batches(len(inputs))
-    phases = [(replace(_CE, learning_rate=variant.learning_rate), int(variant.first * steps))]
-    phases.append((variant, steps - phases[0][1]))
+    phases = [(variant, steps)]
+    if variant.first:
+        before, rate = round(variant.first * steps), variant.learning_rate
+        after = replace(variant, learning_rate=variant.later_rate * rate)
+        phases = [(replace(_CE, learning_rate=rate), before), (after, steps - before)]
     for phase, length in phases:
-        if not length:
-            continue
         head = Head(phase, counts, body.embedding.weight)
-        of_body = [parameter for parameter in body.parameters() if parameter is not head.weight]
-        optimizer = torch.optim.AdamW(of_body, lr=phase.learning_rate, weight_decay=0.0)
-        optimizer.add_param_group({"params": [*head.parameters()], "lr": phase.learning_rate * phase.layer_rate})
+        parameters = {id(parameter): parameter for parameter in (*body.parameters(), *head.parameters())}
+        optimizer = torch.optim.AdamW(parameters.values(), lr=phase.learning_rate, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _rate(length))
         for _ in range(length):
             number = next(numbers)
@@ -302,17 +304,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def table(rows: Sequence[dict[str, object]], steps: int) -> list[list[str]]:
+def table(rows: Sequence[dict[str, Any]], steps: int) -> list[list[str]]:
     """The rows of so many steps; mean and standard deviation over the seeds, where there are several."""
     columns = ("validation_perplexity", "validation_accuracy", "test_perplexity", "test_accuracy")
     lines = [["variant", "seeds", *(column.replace("_", " ") for column in columns)]]
     for name in VARIANTS:
         of_name = [row for row in rows if row["variant"] == name and row["steps"] == steps]
         if of_name:
-            found = torch.tensor([[float(str(row[column])) for column in columns] for row in of_name])
+            found = torch.tensor([[row[column] or math.nan for column in columns] for row in of_name])
             spread = found.std(0) if len(found) > 1 else torch.full((len(columns),), math.nan)
             cells = [
-                f"{mean:.2f}" + ("" if math.isnan(std) else f" +- {std:.2f}")
+                "-" if math.isnan(mean) else f"{mean:.2f}" + ("" if math.isnan(std) else f" +- {std:.2f}")
                 for mean, std in zip(found.mean(0).tolist(), spread.tolist(), strict=True)
             ]
             lines.append([name, str(len(found)), *cells])

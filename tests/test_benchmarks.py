@@ -5,7 +5,15 @@ import sys
 
 import pytest
 
-from benchmarks import espnet_head, image_training, linear_precision, linear_square, losses, pair_models
+from benchmarks import (
+    espnet_head,
+    image_training,
+    language_model_study,
+    linear_precision,
+    linear_square,
+    losses,
+    pair_models,
+)
 
 
 def run(module, monkeypatch, *arguments):
@@ -69,6 +77,7 @@ def test_linear_precision(tmp_path, monkeypatch, capsys):
         (linear_precision, ["--tf32"], "--device cuda"),
         (image_training, ["--timm-script", "nowhere.py"], "nowhere.py is not a file"),
         (image_training, ["--steps", "1"], "the first is not counted"),
+        (language_model_study, ["--data-dir", "nowhere"], "nowhere has no valid.txt and no test.txt"),
     ],
 )
 def test_mistakes(module, arguments, words, monkeypatch, capsys):
@@ -112,3 +121,21 @@ def test_image_training(tmp_path, monkeypatch, capsys):
     assert (step["arch"], step["parameters"]) == ("tcnn", 66910)
     assert step["square_ms"] > 0
     assert "square / CE" in capsys.readouterr().out
+
+
+def test_language_model_study(tmp_path, monkeypatch, capsys):
+    """Every variant trains; and what the file has is not made again."""
+    for name, value in (("VOCABULARY", 270), ("WINDOW", 8), ("BATCH", 2), ("WIDTH", 8), ("LAYERS", 1), ("HEADS", 2)):
+        monkeypatch.setattr(language_model_study, name, value)
+    for name in ("valid.txt", "test.txt"):
+        (tmp_path / name).write_text("".join(f"the {n} of {n * n} and {n % 7}\n" for n in range(60)))
+    arguments = ["--data-dir", tmp_path, "--steps", 6, "--json", tmp_path / "a.json"]
+    assert run(language_model_study, monkeypatch, *arguments) == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [row["variant"] for row in rows] == list(language_model_study.VARIANTS)
+    assert all(1.0 < row["test_perplexity"] < 2000 for row in rows)
+    assert run(language_model_study, monkeypatch, *arguments, "--only", "square", "prior", "--seeds", 1, 2) == 0
+    found = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert found[: len(rows)] == rows
+    assert [(row["variant"], row["seed"]) for row in found[len(rows) :]] == [("square", 2), ("prior", 2)]
+    assert "| square | 2 |" in " ".join(capsys.readouterr().out.split())
