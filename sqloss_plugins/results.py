@@ -79,6 +79,9 @@ class Result:
             of the last epoch. What is not finite is null in the file, nan here.
         method: the method whose metrics count, chosen on validation data or by the loss.
         selection: the metric of the validation data by which epochs and learning rates are chosen.
+        curves: what was measured during the training: split -> metric -> epoch, as text -> value, of finite values
+            alone. The Trainer has the task's metrics on validation data, ESPnet the accuracy of its attention decoder
+            there, which is told the true history. Empty where there are none.
         directions: metric -> :attr:`sqloss_plugins.metrics.Metric.direction`, for every metric that occurs. Those that
             the package has need not be given.
         versions: of this package, of Python and of the libraries.
@@ -106,6 +109,7 @@ class Result:
     metrics: dict[str, dict[str, dict[str, float]]]
     method: str
     selection: str
+    curves: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     directions: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, str | None] = field(default_factory=lambda: versions())
     schema_version: int = SCHEMA_VERSION

@@ -35,7 +35,7 @@ from sqloss_plugins.espnet.initialization import initialize_as_espnet1
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
 from sqloss_plugins.espnet.model_files import check_sample_rate, load_model
-from sqloss_plugins.espnet.resume import make_saves_atomic, repair_checkpoint, trained
+from sqloss_plugins.espnet.resume import accuracies, make_saves_atomic, repair_checkpoint, trained
 from sqloss_plugins.probability import METHODS, TEMPERATURES, log_probabilities
 from sqloss_plugins.processes import die_with_parent
 
@@ -402,6 +402,10 @@ def test_epochs_and_their_time_are_counted_over_all_processes(tmp_path):
     reporter.epoch = 2
     torch.save({"model": {}, "reporter": reporter.state_dict()}, tmp_path / "checkpoint.pth")
     assert trained(tmp_path) == (2, 183.0)
+    assert accuracies(tmp_path) == {}
+    reporter.stats[1]["valid"]["acc"], reporter.stats[2]["valid"]["acc"] = 0.25, math.nan
+    torch.save({"model": {}, "reporter": reporter.state_dict()}, tmp_path / "checkpoint.pth")
+    assert accuracies(tmp_path) == {"1": 0.25}, "what is not finite is left out"
 
 
 def test_teacher_forcing_of_a_recurrent_encoder(tmp_path):

@@ -121,6 +121,20 @@ def test_help_has_the_defaults_of_what_is_given(capsys):
     assert "(default: early_stopping)" in text
 
 
+def test_curves_are_what_was_finite_of_the_tasks_metrics():
+    from transformers import TrainerState
+
+    from sqloss_plugins.hf.run_folder import curves
+
+    history = [{"epoch": 0.5, "loss": 1.0}]
+    history += [
+        {"epoch": e, "eval_loss": 1.0, "eval_accuracy": v} for e, v in ((0.5, 0.25), (1.0, math.nan), (1.5, 0.5))
+    ]
+    found = curves(TrainerState(log_history=history), ("accuracy", "f1"))
+    assert found == {"validation": {"accuracy": {"0.5": 0.25, "1.5": 0.5}}}
+    assert curves(TrainerState(), ("accuracy",)) == {}
+
+
 def test_the_best_epoch_is_that_of_the_best_step():
     from transformers import TrainerState
 

@@ -14,6 +14,7 @@ from scipy import stats
 from sqloss_plugins import paper
 from sqloss_plugins.experiments import findings
 from sqloss_plugins.experiments.evidence import gather
+from sqloss_plugins.experiments.figures import figure_2
 from sqloss_plugins.experiments.report import main
 from sqloss_plugins.experiments.tables import match, paper_tables
 from sqloss_plugins.results import OF_OUTPUTS
@@ -39,7 +40,8 @@ def runs(tmp_path_factory):
     for seed, (square, entropy) in enumerate([(0.90, 0.88), (0.91, 0.88), (0.92, 0.90)], start=1):
         for loss, accuracy in (("square", square), ("cross_entropy", entropy)):
             k = 1.0 if loss == "square" else None
-            write(folder / "mrpc", loss, 1e-4, seed, accuracy, arch=PAPER_MODEL, data=data(), k=k, M=k)
+            curves = {"validation": {"accuracy": {"1": accuracy - 0.1, "2": accuracy}}}
+            write(folder / "mrpc", loss, 1e-4, seed, accuracy, arch=PAPER_MODEL, data=data(), k=k, M=k, curves=curves)
             write(folder / "mini", loss, 1e-4, seed, 0.5, arch=PAPER_MODEL, data=data(), mini=True)
             write(folder / "own", loss, 1e-4, seed, accuracy - seed / 100, task="mine", data=data(train=10))
             sizes = data(sizes={"train_si284": 37416, "dev": 500, "test": 333})
@@ -243,6 +245,24 @@ def test_an_option_that_is_not_set_makes_no_other_group(tmp_path):
     assert len(gather([tmp_path])) == 1
 
 
+def test_curves_are_those_of_the_chosen_rate(runs, tmp_path):
+    assert figure_2(gather([runs / "own"])) is None, "none was recorded"
+    for loss in ("square", "cross_entropy"):
+        for seed in (1, 2):
+            for rate, accuracy in ((1e-4, 0.8), (1e-3, 0.9)):
+                curves = {"validation": {"accuracy": {"10": accuracy, "2": accuracy - 0.3}}}
+                write(tmp_path, loss, rate, seed, accuracy, curves=curves)
+    (panel,) = figure_2(gather([tmp_path])).panels
+    assert panel.axis == "validation accuracy %"
+    assert {(curve.loss, curve.seed) for curve in panel.curves} == {
+        (loss, seed) for loss in ("cross_entropy", "square") for seed in (1, 2)
+    }
+    assert len(panel.curves) == 4
+    for curve in panel.curves:
+        assert list(curve.by_epoch) == [2.0, 10.0]
+        assert list(curve.by_epoch.values()) == pytest.approx([60, 90])
+
+
 # ---------------------------------------------------------------- the files
 
 
@@ -299,7 +319,7 @@ def test_the_page_has_the_numbers_and_fetches_nothing(made, content):
     assert len(tables) == len(content)
     for found, table in zip(tables, content.values(), strict=True):
         assert found == [table["columns"], *table["shown"]]
-    assert set(json.loads(page.scripts["plots"])) == {"figure1", "figure3", "seed_sensitivity"}
+    assert set(json.loads(page.scripts["plots"])) == {"figure1", "figure2", "figure3", "seed_sensitivity"}
     assert (made / "report.html").stat().st_size < 5e6
 
 
@@ -331,7 +351,7 @@ def test_every_figure_is_there(made):
         assert (made / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         svg = (made / "figures" / f"{name}.svg").read_text()
         assert "MRPC, BERT" in svg, "text is text"
-    assert "Figure 2 of the paper" in (made / "report.md").read_text()
+    assert (made / "figures" / "figure2.png").exists()
 
 
 @pytest.mark.usefixtures("_without_figures")

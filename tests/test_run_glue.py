@@ -134,6 +134,9 @@ def test_early_stopping_keeps_the_best_epoch(small):
     (path,) = Path("runs").rglob("result.json")
     result = read_result(path)
     assert (result.epochs, result.best_epoch, result.ended_by) == (3.0, 1.0, "early stopping")
+    curve = result.curves["validation"]["accuracy"]
+    assert list(curve) == ["1", "2", "3"]
+    assert curve["1"] == pytest.approx(result.value("validation", "accuracy"))
 
 
 def test_same_epochs_are_those_of_cross_entropys_best_model(small, capsys):

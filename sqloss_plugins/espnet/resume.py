@@ -92,6 +92,13 @@ def trained(folder: Path) -> tuple[int, float]:
     return reporter.get_epoch(), sum(split["time"].total_seconds() for split in splits)
 
 
+def accuracies(folder: Path) -> dict[str, float]:
+    """The accuracy of the attention decoder on validation data: epoch, as text -> fraction; empty where it has none."""
+    stats = _reporter(folder).stats
+    found = {f"{epoch}": stats[epoch].get("valid", {}).get("acc") for epoch in sorted(stats)}
+    return {epoch: float(value) for epoch, value in found.items() if value is not None and math.isfinite(value)}
+
+
 def check_not_diverged(folder: Path) -> None:
     """Refuses a training whose last epoch had no finite loss or gradient, or a loss far above that at the start.
 

@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from sqloss_plugins.experiments.figures import Lines, Panels, write_figures
+from sqloss_plugins.experiments.drawing import AnyFigure, write_figures
 from sqloss_plugins.experiments.tables import Cell, Table
 from sqloss_plugins.results import markdown_table, write_json
 
@@ -35,7 +35,7 @@ class Section:
     name: str
     title: str
     sentences: Sequence[str] = ()
-    figures: Sequence[Lines | Panels] = ()
+    figures: Sequence[AnyFigure] = ()
     tables: Sequence[Table] = ()
 
 
@@ -54,7 +54,7 @@ class Report:
     sections: Sequence[Section] = field(default_factory=tuple)
 
     @property
-    def figures(self) -> list[Lines | Panels]:
+    def figures(self) -> list[AnyFigure]:
         """Of all sections."""
         return [figure for section in self.sections for figure in section.figures]
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.experiments.evidence import MINI, OWN, PAPER, Evidence, gather
-from sqloss_plugins.experiments.figures import deviation_figure, figure_1, figure_3
+from sqloss_plugins.experiments.figures import deviation_figure, figure_1, figure_2, figure_3
 from sqloss_plugins.experiments.findings import (
     TASKS,
     ahead,
@@ -39,6 +39,10 @@ from sqloss_plugins.results import markdown_table, versions
 
 PROGRAM = "sqloss report"
 _MINI = "Made by this package to show that everything works: it says nothing about the real tasks."
+_NO_CURVES = (
+    "The paper's Figure 2 has curves of training. It gives no numbers for them, and no run here has recorded any: "
+    "there is nothing to draw."
+)
 _LEGEND = (
     "Ours: mean +- standard deviation (number of seeds), in per cent. In brackets, or below, is the paper's number; "
     "where it stands alone, nothing was run. Ours are runs of the paper's task and model on the whole data, each loss "
@@ -56,7 +60,7 @@ def make_report(evidence: Sequence[Evidence], folders: Sequence[Path]) -> Report
     parts = {name: [item for item in evidence if item.section == name] for name in (PAPER, OWN, MINI)}
     differences = {name: ahead(items) for name, items in parts.items()}
     real = [*parts[PAPER], *parts[OWN]]
-    tests = paper_test_table()
+    tests, curves = paper_test_table(), figure_2(real)
     deviations = deviation_table("std", "Standard deviations over seeds", real)
     of_paper = {PAPER: "the paper's tasks", OWN: "other tasks and models"}
     counts = count_table({of_paper[name]: differences[name] for name in of_paper})
@@ -72,10 +76,10 @@ def make_report(evidence: Sequence[Evidence], folders: Sequence[Path]) -> Report
         Section(
             "figures",
             "Figures",
-            ["Figure 2 of the paper has curves of training. It gives no numbers for them, and result.json has none by "
-             "epoch: there is nothing to draw."],
+            [] if curves else [_NO_CURVES],
             figures=[
                 figure_1([*differences[PAPER], *differences[OWN]]),
+                *([curves] if curves else []),
                 figure_3(real),
                 deviation_figure(tests, deviations, real),
             ],

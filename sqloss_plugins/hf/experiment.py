@@ -38,6 +38,7 @@ from sqloss_plugins.hf.run_folder import (
     best_epoch,
     check_checkpoint,
     check_space,
+    curves,
     earlier_progress,
     epochs_of,
 )
@@ -241,6 +242,7 @@ def _work(task: Task, settings: dict[str, Any]) -> Result:
     logged = [entry["loss"] for entry in state.log_history if "loss" in entry] if state else []
     if logged:  # not what train() returns: after a resumption that is a mean over the wrong number of steps
         metrics["train"] = {OF_OUTPUTS: {"loss": logged[-1]}}
+    measured = curves(state, task.metrics) if state else {}  # before the predictions, which are logged as well
     scored, outputs, lines = _score(task, trainer, datasets)
     about_data = {name: getattr(task.data, name) for name in ("source", "fingerprint", "test_fingerprints", "sizes")}
     ended_early = state is not None and state.global_step < state.max_steps
@@ -264,6 +266,7 @@ def _work(task: Task, settings: dict[str, Any]) -> Result:
         wall_time_s=time.monotonic() - start,
         resumed=progress is not None or bool(config.resume_from_checkpoint),
         metrics={**metrics, **scored},
+        curves=measured,
         method=task.method,
         selection=task.metrics[0],
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,16 @@ def best_epoch(state: TrainerState, stops_early: bool) -> float | None:
         return None if state.epoch is None else float(state.epoch)
     epochs: list[float] = [entry["epoch"] for entry in state.log_history if entry.get("step") == state.best_global_step]
     return epochs[-1] if epochs else None
+
+
+def curves(state: TrainerState, names: Iterable[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """The validation metrics of every epoch, as :attr:`sqloss_plugins.results.Result.curves` has them."""
+    by_metric = {}
+    for name in names:
+        logged = [(entry["epoch"], entry[f"eval_{name}"]) for entry in state.log_history if f"eval_{name}" in entry]
+        by_metric[name] = {f"{epoch:g}": float(value) for epoch, value in logged if math.isfinite(value)}
+    found = {name: values for name, values in by_metric.items() if values}
+    return {"validation": found} if found else {}
 
 
 def epochs_of(run: Path | None, default: Path, expected: Mapping[str, Any]) -> float:

@@ -13,7 +13,7 @@ from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.recipe.error_rates import read_text
 from sqloss_plugins.espnet.recipe.options import read_lm_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder
-from sqloss_plugins.espnet.resume import trained
+from sqloss_plugins.espnet.resume import accuracies, trained
 from sqloss_plugins.folders import SETTINGS_NAME, claim_folder
 from sqloss_plugins.results import device_name, versions, write_json
 
@@ -177,5 +177,7 @@ def train_model(
     is_resumed = (folder / "checkpoint.pth").is_file()
     run_jobs([Job(f"{BINS}.asr_train", [*arguments, "--output_dir", str(folder)], folder / "train.log")])
     epochs, seconds = trained(folder)
-    about = {"epochs": epochs, "wall_time_s": seconds, "resumed": is_resumed}
+    curve = accuracies(folder)
+    curves = {"validation": {"accuracy": curve}} if curve else {}
+    about = {"epochs": epochs, "wall_time_s": seconds, "resumed": is_resumed, "curves": curves}
     write_json(asr_exp.training, {**about, "device": device_name(device), "versions": versions()})
