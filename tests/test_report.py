@@ -14,7 +14,8 @@ from scipy import stats
 from sqloss_plugins import paper
 from sqloss_plugins.experiments import findings
 from sqloss_plugins.experiments.evidence import gather
-from sqloss_plugins.experiments.figures import figure_2
+from sqloss_plugins.experiments.figures import figure_1, figure_2
+from sqloss_plugins.experiments.findings import ahead
 from sqloss_plugins.experiments.report import main
 from sqloss_plugins.experiments.tables import match, paper_tables
 from sqloss_plugins.results import OF_OUTPUTS
@@ -243,6 +244,17 @@ def test_an_option_that_is_not_set_makes_no_other_group(tmp_path):
     write(tmp_path / "old", seed=1)
     write(tmp_path / "new", seed=2, hyperparameters={"learning_rate": 1e-4, "a_new_option": None})
     assert len(gather([tmp_path])) == 1
+
+
+def test_long_names_leave_room_for_the_plot(tmp_path):
+    """Plotly draws nothing at the width of a phone where a label takes it all."""
+    for loss in ("square", "cross_entropy"):
+        write(tmp_path, loss, task="a-long-name-without-any-spaces-that-a-user-gave-to-a-task")
+    layout = figure_1(ahead(gather([tmp_path]))).interactive().layout
+    lines = [line for text in layout.yaxis.ticktext for line in text.split("<br>")]
+    assert max(map(len, lines)) == 26
+    assert layout.margin.l <= 200
+    assert not layout.yaxis.automargin
 
 
 def test_curves_are_those_of_the_chosen_rate(runs, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     import matplotlib.figure
     import plotly.graph_objects
 
-_OURS, _PAPER, _OTHER = "#0072b2", "#8a8a8a", "#009e73"
+_OURS, _PAPER, _OTHER = "#1f83c4", "#8a8a8a", "#009e73"
 LOSSES = {"square": _OURS, BASELINE: "#d55e00"}
 """The two losses of the paper -> their colours."""
+_LABEL_WIDTH = 26
+"""Characters of a label beside an axis, or in a list."""
 _LOSS_NAMES = {"square": "square", BASELINE: "cross-entropy"}
 
 
@@ -114,16 +117,21 @@ class Lines:
                 x=[point for _, mark in found for point in mark.points],
                 y=[label for label, mark in found for _ in mark.points],
                 mode="markers",
-                name=f"{name}, by seed",
+                name="seeds",
                 showlegend=any(mark.points for _, mark in found),
                 marker={"color": color, "size": 4, "opacity": 0.5},
                 hovertemplate="%{y}: %{x:.3g}<extra>one seed</extra>",
             )
         figure.add_vline(self.reference, line_width=1, line_color="#999999")
+        # Plotly's own margin leaves no room for the plot beside long labels on a narrow screen.
+        wrapped = [textwrap.wrap(label, _LABEL_WIDTH) for label in labels]
         rows = {"categoryorder": "array", "categoryarray": labels, "range": [len(labels) - 0.5, -0.5]}
-        figure.update_yaxes(**rows, automargin=True)
-        figure.update_xaxes(title=self.axis, type="log" if self.is_log else "linear")
-        figure.update_layout(height=110 + 20 * len(labels))
+        texts = {"tickvals": labels, "ticktext": ["<br>".join(lines) for lines in wrapped]}
+        figure.update_yaxes(**rows, **texts)
+        figure.update_xaxes(title=self.axis, **({"type": "log", "dtick": 1} if self.is_log else {}))
+        # All rows are equally high: two lines have room, and the few labels of three touch their neighbours'.
+        height = 110 + (8 + 12 * min(2, max(map(len, wrapped), default=1))) * len(labels)
+        figure.update_layout(height=height, margin_l=7 * _LABEL_WIDTH)
         return figure
 
 
@@ -310,7 +318,7 @@ def _menu(panels: Sequence[tuple[str, str]], owners: Sequence[int], shown: int) 
     """
     buttons = [
         {
-            "label": title,
+            "label": textwrap.shorten(title, _LABEL_WIDTH + 18, placeholder=" ..."),
             "method": "update",
             "args": [{"visible": [owner == i for owner in owners]}, {"yaxis.title.text": axis}],
         }

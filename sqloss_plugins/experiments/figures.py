@@ -84,8 +84,8 @@ def figure_2(evidence: Sequence[Evidence]) -> Curves | None:
     if not panels:
         return None
     notes = [
-        "A line for every seed, at the chosen learning rate. Ours alone: the paper gives its curves (QNLI, "
-        "Librispeech, ImageNet) in no table",
+        "A line for every seed, at the chosen learning rate; blue: square loss, orange: cross-entropy, green: others",
+        "Ours alone: the paper gives its curves (QNLI, Librispeech, ImageNet) in no table",
         "In speech it is the accuracy of the attention decoder that is told the true history, as in the paper",
     ]
     return Curves("figure2", "Figure 2: training curves", panels, notes)
@@ -116,7 +116,7 @@ def figure_3(evidence: Sequence[Evidence]) -> Panels:
             panels.append(Panel(f"{item.group.task}, {item.group.arch}", f"{column.split} {kind.heading}", {}, ours))
     notes = [
         "Grey diamonds: the paper's means and standard deviations (Tables 2, 5, 7 and 8); it gives its values by "
-        "seed in no table. Coloured: our seeds"
+        "seed in no table. Blue and orange: our seeds"
     ]
     return Panels("figure3", "Figure 3: test results of the seeds", panels, notes)
 
@@ -131,7 +131,7 @@ def deviation_figure(paper_tests: Table, ours: Table, evidence: Sequence[Evidenc
     """
     models = {(item.group.task, item.group.arch): item.model for item in evidence if item.section == PAPER}
     marks: dict[tuple[str, str, str], Mark] = {}
-    others = []
+    others: list[Line] = []
     for record in ours.records:
         if record["ratio"] is None:
             continue
@@ -140,7 +140,9 @@ def deviation_figure(paper_tests: Table, ours: Table, evidence: Sequence[Evidenc
         if model and record["loss"].startswith("square") and record["protocol"] != "same_epochs":
             marks[record["task"], model, record["metric"]] = mark
         else:
-            others.append(Line(f"{record['task']}, {record['arch']}, {record['loss']}", None, mark))
+            label = f"{record['task']}, {record['arch']}"
+            is_usual = record["loss"].startswith("square") and label not in {line.label for line in others}
+            others.append(Line(label if is_usual else f"{label}, {record['loss']}, {record['protocol']}", None, mark))
     published = {(row.task, row.model, row.metric): row for row in paper.published("test_results")}
     lines = []
     for record in paper_tests.records:
