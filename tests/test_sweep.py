@@ -1,10 +1,12 @@
 """`sqloss sweep`: what is planned, what is carried out, and that kills at any moment change nothing of it."""
 
 import json
+import os
 import random
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fake_runs
@@ -13,10 +15,10 @@ import pytest
 import yaml
 from commands import assert_refused
 from distributed import LocalCluster
+from filelock import FileLock
 
 from sqloss_plugins import paper
 from sqloss_plugins.experiments import execution, sweep
-from sqloss_plugins.experiments.execution import Parallel, _one_run_each
 from sqloss_plugins.experiments.plan import without
 from sqloss_plugins.experiments.tasks import COMMANDS, architectures
 from sqloss_plugins.folders import lock_folder
@@ -177,6 +179,10 @@ def test_a_file_describes_a_sweep_and_the_command_line_counts_more(place, capsys
         (["--tasks", "mrpc", "--protocols", "fixed_epochs"], "--protocols: there is no 'fixed_epochs'"),
         (["--tasks", "mrpc", "--protocols", "same_epochs"], "add early_stopping, or give --num_train_epochs"),
         (["--tasks", "mrpc", "--losses", "square", *BOTH], "add it to --losses"),
+        (
+            ["--tasks", "mrpc", "--workers", "2", "--scheduler", "tcp://a:1"],
+            "--scheduler tcp://a:1 has workers already",
+        ),
         (["--tasks", "mrpc", "--workers", "0"], "--workers must be a whole number of at least 1"),
         (["--tasks", "an4", "--protocols", "early_stopping"], "--protocols is not for speech"),
         (["asr", "--corpus", "AN4"], "asr needs the name of a recipe"),
@@ -343,14 +349,49 @@ def test_twenty_kills_change_nothing(fake, place, monkeypatch):
     assert store(place / "killed") == store(place / "unkilled")
 
 
-def test_workers_of_a_cluster_have_one_run_each():
-    options = _one_run_each(Parallel("slurm", 4, {"cores": 8, "memory": "8GB", "worker_extra_args": ["--no-nanny"]}))
-    from dask_jobqueue import SLURMCluster
+SBATCH = """#!/bin/sh
+cp "$1" script
+[ -z "$FULL" ] || { echo "sbatch: error: the queue is full" >&2; exit 1; }
+setsid sh script > log 2>&1 &
+echo "Submitted batch job $!"
+"""
 
-    with SLURMCluster(**options, scheduler_options={"dashboard_address": None}) as cluster:
-        script = cluster.job_script()
-    assert "#SBATCH --cpus-per-task=8" in script
-    assert script.split("--no-nanny ")[1].startswith("--nthreads 1")
+
+def test_a_cluster_with_a_queue(fake, place, tmp_path, monkeypatch, capsys):
+    """SLURM's two commands are stand-ins; a job has one run at a time, however many cores it has."""
+    for name, text in (("sbatch", SBATCH), ("scancel", '#!/bin/sh\nkill -- "-$1"\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    options = {"cores": 8, "memory": "2GB", "scheduler_options": {"dashboard_address": None}}
+    content = {"command": "classify", "seeds": 1, "parallel": {"env": "slurm", "options": options}}
+    Path("sweep.yaml").write_text(yaml.safe_dump(content))
+    assert sweep.main(["--config", "sweep.yaml"]) == 2
+    assert "the slurm cluster cannot be used: [Errno 2] No such file or directory: 'sbatch'" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("FULL", "yes")
+    assert sweep.main(["--config", "sweep.yaml"]) == 2
+    assert "sbatch: error: the queue is full" in capsys.readouterr().err
+    monkeypatch.delenv("FULL")
+    assert sweep.main(["--config", "sweep.yaml"]) == 0
+    script = Path("script").read_text()
+    assert "#SBATCH --cpus-per-task=8\n" in script
+    assert "--nworkers" not in script
+    assert script.rstrip().endswith(" --nthreads 1")  # the last one counts
+    assert len(list(place.rglob("result.json"))) == 2
+
+
+def test_a_run_that_another_process_has_is_waited_for(place):
+    """Where the client was killed and its scheduler was not, two workers may come to have the same run."""
+    folder = Path("out")
+    folder.mkdir()
+    with ThreadPoolExecutor() as pool:
+        with FileLock(folder / ".sweep.lock"):
+            waiting = pool.submit(execution.execute, ["no such command"], "out", str(place), None)
+            time.sleep(0.3)
+            assert not waiting.done()
+            (folder / "result.json").touch()
+        assert waiting.result() == (0, 0.0)
+    assert not (folder / "log.txt").exists()
 
 
 def test_a_scheduler_that_is_there_already(fake, place, capsys):

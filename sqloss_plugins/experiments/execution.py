@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,13 @@ _LOCK_NAME = ".sweep.lock"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # Dask sets them to 1 for its workers
 _POLL_S = 0.25
 _LAST_WORDS = 8
+
+_LOCAL_OPTIONS: Mapping[str, Any] = {
+    "threads_per_worker": 1,
+    "memory_limit": 0,  # what takes memory is not the worker
+    "dashboard_address": None,
+    "silence_logs": logging.CRITICAL,
+}
 
 CLUSTERS: Mapping[str, tuple[str, str]] = {
     "htcondor": ("dask_jobqueue", "HTCondorCluster"),
@@ -161,17 +168,17 @@ def _client(parallel: Parallel) -> Iterator[tuple[Client, str | None]]:
             gpus = _gpus()
             number = parallel.n_workers or len(gpus) or 1
             threads = threads or str(max(1, (os.cpu_count() or 1) // number))
-            options = {"memory_limit": 0, "dashboard_address": None, **parallel.options}
-            options |= {"threads_per_worker": 1, "processes": True, "silence_logs": logging.CRITICAL}
-            cluster = _OneGpuEach(gpus, number, **options)
+            cluster = _OneGpuEach(gpus, number, **{**_LOCAL_OPTIONS, **parallel.options})
             client = Client(cluster)
         else:
             cluster = _cluster_class(parallel.env)(**_one_run_each(parallel))
             cluster.scale(parallel.n_workers or 1)
+            cluster.sync(_submitted, cluster)
             client = Client(cluster)
     except (OSError, TypeError, ValueError, RuntimeError) as error:
         if cluster is not None:
-            cluster.close()
+            with suppress(AssertionError):  # that all of its jobs were submitted
+                cluster.close()
         where = f"--scheduler {parallel.scheduler}" if parallel.scheduler else f"the {parallel.env} cluster"
         raise UserError(f"{where} cannot be used: {sentence(error)}") from error
     try:
@@ -180,6 +187,13 @@ def _client(parallel: Parallel) -> Iterator[tuple[Client, str | None]]:
         client.close()
         if cluster is not None:
             cluster.close()
+
+
+async def _submitted(cluster: Any) -> None:
+    """Waits until a cluster's jobs are submitted, and raises what the scheduler says of one that is not."""
+    await cluster
+    for job in cluster.workers.values():
+        await job
 
 
 def _cluster_class(env: str) -> Any:
@@ -195,11 +209,11 @@ def _cluster_class(env: str) -> Any:
 
 
 def _one_run_each(parallel: Parallel) -> dict[str, Any]:
-    """The options of a cluster, whose workers have one thread, however many cores a job has."""
-    options = dict(parallel.options)
-    if CLUSTERS[parallel.env][0] == "dask_jobqueue":
-        options["worker_extra_args"] = [*options.get("worker_extra_args", []), "--nthreads", "1"]
-    return options
+    """The options of a cluster, of which a job has one worker with one thread, however many cores it has."""
+    if CLUSTERS[parallel.env][0] != "dask_jobqueue":
+        return dict(parallel.options)
+    options = {"processes": 1, **parallel.options}
+    return {**options, "worker_extra_args": [*options.get("worker_extra_args", []), "--nthreads", "1"]}
 
 
 def _workers(client: Client) -> int:
@@ -248,7 +262,8 @@ def carry_out(progress: Progress, parallel: Parallel) -> None:
     """
     if not progress.waiting():
         return
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", "tornado.application", "asyncio"):  # what is wrong is raised as well
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # A worker that is killed takes its run with it, and another has it; not for ever.
     dask.config.set({"distributed.scheduler.allowed-failures": 3})
     with _client(parallel) as (client, threads), Display(progress) as display:

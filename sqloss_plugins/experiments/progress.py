@@ -168,6 +168,7 @@ class Display:
         self._progress = progress
         console = Console()
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._waits = False
 
     def __enter__(self) -> Display:
         if self._live:
@@ -181,7 +182,11 @@ class Display:
             self._live.stop()
 
     def update(self) -> None:
-        """Draws the live table anew."""
+        """Draws the live table anew; without one says when there are no workers."""
+        waits = not self._progress.workers
+        if waits and not self._waits and not self._live:
+            print(self._progress.summary(), flush=True)
+        self._waits = waits
         if self._live:
             self._live.update(Group(Text(self._progress.summary()), _table(self._progress)), refresh=True)
 

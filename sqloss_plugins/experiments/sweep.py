@@ -254,6 +254,8 @@ def _read(argv: Sequence[str]) -> tuple[Request, bool]:
     parallel = read.get("parallel", {})
     parallel |= {"n_workers": read["workers"]} if "workers" in read else {}
     parallel |= {"scheduler": read["scheduler"]} if "scheduler" in read else {}
+    if "scheduler" in parallel and len(parallel) > 1:
+        raise UserError(f"--scheduler {parallel['scheduler']} has workers already: leave out how many, and where from")
     lists = {name: read.get(name) for name in ("tasks", "archs", "losses", "seeds", "protocols", "exp")}
     options = [*read.get("options", []), *rest, *after]
     request = Request(read.get("command"), options, **lists, rates=read.get("grid"), parallel=parallel)
@@ -516,7 +518,7 @@ def _run(argv: Sequence[str]) -> None:
         _report_search(costs)
         for run, status in progress.failures:
             print(f"\nFAILED, {status.reason}: {run.command}\n{_indented(last_words(run.folder))}")
-        print(f"\nEverything is in {plan.folder}.", flush=True)
+        print(f"\nEverything is in {plan.folder}. Figures and more tables: sqloss report {plan.folder}", flush=True)
         if progress.failures:
             lacking = f", and {progress.lacking} were not begun because of that" if progress.lacking else ""
             raise RunError(f"{len(progress.failures)} of {progress.total} runs failed{lacking}")
