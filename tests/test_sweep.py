@@ -253,7 +253,7 @@ def test_a_run_that_fails_does_not_stop_the_others(fake, place, monkeypatch, cap
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     assert sweep.main([*FAKE, "--broken", "square"]) == 1
     printed = capsys.readouterr()
-    assert printed.err == "sqloss sweep: error: 1 of 8 runs failed\n"
+    assert printed.err == "sqloss sweep: error: of 8 runs 1 failed\n"
     assert "FAILED, exit status 1: sqloss classify --train_file mine.csv --broken square --loss square" in printed.out
     assert "    fake: error: the training diverged\n" in printed.out
     assert (place / "runs/mine-sweep/mine/square-lr0.001-early_stopping-s2/result.json").is_file()
@@ -261,11 +261,13 @@ def test_a_run_that_fails_does_not_stop_the_others(fake, place, monkeypatch, cap
     assert logs == {f"fake: gpu {gpu} threads 4" for gpu in (3, 5)}
 
 
-def test_options_that_the_command_refuses_end_the_sweep(fake, capsys):
-    assert sweep.main([*FAKE, "--refused", "x"]) == 1
-    printed = capsys.readouterr()
-    assert "1 of 8 runs failed, and 7 were not begun because of that" in printed.err
-    assert "fake: error: an option that is wrong" in printed.out
+def test_options_that_the_command_refuses_end_the_sweep(fake, place, capsys):
+    """At once, with what the command says; the folder is free for the right ones."""
+    assert sweep.main([*FAKE, "--refused", "x"]) == 2
+    error = capsys.readouterr().err
+    assert error == "sqloss sweep: error: the runs cannot begin: fake: error: an option that is wrong\n"
+    assert len(list(place.rglob("log.txt"))) == 1
+    assert sweep.main(["classify", "--train_file", "mine.csv", "--losses", "square", "--seeds", "1"]) == 0
 
 
 def test_two_sweeps_do_not_share_a_folder(place, capsys):
@@ -274,11 +276,19 @@ def test_two_sweeps_do_not_share_a_folder(place, capsys):
     assert "another process is at work in runs/mine-sweep" in capsys.readouterr().err
 
 
-def workers_of(client):
-    """The processes of a sweep that have a run at work."""
+def runs_of(client):
+    """The processes of a sweep's runs, each of which a worker has started."""
     try:
         processes = psutil.Process(client.pid).children(recursive=True)
-        return [process.parent() for process in processes if process.cmdline()[2:4] == ["sqloss_plugins", "classify"]]
+        return [process for process in processes if process.cmdline()[2:4] == ["sqloss_plugins", "classify"]]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def workers_of(client):
+    """The workers that have a run."""
+    try:
+        return [process.parent() for process in runs_of(client)]
     except psutil.NoSuchProcess:
         return []
 
@@ -321,6 +331,18 @@ def killed_sweep(options, kinds, moments):
 
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only there a process is told of its parent's end")
+
+
+@needs_linux
+def test_a_run_ends_with_its_worker_and_this_with_the_client(fake, monkeypatch):
+    monkeypatch.setenv("FAKE_STEP_S", "600")
+    client = subprocess.Popen(command(*FAKE))
+    for kind in ("worker", "client"):
+        (run,) = wait_for(lambda: runs_of(client))
+        victim = run.parent() if kind == "worker" else client
+        victim.kill()
+        wait_for(lambda run=run: not is_alive(run), seconds=30)
+    client.wait()
 
 
 @needs_linux
@@ -415,7 +437,7 @@ def test_on_ones_own_data(place, tiny_model, monkeypatch, capsys):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     assert sweep.main(["classify", *options, "--use_cpu", "--grid", "learning_rate=1e-3,1e30", "--seeds", "1"]) == 1
     printed = capsys.readouterr()
-    assert printed.err == "sqloss sweep: error: 2 of 4 runs failed\n"
+    assert printed.err == "sqloss sweep: error: of 4 runs 2 failed\n"
     assert "FAILED, exit status 1: sqloss classify --train_file tiny.csv" in printed.out
     assert "the training diverged" in printed.out
     assert "| minus cross_entropy |" in printed.out

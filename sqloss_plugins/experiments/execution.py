@@ -38,7 +38,7 @@ _LAST_WORDS = 8
 _LOCAL_OPTIONS: Mapping[str, Any] = {
     "threads_per_worker": 1,
     "memory_limit": 0,  # what takes memory is not the worker
-    "dashboard_address": None,
+    "dashboard_address": "127.0.0.1:0",
     "silence_logs": logging.CRITICAL,
 }
 

@@ -36,7 +36,7 @@ from sqloss_plugins.errors import RunError, UserError, run_command
 from sqloss_plugins.experiments.compare import compare, show, write
 from sqloss_plugins.experiments.execution import CLUSTERS, Parallel, carry_out, choose_rate, last_words
 from sqloss_plugins.experiments.plan import BASELINE, BEST, FOLLOWING, SEARCHED_BY, Cell, Plan, option_name
-from sqloss_plugins.experiments.progress import Progress
+from sqloss_plugins.experiments.progress import Progress, State
 from sqloss_plugins.experiments.tasks import COMMANDS, architectures, command
 from sqloss_plugins.folders import lock_folder
 from sqloss_plugins.losses import LOSSES
@@ -406,7 +406,7 @@ def _notes(plan: Plan, request: Request) -> list[str]:
 
 
 def _record(plan: Plan, request: Request) -> None:
-    """Writes what was asked for, if the folder has no sweep of other commands.
+    """Writes what was asked for, if the folder has no results of other commands.
 
     Raises:
         UserError: it has.
@@ -425,7 +425,7 @@ def _record(plan: Plan, request: Request) -> None:
         "options": request.options,
         "parallel": request.parallel,
     }
-    if path.is_file():
+    if path.is_file() and any(plan.folder.rglob(RESULT_NAME)):
         earlier = read_mapping(path)
         for name in ("command", "options"):
             before, now = earlier.get(name), asked[name] or None
@@ -511,7 +511,11 @@ def _run(argv: Sequence[str]) -> None:
             {"run": run.name, "command": run.command, "reason": status.reason} for run, status in progress.failures
         ]
         write_json(plan.folder / SEARCH_NAME, {"search": costs, "failures": failures})
-        if any(plan.folder.rglob(RESULT_NAME)):
+        refused = progress.in_state(State.REFUSED)
+        if refused and not progress.in_state(State.FINISHED):
+            log = last_words(refused[0][0].folder)
+            raise UserError(f"the runs cannot begin: {log.rpartition(chr(10))[2]}")
+        if progress.in_state(State.FINISHED):
             comparisons = compare([plan.folder])
             show(comparisons)
             write(plan.folder / COMPARISON_NAME, comparisons)
@@ -520,8 +524,8 @@ def _run(argv: Sequence[str]) -> None:
             print(f"\nFAILED, {status.reason}: {run.command}\n{_indented(last_words(run.folder))}")
         print(f"\nEverything is in {plan.folder}. Figures and more tables: sqloss report {plan.folder}", flush=True)
         if progress.failures:
-            lacking = f", and {progress.lacking} were not begun because of that" if progress.lacking else ""
-            raise RunError(f"{len(progress.failures)} of {progress.total} runs failed{lacking}")
+            lacking = f", and because of that {progress.lacking} not begun" if progress.lacking else ""
+            raise RunError(f"of {progress.total} runs {len(progress.failures)} failed{lacking}")
 
 
 def _indented(text: str) -> str:
