@@ -235,8 +235,9 @@ def _read(argv: Sequence[str]) -> tuple[Request, bool]:
     Raises:
         UserError: an option that there is not, or has a value that it cannot have.
     """
-    own, (_, *after) = list(argv), _split(argv)
-    own = own[: len(own) - len(after) - 1] if "--" in own else own
+    words = list(argv)
+    end = words.index("--") if "--" in words else len(words)
+    own, after = words[:end], words[end + 1 :]
     given: dict[str, Any] = {}
     if own and not own[0].startswith("-"):
         given["command"] = own.pop(0)
@@ -260,12 +261,6 @@ def _read(argv: Sequence[str]) -> tuple[Request, bool]:
     options = [*read.get("options", []), *rest, *after]
     request = Request(read.get("command"), options, **lists, rates=read.get("grid"), parallel=parallel)
     return request, is_dry
-
-
-def _split(argv: Sequence[str]) -> list[str]:
-    """The words from the first ``--`` on; that alone where there is none."""
-    words = list(argv)
-    return words[words.index("--") :] if "--" in words else ["--"]
 
 
 # ---------------------------------------------------------------- checking
