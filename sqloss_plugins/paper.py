@@ -113,7 +113,6 @@ def choose_rescaling(
     task: str | None = None,
     beside_ctc: bool = False,
     is_multi_label: bool = False,
-    is_prior_weighted: bool = False,
     rule: str = "auto",
     k: float | None = None,
     M: float | None = None,
@@ -129,21 +128,18 @@ def choose_rescaling(
       cross-entropy, ln C. This matters where the loss is added to another one, as in speech recognition with CTC.
 
     In multi-label classification, which the paper does not have, every class is a regression of its own, however many
-    there are: ``auto`` is (1, 1), and there is no other rule. The prior-weighted loss, which the paper does not have
-    either, has k = 5 and the M of ``level`` for it, whatever the number of classes.
+    there are: ``auto`` is (1, 1), and there is no other rule.
 
     Args:
         num_classes: C, the outputs of the model.
         task: the paper's name of the task; None for a task of one's own, and for mini data.
         beside_ctc: whether the loss is one part of a CTC/attention objective.
         is_multi_label: whether it is multi-label classification, with one class or more.
-        is_prior_weighted: whether it is the prior-weighted square loss.
         rule: one of :data:`RULES`.
         k, M: given by the user: they take the place of the rule's.
 
     Raises:
-        ValueError: an unknown rule, or one that multi-label classification or the prior-weighted loss does not have;
-            less than two classes.
+        ValueError: an unknown rule, or one that multi-label classification does not have; less than two classes.
     """
     if rule not in RULES:
         raise ValueError(f"unknown rescaling {rule!r}: choose from {', '.join(RULES)}")
@@ -156,10 +152,6 @@ def choose_rescaling(
         return Rescaling(1.0, 1.0, "not rescaled, for multi-label classification").overridden(k, M)
     if num_classes < 2:
         raise ValueError(f"k and M are for two classes and more, and there are {num_classes}")
-    if is_prior_weighted:
-        if rule == "paper":
-            raise ValueError("the paper has no prior-weighted loss: leave the rescaling at auto, or give k and M")
-        return _level(5.0, num_classes).overridden(k, M)
     row = next((row for row in tables()["rescaling"] if row["task"] == task), None)
     if row is not None and (rule == "paper" or (rule == "auto" and int(row["classes"]) == num_classes)):
         found = Rescaling(float(row["k"]), float(row["M"]), f"the paper's Table 9 for {task}")
@@ -169,14 +161,10 @@ def choose_rescaling(
     elif rule == "auto" and num_classes < _FEW_CLASSES and not beside_ctc:
         found = Rescaling(1.0, 1.0, "not rescaled, as the paper below 42 classes")
     else:
-        found = _level(15.0, num_classes)
+        level = 15.0
+        M_level = math.sqrt(num_classes * math.log(num_classes) / level)
+        found = Rescaling(level, M_level, f"the level rule for {num_classes} classes")
     return found.overridden(k, M)
-
-
-def _level(k: float, num_classes: int) -> Rescaling:
-    """The M with which zero outputs cost ln C."""
-    M = math.sqrt(num_classes * math.log(num_classes) / k)
-    return Rescaling(k, M, f"the level rule for {num_classes} classes")
 
 
 def num_classes(task: str) -> int | None:

@@ -22,7 +22,6 @@ from sqloss_plugins.losses import (
     prior_weights,
     square_loss,
 )
-from sqloss_plugins.paper import choose_rescaling
 from sqloss_plugins.probability import probabilities
 from sqloss_plugins.results import read_result
 
@@ -97,7 +96,7 @@ def test_what_does_not_fit_is_refused(options, words):
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW"])
 def test_steps_are_those_of_a_layer_with_scaled_rows(optimizer):
     """f = s (W h + b), trained by autograd as it is written, and as a plain layer: the same outputs after each step."""
-    s, H, y = row_scales(V, 4.0), torch.randn(16, 3, dtype=torch.float64), torch.randint(5, (16,))
+    s, H, y = row_scales(V, 5.0, 4.0), torch.randn(16, 3, dtype=torch.float64), torch.randint(5, (16,))
     torch.manual_seed(0)
     inner, plain = nn.Linear(3, 5, dtype=torch.float64), nn.Linear(3, 5, dtype=torch.float64)
     plain.weight.data, plain.bias.data = inner.weight * s[:, None], inner.bias * s
@@ -116,7 +115,7 @@ def test_a_new_layer_begins_at_the_prior():
     layer = nn.Linear(3, 5)
     weight = layer.weight.detach().clone()
     start_at_prior(layer, COUNTS, V, 5.0, 4.0)
-    torch.testing.assert_close(layer.weight, weight * V[:, None] * 8 * 4 / 5)
+    torch.testing.assert_close(layer.weight, weight * V[:, None] * 4 * 5 * 4 / 5)
     torch.testing.assert_close(probabilities(layer.bias, k=5.0, M=4.0), COUNTS / 100)
 
 
@@ -151,7 +150,7 @@ def test_the_gradient_is_that_of_the_whole_batch(head, without_logits, tmp_path,
         part = slice(start, start := start + parameter.numel())
         scales = torch.ones(1)
         if name.startswith(layer):
-            scales = row_scales(weight, 2.0).view(-1, *[1] * (parameter.dim() - 1))
+            scales = row_scales(weight, 3.0, 2.0).view(-1, *[1] * (parameter.dim() - 1))
         step, gradient = (flat[part].view(parameter.shape) for flat in (steps, expected))
         torch.testing.assert_close(step, gradient * scales, rtol=2e-3, atol=2e-5, msg=name)
 
@@ -193,11 +192,9 @@ def test_a_trained_model_gives_probabilities_by_k_and_M_alone(tmp_path):
         ("causal LM, GPT-2", [1.0] * VOCABULARY, {}, "needs an output layer of its own"),
         ("causal LM", [0.0] * VOCABULARY, {}, "counts must be positive"),
         ("causal LM", [1.0] * VOCABULARY, {"optim": "lomo"}, "LOMO"),
-        ("causal LM", [1.0] * VOCABULARY, {"rescaling": "paper"}, "the paper has no prior-weighted loss"),
     ],
 )
 def test_the_trainer_refuses(head, counts, options, words, tmp_path):
-    options = {"k": 3.0, "M": 2.0, **options} if "rescaling" not in options else options
     with pytest.raises(ValueError, match=words):
         SquareLossTrainer(
             model(head),
@@ -219,13 +216,6 @@ def test_the_arguments_are_checked(options, words, tmp_path):
         SquareLossConfig(**{"output_dir": str(tmp_path), "prior_exponent": 1.0, **options})
 
 
-def test_the_rescaling():
-    found = choose_rescaling(2048, is_prior_weighted=True)
-    assert found.k == 5.0
-    assert found.k * found.M**2 / 2048 == pytest.approx(np.log(2048))
-    assert choose_rescaling(2048, is_prior_weighted=True, k=2.0).k == 2.0
-
-
 # ---------------------------------------------------------------- the command line
 
 
@@ -239,7 +229,7 @@ def test_a_language_model(tmp_path, monkeypatch, capsys):
     options += ["--num_heads", "2", "--block_size", "16", "--num_train_epochs", "2", "--use_cpu", "--disable_tqdm", "1"]
     options += ["--learning_rate", "1e-2", "--prior_exponent", "1", "--output_dir", "out"]
     assert main(options) == 0
-    assert "square, k = 5, M = 17.76 (the level rule for 280 classes); prior exponent 1" in capsys.readouterr().out
+    assert "square, k = 15, M = 10.26 (the level rule for 280 classes); prior exponent 1" in capsys.readouterr().out
     result = read_result(Path("out"))
     assert result.hyperparameters["prior_exponent"] == 1.0
     assert result.value("test", "perplexity") < result.data["unigram_perplexity"]["test"]
@@ -253,7 +243,6 @@ def test_a_language_model(tmp_path, monkeypatch, capsys):
         (["--tie_word_embeddings", "true"], "needs an output layer of its own: leave --tie_word_embeddings out"),
         (["--do_predict"], "is for training, and nothing is trained"),
         (["--loss", "squentropy"], "is of the square loss, and --loss is squentropy"),
-        (["--rescaling", "paper"], "the paper has no prior-weighted loss"),
         (["--prior_exponent", "-1"], "must be from 0 to 1, got -1"),
     ],
 )

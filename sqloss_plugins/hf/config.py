@@ -246,14 +246,7 @@ class SquareLossConfig(TrainingArguments):
                 "the model does not say how many classes it has (config.num_labels), and k and M depend on it: give "
                 "--k and --M"
             )
-        return paper.choose_rescaling(
-            num_classes,
-            task=self.paper_task,
-            is_prior_weighted=self.prior_exponent is not None,
-            rule=self.rescaling,
-            k=self.k,
-            M=self.M,
-        )
+        return paper.choose_rescaling(num_classes, task=self.paper_task, rule=self.rescaling, k=self.k, M=self.M)
 
 
 def as_square_loss_config(args: TrainingArguments) -> SquareLossConfig:

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_REACH = 8.0
-"""s_i = 8 (M / C) v_i; other factors are in recipes/language_model/RESULTS.md."""
+_REACH = 4.0
+"""Where v_i is C times the frequency, s_i is 4 times what the output is where the input tells nothing, k M p_i.
+Measured: 1.6 times learns more slowly than 6.4 times, and 26 times does not learn (recipes/language_model/RESULTS.md)."""
 
 
-def row_scales(prior_weight: Tensor, M: float) -> Tensor:
-    """s of the prior weights v, of shape (C), for the target M of the true class."""
-    return prior_weight * (_REACH * M / len(prior_weight))
+def row_scales(prior_weight: Tensor, k: float, M: float) -> Tensor:
+    """s_i = 4 k (M / C) v_i, of shape (C), of the prior weights v, for the rescaling k and M."""
+    return prior_weight * (_REACH * k * M / len(prior_weight))
 
 
 @torch.no_grad()
@@ -36,7 +37,7 @@ def start_at_prior(layer: nn.Linear, counts: Tensor, prior_weight: Tensor, k: fl
         prior_weight: v, of shape (C).
         k, M: the rescaling.
     """
-    layer.weight.mul_(row_scales(prior_weight, M).to(layer.weight).unsqueeze(1))
+    layer.weight.mul_(row_scales(prior_weight, k, M).to(layer.weight).unsqueeze(1))
     if layer.bias is not None:
         p = counts.double() / counts.double().sum()
         layer.bias.copy_(k * M * p / (1.0 + (k - 1.0) * p))

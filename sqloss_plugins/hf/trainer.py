@@ -392,7 +392,7 @@ class SquareLossTrainer(Trainer):
         elif self._row_steps is None or self._row_steps.optimizer is not optimizer:
             layer = output_layer(self._bare_model(), len(weight), "--prior_exponent")
             parameters = [parameter for parameter in (layer.weight, layer.bias) if parameter is not None]
-            self._row_steps = RowSteps(optimizer, parameters, row_scales(weight, self.rescaling.M))
+            self._row_steps = RowSteps(optimizer, parameters, row_scales(weight, self.rescaling.k, self.rescaling.M))
         return optimizer
 
     def _head_without_logits(self, model: nn.Module, num_classes: int | None) -> HeadWithoutLogits:
