@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 _REACH = 4.0
 """Where v_i is C times the frequency, s_i is 4 times what the output is where the input tells nothing, k M p_i.
-Measured: 1.6 times learns more slowly than 6.4 times, and 26 times does not learn (recipes/language_model/RESULTS.md)."""
+Measured: 1.6 times learns more slowly than 6.4 times, and 26 times not at all (recipes/language_model/RESULTS.md)."""
 
 
 def row_scales(prior_weight: Tensor, k: float, M: float) -> Tensor:
