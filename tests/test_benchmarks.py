@@ -7,6 +7,7 @@ import pytest
 
 from benchmarks import (
     espnet_head,
+    evaluation,
     image_training,
     language_model_study,
     linear_precision,
@@ -65,6 +66,18 @@ def test_linear_precision(tmp_path, monkeypatch, capsys):
     assert len(rows) == 2 * len(linear_precision.RESCALINGS) * len(linear_precision.DTYPES)
     assert {row["auto"] for row in rows if row["dtype"] == "float32" and row["k"] < 12} == {"direct"}
     assert "d weight" in capsys.readouterr().out
+
+
+def test_evaluation(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "SHAPES", [(2, 16, 3000)])
+    assert run(evaluation, monkeypatch, "--rounds", 1, "--threads", 1, "--json", tmp_path / "a.json") == 0
+    causal, masked = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert (causal["tokens"], causal["scored"]) == (256, 254)
+    assert 0 < masked["scored"] < 100
+    assert masked["peak_mib"]["without"] < masked["peak_mib"]["with"]
+    assert masked["peak_mib"]["with"] * 2**20 >= 4 * 256 * 3000
+    assert all(row["speed"] > 0 for row in (causal, masked))
+    assert "tokens/s" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
