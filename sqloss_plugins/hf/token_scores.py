@@ -16,7 +16,7 @@ from sqloss_plugins.probability import TEMPERATURES, log_probabilities
 IGNORE_INDEX: int = LabelSmoother.ignore_index
 """What the Trainer's own counting of targets leaves out: -100."""
 
-_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 24}
+_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 24}
 """Outputs that are turned into probabilities at once, by the kind of device: there are some copies of them. On a CPU
 so few that the copies are made in memory that the process has already."""
 

@@ -14,7 +14,6 @@ run again; a run that is finished is not repeated.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +34,10 @@ from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.options import check_at_least, option, refuse_empty, refuse_given
 from sqloss_plugins.hf.streams import CarriedMemory, Segments
-from sqloss_plugins.hf.task import Scores, Task, TaskArguments
-from sqloss_plugins.hf.token_scores import TokenScores
-from sqloss_plugins.hf.trainer import IGNORE_INDEX
-from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.hf.task import TaskArguments
+from sqloss_plugins.hf.token_scores import IGNORE_INDEX
+from sqloss_plugins.hf.token_task import TokenTask
 from sqloss_plugins.models.transformer_xl import TransformerXLConfig, TransformerXLForCausalLM
-from sqloss_plugins.results import OF_OUTPUTS
 
 _FILES = ("train_file", "validation_file", "test_file")
 _OF_NEW_MODEL = ("hidden_size", "num_layers", "num_heads", "dropout", "tie_word_embeddings")
@@ -79,17 +76,17 @@ class CharactersArguments(TaskArguments):
     eval_streams: int = option("Streams that a text is cut into for its evaluation, each with an empty memory.", 10)
 
 
-class Characters(Task):
+class Characters(TokenTask):
     """A Transformer-XL on characters."""
 
     program = "sqloss characters"
     arguments = CharactersArguments
     same_when_resumed = ("segment_length", "memory_length", "total_train_batch_size")
     not_decisive = ("data_dir", *_FILES)
-    mini_warning = "MINI DATA: Python's own reference, and no benchmark"
-    keeps_outputs = False
     name = "characters"
     metrics = ("accuracy", "bpc")
+    likelihood = "bpc"
+    shift_labels = False  # labels are the characters that follow, also those of the next segment
     data: CharacterData
 
     @classmethod
@@ -285,32 +282,9 @@ class Characters(Task):
             "unigram_accuracy": {split: float(shares[frequencies.argmax()]) for split, shares in held_out.items()},
         }
 
-    def trainer_options(self) -> dict[str, Any]:
-        """Sums in the place of outputs; labels are the characters that follow, also those of the next segment."""
-        config = self.config
-        self.tokens = TokenScores(LOSSES[config.loss].methods, config.k, config.M, shift_labels=False)
-        return {"preprocess_logits_for_metrics": self.tokens, "shift_labels": False}
-
     def callbacks(self) -> list[TrainerCallback]:
         """The memory between the segments."""
         return [CarriedMemory()]
-
-    def begin_scoring(self) -> None:
-        """From now on every temperature is tried."""
-        self.tokens.begin()
-
-    def scores(self, outputs: Any, targets: Any) -> Scores:
-        """Accuracy; negative log-likelihood and bits of a character by each method.
-
-        The temperature is fitted on the first split that is scored after training, if that is the validation data.
-        """
-        accuracy, nll = self.tokens.means(outputs, may_fit=self.config.do_eval)
-        by_method = {name: {"bpc": value / math.log(2), "nll": value} for name, value in nll.items()}
-        return {OF_OUTPUTS: {"accuracy": accuracy}, **by_method}
-
-    def fitted(self) -> dict[str, float]:
-        """The temperature."""
-        return {} if self.tokens.temperature is None else {"temperature": self.tokens.temperature}
 
     def about(self) -> dict[str, str]:
         """Size and lengths."""

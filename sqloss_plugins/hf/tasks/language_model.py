@@ -31,11 +31,9 @@ from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.hub import find_config
 from sqloss_plugins.hf.language_models import ALPHABET, SPECIAL_TOKENS, load_model, new_config, train_tokenizer
 from sqloss_plugins.hf.options import check_at_least, option, refuse_given
-from sqloss_plugins.hf.task import Scores, Task, TaskArguments
-from sqloss_plugins.hf.token_scores import TokenScores
+from sqloss_plugins.hf.task import Task, TaskArguments
+from sqloss_plugins.hf.token_task import TokenTask
 from sqloss_plugins.losses import LOSSES
-from sqloss_plugins.metrics import perplexity
-from sqloss_plugins.results import OF_OUTPUTS
 
 _NEW_MODEL = {"vocab_size": 1024, "hidden_size": 128, "num_layers": 4, "num_heads": 4}
 _OF_NEW_MODEL = (*_NEW_MODEL, "tie_word_embeddings")
@@ -72,7 +70,7 @@ class CausalArguments(LanguageModelArguments):
     block_size: int = option("Tokens of an example; the text is cut into such blocks.", 128)
 
 
-class LanguageModel(Task):
+class LanguageModel(TokenTask):
     """A causal language model on text, and what all objectives share.
 
     Attributes:
@@ -84,10 +82,10 @@ class LanguageModel(Task):
     program = "sqloss lm"
     arguments: ClassVar[type[LanguageModelArguments]] = CausalArguments  # type: ignore[misc]
     not_decisive = ("train_file", "validation_file", "test_file")
-    mini_warning = "MINI DATA: Python's own reference, and no benchmark"
-    keeps_outputs = False
     counts_classes = True
     metrics = ("perplexity",)
+    likelihood = "perplexity"
+    shift_labels = True
     data: TextData
     name = "language_model"
     objective = "causal"
@@ -247,28 +245,9 @@ class LanguageModel(Task):
         return {"tokens": tokens, "unigram_perplexity": unigram}
 
     def trainer_options(self) -> dict[str, Any]:
-        """Sums in the place of outputs; which labels outputs are held against, whatever the model's own loss does."""
-        config, shift = self.config, self.objective == "causal"
-        self.tokens = TokenScores(LOSSES[config.loss].methods, config.k, config.M, shift_labels=shift)
-        counts = None if config.prior_exponent is None else self.counts.tolist()
-        return {"preprocess_logits_for_metrics": self.tokens, "shift_labels": shift, "class_counts": counts}
-
-    def begin_scoring(self) -> None:
-        """From now on every temperature is tried."""
-        self.tokens.begin()
-
-    def scores(self, outputs: Any, targets: Any) -> Scores:
-        """Accuracy; negative log-likelihood and perplexity by each method.
-
-        The temperature is fitted on the first split that is scored after training, if that is the validation data.
-        """
-        accuracy, nll = self.tokens.means(outputs, may_fit=self.config.do_eval)
-        by_method = {name: {"perplexity": perplexity(value), "nll": value} for name, value in nll.items()}
-        return {OF_OUTPUTS: {"accuracy": accuracy}, **by_method}
-
-    def fitted(self) -> dict[str, float]:
-        """The temperature."""
-        return {} if self.tokens.temperature is None else {"temperature": self.tokens.temperature}
+        """With how often each token occurs, where the loss goes by that."""
+        counts = None if self.config.prior_exponent is None else self.counts.tolist()
+        return {**super().trainer_options(), "class_counts": counts}
 
     def about(self) -> dict[str, str]:
         """Size and length."""

@@ -49,6 +49,7 @@ class MaskedLanguageModel(LanguageModel):
     name = "masked_language_model"
     objective = "masked"
     architecture = "bert"
+    shift_labels = False
     length_option = "max_seq_length"
     same_when_resumed = ("vocab_size", "max_seq_length")
 
