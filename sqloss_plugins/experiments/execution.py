@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from filelock import FileLock
 
 from sqloss_plugins.errors import RunError, UserError, sentence
@@ -126,6 +127,14 @@ def last_words(folder: Path) -> str:
 # ---------------------------------------------------------------- where there are workers
 
 
+class _LeavesInterrupts(WorkerPlugin):
+    """Leaves Ctrl-C, which a terminal sends to the workers of this machine as well, to the client, which ends them."""
+
+    def setup(self, worker: Worker) -> None:
+        """Called in the main thread of a worker."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class _OneGpuEach(LocalCluster):
     """Workers of this machine, each of which sees one GPU, where there are any."""
 
@@ -170,6 +179,7 @@ def _client(parallel: Parallel) -> Iterator[tuple[Client, str | None]]:
             threads = threads or str(max(1, (os.cpu_count() or 1) // number))
             cluster = _OneGpuEach(gpus, number, **{**_LOCAL_OPTIONS, **parallel.options})
             client = Client(cluster)
+            client.register_plugin(_LeavesInterrupts())
         else:
             cluster = _cluster_class(parallel.env)(**_one_run_each(parallel))
             cluster.scale(parallel.n_workers or 1)

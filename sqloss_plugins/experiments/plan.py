@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-BASELINE = "cross_entropy"
+from sqloss_plugins.experiments.comparison import BASELINE
+
 SEARCHED_BY = "early_stopping"
 FOLLOWING = "same_epochs"
 BEST = "BEST"

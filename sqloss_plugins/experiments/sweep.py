@@ -34,8 +34,9 @@ import yaml
 from sqloss_plugins.command_line import OptionParser, check_name, read_mapping
 from sqloss_plugins.errors import RunError, UserError, run_command
 from sqloss_plugins.experiments.compare import compare, show, write
+from sqloss_plugins.experiments.comparison import BASELINE
 from sqloss_plugins.experiments.execution import CLUSTERS, Parallel, carry_out, choose_rate, last_words
-from sqloss_plugins.experiments.plan import BASELINE, BEST, FOLLOWING, SEARCHED_BY, Cell, Plan, option_name
+from sqloss_plugins.experiments.plan import BEST, FOLLOWING, SEARCHED_BY, Cell, Plan, option_name
 from sqloss_plugins.experiments.progress import Progress, State
 from sqloss_plugins.experiments.tasks import COMMANDS, architectures, command
 from sqloss_plugins.folders import lock_folder
