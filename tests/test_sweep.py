@@ -18,7 +18,7 @@ from distributed import LocalCluster
 from filelock import FileLock
 
 from sqloss_plugins import paper
-from sqloss_plugins.experiments import execution, sweep
+from sqloss_plugins.experiments import execution, request, sweep
 from sqloss_plugins.experiments.plan import without
 from sqloss_plugins.experiments.tasks import COMMANDS, architectures
 from sqloss_plugins.folders import lock_folder
@@ -146,7 +146,7 @@ def test_every_task_of_the_paper_has_a_command_and_an_architecture():
     ],
 )
 def test_values_are_read_alike_from_both_places(name, value, wanted):
-    assert sweep._READERS[name](value, name) == wanted
+    assert request._READERS[name](value, name) == wanted
 
 
 def test_a_file_describes_a_sweep_and_the_command_line_counts_more(place, capsys):
