@@ -37,7 +37,7 @@ COMMANDS = {
     "report": _Command("sqloss_plugins.experiments.report", "report", "the paper's tables and figures, and statistics"),
     "export": _Command("sqloss_plugins.hf.export", "hf", "a copy of a classifier whose softmax is its probabilities"),
     "calibrate": _Command(
-        "sqloss_plugins.experiments.calibrate", "hf", "how good the probabilities of finished runs are"
+        "sqloss_plugins.experiments.calibrate", "report", "how good the probabilities of finished runs are"
     ),
 }
 
