@@ -1,13 +1,15 @@
 """Masked language models, through the command line that a user types."""
 
 import math
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import assert_refused
+from commands import assert_refused, kill_when
 from datasets import Dataset
 from transformers import (
     AlbertConfig,
@@ -35,6 +37,7 @@ from sqloss_plugins.hf.tasks.masked_language_model import MaskedLanguageModel
 from sqloss_plugins.losses import linear_square
 from sqloss_plugins.results import OF_OUTPUTS, read_result
 
+ROOT = Path(__file__).parent.parent
 TOKENS, LENGTH = 282, 24
 TINY = ["--vocab_size", str(TOKENS), "--hidden_size", "16", "--num_layers", "1", "--num_heads", "2"]
 SHORT = ["--objective", "masked", "--max_seq_length", str(LENGTH), "--use_cpu", "--disable_tqdm", "true"]
@@ -102,6 +105,20 @@ def test_a_run_and_its_figures(small, monkeypatch):
     assert result.metrics["validation"][OF_OUTPUTS]["accuracy"] == pytest.approx((f.argmax(1) == y).mean())
     loss = (k * (true - M) ** 2 + (f**2).sum(1) - true**2).mean() / TOKENS
     assert result.metrics["validation"][OF_OUTPUTS]["loss"] == pytest.approx(loss, rel=0.1)  # a mean over batches
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_result(small):
+    """What training masks is drawn as it would have been; to the last bit."""
+    options = [*small, *TINY, "--num_train_epochs", "8"]
+    assert main([*options, "--output_dir", "whole"]) == 0
+    command = [sys.executable, "-m", "sqloss_plugins.hf.tasks.language_model", *options, "--output_dir", "killed"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    kill_when(command, environment, Path("killed"), "checkpoint-*/trainer_state.json")
+    assert main([*options, "--output_dir", "killed"]) == 0
+    whole, killed = read_result(Path("whole")), read_result(Path("killed"))
+    assert killed.resumed
+    assert (killed.epochs, killed.metrics) == (whole.epochs, whole.metrics)
 
 
 def test_the_masks_of_held_out_text(tokenizer):
