@@ -695,9 +695,10 @@ def test_calibration(tiny, data, tmp_path, capsys):
     outputs, targets = (torch.cat(part) for part in zip(*parts, strict=True))
     assert found["tokens"] == len(targets) == 9 + 4
     assert found["temperature"] in TEMPERATURES
-    options = {"k": model.rescaling.k, "M": model.rescaling.M, "temperature": found["temperature"]}
+    rescaling = {"k": model.rescaling.k, "M": model.rescaling.M}
     assert set(found["nll"]) == set(found["confidence"]) == set(METHODS)
     for method in METHODS:
+        options = {"temperature": found["temperature"]} if method == "temperature" else rescaling
         logs = log_probabilities(outputs, method, **options)
         assert found["nll"][method] == pytest.approx(float(nll_loss(logs, targets)), rel=1e-4)
         assert found["confidence"][method] == pytest.approx(float(logs.exp().amax(1).mean()), rel=1e-4)
