@@ -41,7 +41,7 @@ from PIL import Image
 from transformers import TrainerCallback
 
 from benchmarks.measure import in_words, make_parser, prepare, save, side_by_side
-from sqloss_plugins.hf.trainer import TrainerLoss
+from sqloss_plugins.hf.trainer_loss import TrainerLoss
 from sqloss_plugins.models.temporal_convolution import (
     TemporalConvolutionConfig,
     TemporalConvolutionForImageClassification,

@@ -2,7 +2,8 @@
 
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.pipelines import class_probabilities, register_pipelines
-from sqloss_plugins.hf.trainer import SquareLossTrainer, TrainerLoss
+from sqloss_plugins.hf.trainer import SquareLossTrainer
+from sqloss_plugins.hf.trainer_loss import TrainerLoss
 
 register_pipelines()
 

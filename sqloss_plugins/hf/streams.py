@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.hf.trainer import IGNORE_INDEX
+from sqloss_plugins.hf.token_scores import IGNORE_INDEX
 
 
 class Segments(Dataset[dict[str, NDArray[np.int64]]]):
