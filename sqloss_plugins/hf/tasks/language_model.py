@@ -77,6 +77,7 @@ class LanguageModel(TokenTask):
         objective: as ``--objective`` says.
         architecture: short name of a new model, without its size.
         length_option: the option that says how many tokens an example has at most.
+        new_learning_rate: the default for a new model.
     """
 
     program = "sqloss lm"
@@ -91,6 +92,7 @@ class LanguageModel(TokenTask):
     objective = "causal"
     architecture = "gpt2"
     length_option = "block_size"
+    new_learning_rate: ClassVar[float] = 3e-3
     same_when_resumed = ("vocab_size", "block_size")
 
     @classmethod
@@ -113,7 +115,7 @@ class LanguageModel(TokenTask):
         is_new = args.model_name_or_path is None
         return {
             **super().defaults(args, loss),
-            "learning_rate": 3e-3 if is_new else 5e-5,
+            "learning_rate": cls.new_learning_rate if is_new else 5e-5,
             "num_train_epochs": 10.0 if is_new else 3.0,
             "per_device_train_batch_size": 8,
             "per_device_eval_batch_size": 32,

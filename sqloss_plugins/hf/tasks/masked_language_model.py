@@ -51,6 +51,7 @@ class MaskedLanguageModel(LanguageModel):
     architecture = "bert"
     shift_labels = False
     length_option = "max_seq_length"
+    new_learning_rate = 1e-3  # with 3e-3 a new BERT stays at the frequencies of the tokens
     same_when_resumed = ("vocab_size", "max_seq_length")
 
     def check(self) -> None:
