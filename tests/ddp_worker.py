@@ -5,7 +5,18 @@ from pathlib import Path
 
 import torch
 from test_token_scores import scored
-from tiny import HEADS, MULTI_LABEL, SOFT, WEIGHTS, WITHOUT_LOGITS, examples, model, one_sgd_step, soft_labels
+from tiny import (
+    HEADS,
+    MULTI_LABEL,
+    SOFT,
+    TOKEN_COUNTS,
+    WEIGHTS,
+    WITHOUT_LOGITS,
+    examples,
+    model,
+    one_sgd_step,
+    soft_labels,
+)
 
 from sqloss_plugins.losses import LOSSES, linear_square
 
@@ -38,6 +49,10 @@ if __name__ == "__main__":
         gradients[head, loss, "more"], _ = one_sgd_step(
             head, loss, 12, folder / "out", trainer_options=options, gradient_accumulation_steps=3, **sizes
         )
+    options = {"trainer_options": {"class_counts": TOKEN_COUNTS}, "prior_exponent": 0.75, "without_logits": True}
+    gradients["prior"], _ = one_sgd_step(
+        "causal LM", "square", 12, folder / "out", gradient_accumulation_steps=3, **options, **sizes
+    )
     scores = {
         (head, without): scored(head, folder / "out", without)
         for head in ("causal LM", "masked LM")

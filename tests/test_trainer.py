@@ -19,6 +19,7 @@ from tiny import (
     LENGTH,
     MULTI_LABEL,
     SOFT,
+    TOKEN_COUNTS,
     VOCABULARY,
     WEIGHTS,
     WITHOUT_LOGITS,
@@ -27,6 +28,7 @@ from tiny import (
     full_batch,
     model,
     one_sgd_step,
+    prior_steps,
     soft_labels,
 )
 from transformers import (
@@ -91,6 +93,7 @@ def test_two_ranks_equal_one_full_batch(tmp_path):
             assert losses[head, loss] == pytest.approx(value, rel=1e-4)
     for head in WITHOUT_LOGITS:
         assert_same_gradient(gradients[head, "without logits"], full_batch(head, "square", 12)[0])
+    assert_same_gradient(gradients["prior"], prior_steps("causal LM", 12, TOKEN_COUNTS, 0.75))
     for (head, without), (sums, value) in scores.items():
         torch.testing.assert_close(sums, scored(head, tmp_path, without)[0], rtol=1e-4, atol=1e-4)
         assert value == pytest.approx(scores[head, False][1], rel=1e-5)

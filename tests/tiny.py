@@ -38,6 +38,8 @@ SOFT = ["sequence classification", "token classification"]
 """Those that are tried with class probabilities as labels."""
 WEIGHTS = [0.5, 2.0, 1.0, 3.0, 0.25]
 """Class weights."""
+TOKEN_COUNTS = [float(1 + i % 7) for i in range(VOCABULARY)]
+"""How often each token occurs, as if it were so."""
 MULTI_LABEL = "multi-label"
 """A head beside HEADS, because not every loss has a form for it: the classes of an example are any number of them."""
 
@@ -170,6 +172,20 @@ def full_batch(head, loss, count, label_smoothing=0.0, data=None, weight=None, p
     value.backward()
     gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in network.parameters()])
     return gradient, value.item()
+
+
+def prior_steps(head, count, counts, exponent):
+    """What :func:`one_sgd_step` gives with ``class_counts`` and ``prior_exponent``: other steps of the output layer."""
+    from sqloss_plugins.hf.prior import row_scales
+    from sqloss_plugins.losses import prior_weights
+
+    weight = prior_weights(torch.tensor(counts), exponent)
+    gradient, start = full_batch(head, "square", count, prior_weight=weight)[0], 0
+    for name, parameter in model(head).named_parameters():
+        rows = gradient[start : (start := start + parameter.numel())].view(len(parameter), -1)
+        if name.startswith("lm_head" if head.startswith("causal") else "classifier"):
+            rows *= row_scales(weight, 3.0, 2.0)[:, None]
+    return gradient
 
 
 def _flat(network):

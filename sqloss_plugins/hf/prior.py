@@ -53,12 +53,18 @@ class RowSteps:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor], scales: Tensor) -> None:
-        self.optimizer = optimizer
         self._parameters = parameters
         self._scales = scales
         self._before: list[Tensor] = []
-        optimizer.register_step_pre_hook(self._keep)
-        optimizer.register_step_post_hook(self._scale)
+        self._hooks = (
+            optimizer.register_step_pre_hook(self._keep),
+            optimizer.register_step_post_hook(self._scale),
+        )
+
+    def remove(self) -> None:
+        """From now on the optimiser's steps are its own."""
+        for hook in self._hooks:
+            hook.remove()
 
     def _keep(self, *_: Any) -> None:
         self._before = [parameter.detach().clone() for parameter in self._parameters]

@@ -206,13 +206,15 @@ class SquareLossTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's; with ``prior_exponent`` its steps are longer for the rows of frequent classes."""
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        weight = self.compute_loss_func.loss.prior_weight if self.args.prior_exponent is not None else None
-        if weight is None or self.rescaling is None:
+        if self._row_steps is not None:
+            self._row_steps.remove()  # those of an earlier training, whose optimiser is used again
             self._row_steps = None
-        elif self._row_steps is None or self._row_steps.optimizer is not optimizer:
+        weight = self.compute_loss_func.loss.prior_weight if self.args.prior_exponent is not None else None
+        if weight is not None and self.rescaling is not None:
             layer = output_layer(self._bare_model(), len(weight), "--prior_exponent")
             parameters = [parameter for parameter in (layer.weight, layer.bias) if parameter is not None]
-            self._row_steps = RowSteps(optimizer, parameters, row_scales(weight, self.rescaling.k, self.rescaling.M))
+            inner = getattr(optimizer, "optimizer", optimizer)  # after a training it is wrapped by accelerate
+            self._row_steps = RowSteps(inner, parameters, row_scales(weight, self.rescaling.k, self.rescaling.M))
         return optimizer
 
     def _head_without_logits(self, model: nn.Module, num_classes: int | None) -> HeadWithoutLogits:
