@@ -126,6 +126,13 @@ def test_both_lstm_models(place, capsys):
     ]
 
 
+def test_all_architectures_beside_one_by_name(place, capsys):
+    options = ["--seeds", "1", "--losses", "square"]
+    lines = planned(capsys, "--tasks", "mrpc,text5", "--archs", "all,lstm_cnn", *options)
+    assert lines == planned(capsys, "--tasks", "mrpc,text5", "--archs", "all", *options)
+    assert len(lines) == 4
+
+
 def test_every_task_of_the_paper_has_a_command_and_an_architecture():
     assert set(paper.tasks()) <= set(COMMANDS)
     assert all(architectures(task) for task in paper.tasks())

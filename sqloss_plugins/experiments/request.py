@@ -290,7 +290,7 @@ def _cells_of_tasks(request: Request) -> list[Cell]:
         if archs is None:
             cells.append(Cell(task, (*command(task), *request.options)))
             continue
-        wanted = theirs if archs == ["all"] else [arch for arch in archs if arch in theirs or not theirs]
+        wanted = theirs if "all" in archs else [arch for arch in archs if arch in theirs or not theirs]
         if not wanted:
             raise UserError(f"--archs has none of {task}'s architectures: {', '.join(theirs) or 'the paper has none'}")
         cells += [Cell(f"{task}/{arch}", (*command(task, arch), *request.options)) for arch in wanted]
