@@ -64,11 +64,12 @@ def test_data_is_found_where_the_commands_keep_it(task, path, place, capsys):
 
 
 def test_runs_are_counted_and_measured(place, capsys):
-    """Mini data does not count; a pre-trained model has its own name."""
+    """Mini data does not count, nor another pre-trained model than the paper's."""
     for seed in (1, 2):
         write(Path("runs"), seed=seed, arch="bert-base-cased", device="NVIDIA H100", wall_time_s=60.0 * seed)
     write(Path("runs"), "cross_entropy", arch="lstm_cnn", device="CPU (x86_64, threads: 2)", wall_time_s=100.0)
     write(Path("runs"), "squentropy", arch="bert-base-cased", mini=True)
+    write(Path("runs"), seed=3, arch="minilm-l6")
     found = listed(capsys)
     assert found["mrpc", "bert"]["runs"] == {"square": 2}
     assert found["mrpc", "lstm_cnn"]["runs"] == {"cross_entropy": 1}

@@ -35,8 +35,6 @@ from sqloss_plugins.metrics import metric
 from sqloss_plugins.results import RESULT_NAME, markdown_table
 
 PROGRAM = "sqloss list"
-_PRE_TRAINED = ("bert", "vit")
-"""The paper's architectures that are pre-trained: a run's says which model, such as ``bert-base-cased``."""
 _RUNS_A_SEED = 3  # the square loss and cross-entropy with early stopping, the square loss for cross-entropy's epochs
 
 
@@ -154,9 +152,9 @@ def entries(runs: Sequence[Run] = ()) -> list[Entry]:
         runs: finished runs, to count, and to measure by.
     """
     found = []
-    pairs = [(row["task"], row["model"]) for row in paper.tables()["hyperparameters"]]
-    for task, arch in pairs:
-        theirs = [run for run in runs if _is_of(run, task, arch, pairs)]
+    for row in paper.tables()["hyperparameters"]:
+        task, arch = row["task"], row["model"]
+        theirs = [run for run in runs if _is_of(run, task, arch)]
         words = command(task, arch)
         numbers = {name: dict(values) for name, values in paper.test_results(task, arch).items()}
         count = dict(sorted(Counter(run.result.loss for run in theirs).items()))
@@ -165,11 +163,10 @@ def entries(runs: Sequence[Run] = ()) -> list[Entry]:
     return found
 
 
-def _is_of(run: Run, task: str, arch: str, pairs: Sequence[tuple[str, str]]) -> bool:
+def _is_of(run: Run, task: str, arch: str) -> bool:
+    """Whether it is of the task's real data and the paper's model, which may have the name of its pre-trained one."""
     result = run.result
-    if result.mini or result.task != task:
-        return False
-    return result.arch == arch or (arch in _PRE_TRAINED and (task, result.arch) not in pairs)
+    return not result.mini and result.task == task and result.arch in (arch, paper.backbone(task, arch))
 
 
 def _budget(runs: Sequence[Run]) -> Budget | None:
