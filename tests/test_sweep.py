@@ -108,7 +108,8 @@ def test_speech_has_its_own_options(place, capsys):
 
 def test_tasks_of_several_commands(place, capsys):
     options = ["--grid", "learning_rate=1e-5", "--seeds", "1", "--losses", "square", "--exp", "out"]
-    lines = planned(capsys, "--tasks", "mrpc,text8,mnist,librispeech", *options, "--", "--mini")
+    said, *lines = planned(capsys, "--tasks", "mrpc,text8,mnist,librispeech", *options, "--", "--mini")
+    assert said == "# librispeech: trained at the learning rate of the configuration, not those of --grid"
     assert [line.partition(" --mini ")[0] for line in lines] == [
         "sqloss glue --task mrpc",
         "sqloss characters --task text8",

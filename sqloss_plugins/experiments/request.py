@@ -367,7 +367,7 @@ def notes(plan: Plan, request: Request) -> list[str]:
         return []
     said = []
     if request.protocols:
-        said.append(f"{', '.join(speech)}: trained for the epochs of their configuration, whatever --protocols says")
+        said.append(f"{', '.join(speech)}: trained for the epochs of the configuration, whatever --protocols says")
     if request.rates:
-        said.append(f"{', '.join(speech)}: trained at the learning rate of their configuration, not those of --grid")
+        said.append(f"{', '.join(speech)}: trained at the learning rate of the configuration, not those of --grid")
     return said

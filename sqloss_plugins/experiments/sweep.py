@@ -11,8 +11,10 @@
 After the name of a command, options that are not listed below are that command's; with --tasks they come after --.
 Each run is one such command, which --dry_run prints. The learning rates of --grid are tried with the first seed, each
 loss takes the one with the best validation metric, and the other seeds are run with that. same_epochs takes, seed by
-seed, the epochs after which cross-entropy's early stopping chose its model. A run that is finished is not repeated, so
-that the same command goes on where an earlier one was stopped. Runs that fail are listed at the end.
+seed, the epochs after which cross-entropy's early stopping chose its model. Beside other tasks, speech has the learning
+rate and the epochs of its configuration, whatever --grid and --protocols say; a sweep of speech alone takes --grid. A
+run that is finished is not repeated, so that the same command goes on where an earlier one was stopped. Runs that fail
+are listed at the end.
 
 --config names a YAML file of the options below (lists as lists, grid as a mapping), with command: and options: for a
 command and its options, and parallel: as ESPnet3 has it: env (local, slurm, pbs, lsf, ...), n_workers, options. What
@@ -124,8 +126,10 @@ def _report_search(costs: Sequence[Mapping[str, Any]]) -> None:
 # ---------------------------------------------------------------- the command
 
 
-def _dry_run(plan: Plan) -> None:
-    """Prints every command; those that wait for a learning rate as comments."""
+def _dry_run(plan: Plan, said: Sequence[str]) -> None:
+    """Prints every command; as comments what is said of them, and those that wait for a learning rate."""
+    for note in said:
+        print(f"# {note}")
     progress = Progress(plan, choose_rate)
     for run in plan.known(lambda search: progress.chosen(search) or BEST, lambda _: True):
         print(run.command if run.is_settled else f"# {run.command}")
@@ -135,7 +139,7 @@ def _run(argv: Sequence[str]) -> None:
     request, is_dry = read_request(argv, __doc__)
     plan = make_plan(request)
     if is_dry:
-        _dry_run(plan)
+        _dry_run(plan, notes(plan, request))
         return
     for note in notes(plan, request):
         print(note, flush=True)
