@@ -22,8 +22,9 @@ from tiny import (
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer
+from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer, experiment
 from sqloss_plugins.hf.prior import RowSteps, row_scales, start_at_prior
+from sqloss_plugins.hf.tasks import characters, classification, glue, images
 from sqloss_plugins.hf.tasks.language_model import main
 from sqloss_plugins.losses import (
     GradientAccumulation,
@@ -246,6 +247,23 @@ def test_a_language_model(tmp_path, monkeypatch, capsys):
     assert result.value("test", "perplexity") < result.data["unigram_perplexity"]["test"]
     saved = AutoModelForCausalLM.from_pretrained("out")
     assert saved.lm_head.weight is not saved.transformer.wte.weight
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        (characters.Characters, ["--mini"]),
+        (classification.Classify, ["--mini", "--task", "text5"]),
+        (glue.Glue, ["--mini", "--task", "mrpc"]),
+        (images.Images, ["--mini", "--task", "mnist"]),
+    ],
+)
+def test_other_tasks_refuse(task, options, tmp_path, monkeypatch, capsys):
+    """Rather than train by the plain loss."""
+    monkeypatch.chdir(tmp_path)
+    words = "--prior_exponent is for language models: leave it out"
+    run = partial(experiment.main, task)
+    assert_refused(run, [*options, "--prior_exponent", "0.75"], task.program, words, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(
