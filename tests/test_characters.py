@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from commands import assert_refused, kill_when
 from hypothesis import given
@@ -35,12 +36,7 @@ SHORT += ["--eval_streams", "3", "--use_cpu", "--disable_tqdm", "true", "--learn
 
 
 def sentences(count, seed=0):
-    generator = np.random.default_rng(seed)
-    words = [b"one", b"two", b"three", b"four", b"five", b"six", b"sev\xe9n"]  # the last one is no UTF-8
-    lines = []
-    for start in generator.integers(len(words), size=count):
-        lines.append(b" ".join(words[(start + i) % len(words)] for i in range(5)) + b".\n")
-    return b"".join(lines)
+    return tiny.sentences(count, seed).replace("seven", "sev\xe9n").encode("latin-1")  # which is no UTF-8
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import assert_refused, kill_when
-from tiny import capped_model
+from tiny import capped_model, sentences
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -53,13 +53,8 @@ SHORT = ["--block_size", str(BLOCK), "--num_train_epochs", "6", "--use_cpu", "--
 @pytest.fixture(scope="session")
 def text(tmp_path_factory):
     """A file of some 10,000 characters that a model of one layer learns in six epochs."""
-    generator = np.random.default_rng(0)
-    words = ["one", "two", "three", "four", "five", "six", "seven"]
-    lines = []
-    for start in generator.integers(len(words), size=400):
-        lines.append(" ".join(words[(start + i) % len(words)] for i in range(5)) + ".\n")
     path = tmp_path_factory.mktemp("text") / "train.txt"
-    path.write_text("".join(lines))
+    path.write_text(sentences(400))
     return path
 
 

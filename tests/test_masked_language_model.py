@@ -11,6 +11,7 @@ import pytest
 import torch
 from commands import assert_refused, kill_when
 from datasets import Dataset
+from tiny import sentences
 from transformers import (
     AlbertConfig,
     AlbertForMaskedLM,
@@ -47,13 +48,8 @@ SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 @pytest.fixture(scope="session")
 def text(tmp_path_factory):
     """A file of some 10,000 characters, with lines without text."""
-    generator = np.random.default_rng(0)
-    words = ["one", "two", "three", "four", "five", "six", "seven"]
-    lines = []
-    for start in generator.integers(len(words), size=400):
-        lines.append(" ".join(words[(start + i) % len(words)] for i in range(5)) + ".\n")
     path = tmp_path_factory.mktemp("text") / "train.txt"
-    path.write_text("\n".join(lines))
+    path.write_text(sentences(400).replace("\n", "\n\n"))
     return path
 
 
@@ -109,8 +105,8 @@ def test_a_run_and_its_figures(small, monkeypatch):
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_result(small):
-    """What training masks is drawn as it would have been; to the last bit."""
-    options = [*small, *TINY, "--num_train_epochs", "8"]
+    """What training masks is drawn as it would have been, the output layer's steps are as long; to the last bit."""
+    options = [*small, *TINY, "--num_train_epochs", "8", "--prior_exponent", "0.75"]
     assert main([*options, "--output_dir", "whole"]) == 0
     command = [sys.executable, "-m", "sqloss_plugins.hf.tasks.language_model", *options, "--output_dir", "killed"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -1,5 +1,6 @@
 """Tiny models of every head that the Trainer host serves, with data for them; no dropout, float32, seeded."""
 
+import numpy as np
 import torch
 from transformers import (
     BertConfig,
@@ -101,6 +102,14 @@ def soft_labels(head, data, ignored=()):
             labels[(slice(0, 3) if shape else ...)] = -100.0
         example["labels"] = labels
     return data
+
+
+def sentences(count, seed=0):
+    """Lines that count on from some number, which a model of one layer learns in a few epochs."""
+    generator = np.random.default_rng(seed)
+    words = ["one", "two", "three", "four", "five", "six", "seven"]
+    starts = generator.integers(len(words), size=count)
+    return "".join(" ".join(words[(start + i) % len(words)] for i in range(5)) + ".\n" for start in starts)
 
 
 def one_sgd_step(head, loss, count, output_dir, trainer_class=None, data=None, trainer_options=None, **arguments):
