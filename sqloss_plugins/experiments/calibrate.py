@@ -37,7 +37,7 @@ from sqloss_plugins.experiments.calibration import (
     read_outputs,
     read_unknown,
 )
-from sqloss_plugins.experiments.comparison import BASELINE, Group, Run, find_runs, grouped, summarise
+from sqloss_plugins.experiments.comparison import BASELINE, Group, Run, compare_group, find_runs, grouped
 from sqloss_plugins.metrics import metric
 from sqloss_plugins.results import markdown_table, write_json
 
@@ -75,20 +75,6 @@ class Report:
         return list(dict.fromkeys(split for runs in self.runs.values() for run in runs for split in run.measured))
 
 
-def _chosen(group: Group, runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """By loss the runs at its chosen learning rate."""
-    by_loss: dict[str, list[Run]] = defaultdict(list)
-    for run in runs:
-        by_loss[run.label].append(run)
-    found = {}
-    for label, its_runs in sorted(by_loss.items()):
-        summary = summarise(its_runs, its_runs[0].result.metric(group.selection))
-        if summary is not None:
-            kept = [run for run in its_runs if run.learning_rate == summary.learning_rate]
-            found[label] = sorted(kept, key=lambda run: run.result.seed)
-    return found
-
-
 def measure_all(
     folders: Sequence[Path], wanted: str, resamples: int, bins: int, unknown: Sequence[Path] = ()
 ) -> tuple[list[Report], list[str]]:
@@ -111,8 +97,8 @@ def measure_all(
     reports, notes = [], []
     for group, runs in grouped(find_runs(folders)).items():
         found: dict[str, list[Calibrated]] = {}
-        for label, chosen in _chosen(group, runs).items():
-            for run in chosen:
+        for label, summary in compare_group(group, runs).summaries.items():
+            for run in summary.runs:
                 other = others.pop(run.path.parent.resolve(), None)
                 try:
                     made = _measure(run, wanted, resamples, bins, other)

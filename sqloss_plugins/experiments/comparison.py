@@ -135,22 +135,40 @@ class Summary:
     """One loss with its chosen learning rate.
 
     Attributes:
-        loss: with k and M where it has them.
-        name: the loss alone.
-        rescaling: its k and M; None where it has none.
-        learning_rate: the chosen one.
+        runs: those at the chosen rate, in the order of their seeds; at least one.
         rates: every rate tried -> the mean validation metric that it was chosen by.
-        seeds: the seeds run at the chosen rate.
         values: column -> seed -> value, of the seeds that have one.
     """
 
-    loss: str
-    name: str
-    rescaling: tuple[float, float] | None
-    learning_rate: float
+    runs: list[Run]
     rates: dict[float, float]
-    seeds: list[int]
     values: dict[Column, dict[int, float]]
+
+    @property
+    def loss(self) -> str:
+        """The loss, with k and M where it has them."""
+        return self.runs[0].label
+
+    @property
+    def name(self) -> str:
+        """The loss alone."""
+        return self.runs[0].result.loss
+
+    @property
+    def rescaling(self) -> tuple[float, float] | None:
+        """Its k and M; None where it has none."""
+        result = self.runs[0].result
+        return None if result.k is None or result.M is None else (result.k, result.M)
+
+    @property
+    def learning_rate(self) -> float:
+        """The chosen one."""
+        return self.runs[0].learning_rate
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds run at the chosen rate."""
+        return [run.result.seed for run in self.runs]
 
 
 @dataclass(frozen=True)
@@ -308,13 +326,12 @@ def summarise(runs: Sequence[Run], selection: Metric) -> Summary | None:
         return None
     rates = {rate: _mean_validation(by_rate[rate], common, selection.name) for rate in sorted(by_rate)}
     chosen = list(rates)[selection.best(list(rates.values()))]
+    its_runs = [run for _, run in sorted(by_rate[chosen].items())]
     values: dict[Column, dict[int, float]] = defaultdict(dict)
-    for seed, run in sorted(by_rate[chosen].items()):
+    for run in its_runs:
         for column, value in run.values().items():
-            values[column][seed] = value
-    first = runs[0].result
-    rescaling = None if first.k is None or first.M is None else (first.k, first.M)
-    return Summary(runs[0].label, first.loss, rescaling, chosen, rates, sorted(by_rate[chosen]), dict(values))
+            values[column][run.result.seed] = value
+    return Summary(its_runs, rates, dict(values))
 
 
 def _mean_validation(by_seed: Mapping[int, Run], seeds: Iterable[int], name: str) -> float:

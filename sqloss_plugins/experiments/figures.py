@@ -66,10 +66,9 @@ def figure_2(evidence: Sequence[Evidence]) -> Curves | None:
     panels = []
     for item in evidence:
         curves, headings = [], {}
-        for run in item.runs:
-            summary = item.comparison.summaries.get(run.label)
+        for run in (run for summary in item.comparison.summaries.values() for run in summary.runs):
             measured = run.result.curves.get("validation", {})
-            if summary is None or run.learning_rate != summary.learning_rate or not measured:
+            if not measured:
                 continue
             name = item.group.selection if item.group.selection in measured else next(iter(measured))
             kind = item.comparison.metrics.get(name) or metric(name)
