@@ -14,7 +14,7 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.experiments.comparison import BASELINE
 from sqloss_plugins.experiments.execution import CLUSTERS
 from sqloss_plugins.experiments.plan import FOLLOWING, SEARCHED_BY, Cell, Plan, option_name
-from sqloss_plugins.experiments.tasks import COMMANDS, architectures, command
+from sqloss_plugins.experiments.tasks import COMMANDS, WITHOUT_ARCH, architectures, command
 from sqloss_plugins.losses import LOSSES
 
 PROGRAM = "sqloss sweep"
@@ -23,7 +23,6 @@ OWN_COMMANDS = ("glue", "classify", "images", "lm", "characters", "asr")
 """Commands that a sweep can be of."""
 
 _OF_SWEEP = ("tasks", "archs", "losses", "seeds", "protocols", "grid", "exp", "workers", "scheduler", "dry_run")
-_WITHOUT_ARCH = ("lm", "characters")
 _VARIED = ("loss", "learning_rate", "seed", "protocol", "output_dir", "cross_entropy_run")
 _VARIED_OF_SPEECH = ("loss", "seed", "asr_exp", "tag", "asr_tag")
 _NAMES = ("task", "task_name", "train_file", "train_dir", "dataset_name")
@@ -273,7 +272,7 @@ def _own_cells(request: Request) -> list[Cell]:
     if name == "glue" and task == "stsb":
         raise UserError("stsb is a regression, which both losses train alike: see sqloss glue")
     check_name("the name of the task", task)
-    if request.archs and name in _WITHOUT_ARCH:
+    if request.archs and name in WITHOUT_ARCH:
         raise UserError(f"--archs is for commands with --arch, and {name} has none: leave it out")
     if not request.archs:
         return [Cell(task, (name, *options))]

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sqloss_plugins import paper
+from sqloss_plugins.data import characters, glue, image_tasks
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {
-    **{task: ("glue", "--task", task) for task in ("mrpc", "sst2", "qnli", "qqp", "cola", "mnli", "rte", "wnli")},
+    **{name: ("glue", "--task", name) for name, task in glue.TASKS.items() if not task.is_regression},
     **{task: ("classify", "--task", task) for task in ("text5", "text20")},
-    **{task: ("characters", "--task", task) for task in ("text8", "enwik8")},
+    **{task: ("characters", "--task", task) for task in characters.MD5},
     "timit_phone": ("asr", "timit", "--trans_type", "phn"),
     "timit_char": ("asr", "timit", "--trans_type", "char"),
     "wsj": ("asr", "wsj"),
     "librispeech": ("asr", "librispeech"),
     "an4": ("asr", "an4"),
     "an4_phone": ("asr", "an4", "--trans_type", "phn"),
-    **{task: ("images", "--task", task) for task in ("mnist", "cifar10", "imagenet", "fashion_mnist")},
+    **{task: ("images", "--task", task) for task in image_tasks.TASKS},
 }
 """Task, by its name in results -> the words after ``sqloss``: all tasks of the paper, and some beside it."""
 
-_ONE_ARCHITECTURE = ("characters",)
+WITHOUT_ARCH = ("lm", "characters")
 """Commands without ``--arch``."""
 
 
@@ -32,4 +33,4 @@ def architectures(task: str) -> tuple[str, ...]:
 def command(task: str, arch: str | None = None) -> tuple[str, ...]:
     """The words after ``sqloss`` for a task, and an architecture where it is not the command's own choice."""
     words = COMMANDS[task]
-    return words if arch is None or words[0] in _ONE_ARCHITECTURE else (*words, "--arch", arch)
+    return words if arch is None or words[0] in WITHOUT_ARCH else (*words, "--arch", arch)
