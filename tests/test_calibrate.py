@@ -137,6 +137,8 @@ def test_data_of_another_kind(tmp_path, capsys):
     table = rows(capsys.readouterr().out, "test, told from other data by the largest probability")
     assert {row["method"]: row["AUROC %"] for row in table}["square"] == "100.00"
 
+    assert calibrate([str(run), "--bootstrap", "0", "--out_of_distribution", str(other), str(other)]) == 2
+    assert f"--out_of_distribution has {run} twice" in capsys.readouterr().err
     write(tmp_path / "runs", seed=2)
     assert calibrate([str(tmp_path / "runs/square-2"), "--bootstrap", "0", "--out_of_distribution", str(other)]) == 2
     assert f"--out_of_distribution has outputs of {run}, which is none of the runs" in capsys.readouterr().err
@@ -145,16 +147,22 @@ def test_data_of_another_kind(tmp_path, capsys):
 
 
 def test_what_is_left_out(tmp_path, capsys):
-    """Runs without such outputs are named, and the rest is measured; targets of -100 do not count."""
+    """Runs without such outputs, and losses without a rate, are named; targets of -100 do not count.
+
+    Squentropy has one rate for each seed, so that none can be chosen.
+    """
     p, targets = sample(1)
     targets[:100] = -100
     arrays = {f"{split}_{what}": array for split in ("validation", "test") for what, array in
               (("outputs", p), ("targets", targets))}  # fmt: skip
     write(tmp_path, arrays=arrays)
     nothing = write(tmp_path, "cross_entropy", arrays={})
+    for seed, rate in ((1, 1e-4), (2, 1e-3)):
+        write(tmp_path, "squentropy", seed, hyperparameters={"learning_rate": rate})
     assert calibrate([str(tmp_path), "--bootstrap", "0", "--output", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert f"Left out: {nothing} has no outputs.npz: this run kept no outputs to calibrate." in printed
+    assert "Left out: no seed of squentropy, mrpc, bert was run with every learning rate." in printed
     (content,) = json.loads((tmp_path / "out/calibration.json").read_text())
     (run,) = content["runs"]
     assert sum(count for *_, count in run["splits"]["test"]["square"]["reliability"]) == 300

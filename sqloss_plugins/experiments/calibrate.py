@@ -88,20 +88,27 @@ def measure_all(
         unknown: folders with outputs of the same models on data of another kind.
 
     Returns:
-        A report for every group, and a sentence for every run that is left out.
+        A report for every group, and a sentence for every run and loss that is left out.
 
     Raises:
-        UserError: nothing can be measured, or outputs on other data that are of none of the runs.
+        UserError: nothing can be measured, or outputs on other data that are of none of the runs, or of one twice.
     """
-    others = {found.model: found for found in map(read_unknown, unknown)}
+    others: dict[Path, Unknown] = {}
+    for folder in unknown:
+        other = read_unknown(folder)
+        if others.setdefault(other.model, other) is not other:
+            raise UserError(f"--out_of_distribution has {other.model} twice: name one folder for each run")
     reports, notes = [], []
     for group, runs in grouped(find_runs(folders)).items():
         found: dict[str, list[Calibrated]] = {}
-        for label, summary in compare_group(group, runs).summaries.items():
+        summaries = compare_group(group, runs).summaries
+        for label in sorted({run.label for run in runs} - summaries.keys()):
+            notes.append(f"no seed of {label}, {group.task}, {group.arch} was run with every learning rate")
+        for label, summary in summaries.items():
             for run in summary.runs:
-                other = others.pop(run.path.parent.resolve(), None)
+                its_unknown = others.pop(run.path.parent.resolve(), None)
                 try:
-                    made = _measure(run, wanted, resamples, bins, other)
+                    made = _measure(run, wanted, resamples, bins, its_unknown)
                 except UserError as error:
                     notes.append(str(error))
                 else:
@@ -110,7 +117,7 @@ def measure_all(
         if found:
             reports.append(Report(group, found))
     if not reports:
-        raise UserError(notes[0] if notes else "there is nothing to measure: no seed was run with every learning rate")
+        raise UserError(notes[0])
     if others:
         raise UserError(
             f"--out_of_distribution has outputs of {next(iter(others))}, which is none of the runs measured"
