@@ -1,6 +1,7 @@
 """Saved models score right: in Transformers' pipelines, with PEFT, exported for programs that take a softmax."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -176,6 +177,16 @@ def test_an_export_is_for_a_plain_softmax(run, tmp_path, capsys):
     for wrong in (tmp_path / "nowhere", tmp_path / "copy"):
         options = [str(wrong), str(tmp_path / "here/copy")]
         assert_refused(export, options, "sqloss export", "is no run of a classifier with", tmp_path / "here", capsys)
+
+
+def test_an_export_of_a_model_in_several_files(run, tmp_path):
+    """None of them, nor their index, is left beside the new ones."""
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/model.safetensors").unlink()
+    AutoModelForSequenceClassification.from_pretrained(run).save_pretrained(tmp_path / "run", max_shard_size="1MB")
+    assert (tmp_path / "run/model.safetensors.index.json").is_file()
+    assert export([str(tmp_path / "run"), str(tmp_path / "copy")]) == 0
+    assert [path.name for path in (tmp_path / "copy").glob("*.safetensors*")] == ["model.safetensors"]
 
 
 def test_stock_pipelines_are_as_they_were(tiny_model):

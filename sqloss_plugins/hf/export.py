@@ -23,14 +23,18 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 import sqloss_plugins.models  # noqa: F401, its architectures are registered by it
 from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import UserError, run_command, sentence
+from sqloss_plugins.folders import SETTINGS_NAME
 from sqloss_plugins.hf.pipelines import class_probabilities
 from sqloss_plugins.hf.without_logits import output_layer
 from sqloss_plugins.probability import fit_temperature
-from sqloss_plugins.results import OUTPUTS_NAME
+from sqloss_plugins.results import OUTPUTS_NAME, RESULT_NAME
 
 PROGRAM = "sqloss export"
-_LEFT = ("*.safetensors", "*.bin", "*.json.index", OUTPUTS_NAME, "result.json", "settings.json", "config.json", ".*")
-_LEFT_TOO = ("checkpoint-*", "*.tsv", "runs", "README.md")
+_LEFT = (
+    *("*.safetensors", "*.bin", "*.index.json", "config.json"),  # written anew
+    *(OUTPUTS_NAME, RESULT_NAME, SETTINGS_NAME, "*.tsv", "checkpoint-*", "runs", "README.md", ".*"),
+)
+"""What is of the run, or of its model, rather than beside the model, as its tokenizer is."""
 
 
 def export(run: Path, folder: Path) -> dict[str, float]:
@@ -83,7 +87,7 @@ def export(run: Path, folder: Path) -> dict[str, float]:
         del model.config.square_loss  # the outputs are logits now
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(run, partial, ignore=shutil.ignore_patterns(*_LEFT, *_LEFT_TOO))
+    shutil.copytree(run, partial, ignore=shutil.ignore_patterns(*_LEFT))
     model.save_pretrained(partial)
     partial.rename(folder)
 
