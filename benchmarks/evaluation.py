@@ -45,10 +45,9 @@ def one_batch(objective: str, rows: int, width: int, C: int, folder: str, device
         config = SquareLossConfig(
             folder, rescaling="level", without_logits=way == "without", report_to="none", use_cpu=device == "cpu"
         )
-        trainer = SquareLossTrainer(model, config)
-        assert trainer.rescaling is not None, "the square loss has k and M"
-        k, M = trainer.rescaling.k, trainer.rescaling.M
-        scores = TokenScores(LOSSES["square"].methods, k, M, shift_labels=objective == "causal")
+        found = config.choose_rescaling(C)
+        assert found is not None, "the square loss has k and M"
+        scores = TokenScores(LOSSES["square"].methods, found.k, found.M, shift_labels=objective == "causal")
         trainer = SquareLossTrainer(model, config, preprocess_logits_for_metrics=scores)
 
         def run(trainer: SquareLossTrainer = trainer) -> Any:
