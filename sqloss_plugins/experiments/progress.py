@@ -55,16 +55,18 @@ class Progress:
         choose: the best learning rate of the runs of a search that have ended; None where none is finished.
 
     Attributes:
+        plan: the sweep.
+        total: how many runs there are where none fails.
         workers: how many runs can be carried out at a time.
     """
 
     def __init__(self, plan: Plan, choose: Callable[[Sequence[Run]], str | None]) -> None:
         self.plan = plan
+        self.total = len(plan.all())
         self.workers = 0
         self._choose = choose
         self._chosen: dict[tuple[Run, ...], str | None] = {}
         self._statuses: dict[Run, Status] = {}
-        self._total = len(plan.all())
 
     def known(self) -> list[Run]:
         """All runs that can be told by now."""
@@ -118,11 +120,6 @@ class Progress:
         """A run has ended."""
         self._statuses[run] = Status(state, seconds=seconds, reason=reason)
 
-    @property
-    def total(self) -> int:
-        """How many runs there are where none fails."""
-        return self._total
-
     def in_state(self, *states: State) -> list[tuple[Run, Status]]:
         """The runs in one of these states, in the order in which they came to be known."""
         return [(run, status) for run, status in self._statuses.items() if status.state in states]
@@ -135,17 +132,17 @@ class Progress:
     @property
     def lacking(self) -> int:
         """How many runs were not begun, because of those that failed."""
-        return self._total - len(self._statuses)
+        return self.total - len(self._statuses)
 
     def summary(self) -> str:
         """Counts, and the time left: by the mean time of the runs that are finished."""
         finished, running = len(self.in_state(State.FINISHED)), len(self.in_state(State.RUNNING))
         failed = len(self.failures)
-        parts = [f"{finished} of {self._total} finished", f"{running} running"]
+        parts = [f"{finished} of {self.total} finished", f"{running} running"]
         if failed:
             parts.append(f"{failed} failed")
         seconds = [status.seconds for _, status in self.in_state(State.FINISHED) if status.seconds > 0]
-        open_runs = self._total - finished - failed
+        open_runs = self.total - finished - failed
         if seconds and open_runs and self.workers:
             left = open_runs * sum(seconds) / len(seconds) / min(self.workers, open_runs)
             parts.append(f"about {duration(left)} left")
