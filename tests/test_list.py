@@ -16,7 +16,7 @@ from sqloss_plugins.experiments.tasks import COMMANDS
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """An empty working directory, and an empty cache."""
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(listing, "HF_HUB_CACHE", str(tmp_path / "hub"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -14,7 +14,6 @@ none, it is unmeasured.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -22,7 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.constants import HF_HOME, HF_HUB_CACHE
+import datasets
+from huggingface_hub.constants import HF_HUB_CACHE
 
 from sqloss_plugins import paper
 from sqloss_plugins.command_line import OptionParser
@@ -102,7 +102,7 @@ class Entry:
 
 def _of_hub(name: str, config: str = "") -> tuple[Path, ...]:
     """Where the hub's libraries keep a data set."""
-    kept = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets")
+    kept = Path(datasets.config.HF_DATASETS_CACHE)
     snapshots = Path(HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}" / "snapshots"
     downloaded = [path / config for path in snapshots.glob("*")]
     return (*downloaded, kept / name.replace("/", "___").lower() / config)
@@ -117,7 +117,7 @@ def _texts(task: str) -> Data:
 
 
 def _characters(task: str) -> Data:
-    kept = Path(os.environ.get("HF_DATASETS_CACHE") or Path(HF_HOME) / "datasets")
+    kept = Path(datasets.config.HF_DATASETS_CACHE)
     return Data("downloaded: mattmahoney.net", "--data_dir", (kept / "sqloss_characters" / f"{task}.zip",))
 
 
