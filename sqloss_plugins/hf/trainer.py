@@ -182,8 +182,8 @@ class SquareLossTrainer(Trainer):
             reason = f"there are {len(counts)} class counts, and the model has {num_classes} classes"
         elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
             reason = "FSDP and DeepSpeed hold the output layer in pieces"
-        elif "lomo" in str(args.optim).lower():
-            reason = "LOMO steps within the backward pass"
+        elif any(kind in str(args.optim).lower() for kind in ("lomo", "layerwise")):
+            reason = "this optimiser steps within the backward pass"
         if reason is not None or counts is None:
             raise ValueError(f"--prior_exponent weighs the classes by their frequencies, and {reason}")
         layer = output_layer(model, num_classes or 0, "--prior_exponent")
