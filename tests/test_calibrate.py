@@ -126,6 +126,15 @@ def test_one_run(tmp_path, capsys):
     assert high - low == pytest.approx(2 * 1.96 * standard_error, rel=0.15)
 
 
+def test_mini_runs_are_called_so(tmp_path, capsys):
+    run = write(tmp_path / "runs", mini=True)
+    assert calibrate([str(run), "--bootstrap", "0", "--output", str(tmp_path / "out")]) == 0
+    warning = "MINI: data that this package makes"
+    assert warning in capsys.readouterr().out
+    assert warning in (tmp_path / "out/calibration.md").read_text()
+    assert len(list((tmp_path / "out").glob("*-mini-1-*.png"))) == 2
+
+
 def test_data_of_another_kind(tmp_path, capsys):
     """A model that knows what it knows: its largest probability tells the data apart."""
     run = write(tmp_path / "runs")
@@ -197,7 +206,7 @@ def test_files_that_cannot_be_read_or_written(tmp_path, capsys):
     run = write(tmp_path / "runs")
     (tmp_path / "file").touch()
     assert calibrate([str(run), "--output", str(tmp_path / "file")]) == 2
-    assert "--output " in capsys.readouterr().err
+    assert f"--output {tmp_path / 'file'} is a file: name a folder" in capsys.readouterr().err
     (run / "outputs.npz").write_bytes(b"PK no archive")
     assert calibrate([str(run)]) == 2
     assert "outputs.npz cannot be read: " in capsys.readouterr().err

@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from sqloss_plugins.experiments.calibration import (
     read_outputs,
     read_unknown,
 )
-from sqloss_plugins.experiments.comparison import BASELINE, Group, Run, compare_group, find_runs, grouped
+from sqloss_plugins.experiments.comparison import BASELINE, MINI_WARNING, Group, Run, compare_group, find_runs, grouped
 from sqloss_plugins.metrics import metric
 from sqloss_plugins.results import markdown_table, write_json
 
@@ -45,7 +45,6 @@ PROGRAM = "sqloss calibrate"
 CONFIG_NAME = "config.json"
 """Of a Transformers model, in its run's folder."""
 _SHOWN_COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.5)
-_MINI = "MINI: data that this package makes; it says nothing about the real task."
 
 
 @dataclass(frozen=True)
@@ -207,20 +206,14 @@ def _unknown(split: str, report: Report) -> list[tuple[str, str]]:
     )
 
 
-def _title(report: Report, groups: Iterable[Group]) -> str:
-    group = report.group
-    peculiarities = group.peculiarities(groups)
-    return f"{group.task}, {group.arch}, {group.protocol}" + (f" ({peculiarities})" if peculiarities else "")
-
-
 def as_markdown(reports: Sequence[Report], notes: Sequence[str], figures: Sequence[Sequence[Path]]) -> str:
     """The report; paths of figures are relative to it."""
     groups = [report.group for report in reports]
     parts = ["# Calibration"]
     for report, paths in zip(reports, figures, strict=True):
-        parts.append(f"## {_title(report, groups)}")
+        parts.append(f"## {report.group.title(groups)}")
         if report.group.mini:
-            parts.append(_MINI)
+            parts.append(MINI_WARNING)
         for title, table in tables(report):
             parts += [f"**{title[0].upper()}{title[1:]}**", table]
         parts += [f"![{path.stem.replace('_', ' ')}]({path.name})" for path in paths]
@@ -280,9 +273,9 @@ def _run(argv: Sequence[str] | None) -> None:
     reports, notes = measure_all(args.folders, args.split, args.bootstrap, args.bins, args.out_of_distribution)
     groups = [report.group for report in reports]
     for report in reports:
-        print(f"\n{_title(report, groups)}")
+        print(f"\n{report.group.title(groups)}")
         if report.group.mini:
-            print(_MINI)
+            print(MINI_WARNING)
         for title, table in tables(report):
             print(f"\n{title}:\n\n{table}")
     for note in notes:

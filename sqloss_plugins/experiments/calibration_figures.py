@@ -23,7 +23,8 @@ def draw(report: Report, folder: Path, number: int) -> list[Path]:
     import matplotlib
 
     matplotlib.use("Agg")
-    name = f"{report.group.task}-{report.group.arch}-{number}".replace("/", "-")
+    mini = "-mini" if report.group.mini else ""
+    name = f"{report.group.task}-{report.group.arch}{mini}-{number}".replace("/", "-")
     paths = []
     for split in report.splits:
         for kind, make in (("reliability", _reliability), ("coverage", _coverage)):

@@ -21,6 +21,7 @@ from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.experiments.comparison import (
     BASELINE,
+    MINI_WARNING,
     Column,
     Comparison,
     Summary,
@@ -33,7 +34,6 @@ from sqloss_plugins.metrics import Metric
 from sqloss_plugins.results import markdown_table, write_json
 
 PROGRAM = "sqloss compare"
-_MINI = "MINI: data that this package makes; it shows that everything works, and says nothing about the real task."
 
 
 def _mean(metric: Metric, values: Iterable[float], sign: str = "") -> str:
@@ -103,7 +103,7 @@ def show_overview(comparisons: Sequence[Comparison]) -> None:
         for note in comparison.notes:
             print(f"\nNote on {comparison.group.task}: {note}.")
     if any(group.mini for group in groups):
-        print(f"\n{_MINI}")
+        print(f"\n{MINI_WARNING}")
 
 
 def _summary_table(comparison: Comparison, headings: dict[Column, str]) -> str:
@@ -146,11 +146,9 @@ def show(comparisons: Sequence[Comparison], by_method: bool = False) -> None:
     """
     groups = [comparison.group for comparison in comparisons]
     for comparison in comparisons:
-        group = comparison.group
-        peculiarities = group.peculiarities(groups)
-        print(f"\n{group.task}, {group.arch}, {group.protocol}" + (f" ({peculiarities})" if peculiarities else ""))
-        if group.mini:
-            print(_MINI)
+        print(f"\n{comparison.group.title(groups)}")
+        if comparison.group.mini:
+            print(MINI_WARNING)
         headings = _headings(comparison, _columns(comparison, by_method))
         if comparison.summaries:
             print(f"\n{_summary_table(comparison, headings)}")

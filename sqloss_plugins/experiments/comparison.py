@@ -17,6 +17,11 @@ from sqloss_plugins.results import OF_OUTPUTS, RESULT_NAME, Result, read_result
 
 BASELINE = "cross_entropy"
 
+MINI_WARNING = (
+    "MINI: data that this package makes; it shows that everything works, and says nothing about the real task."
+)
+"""For what is shown of mini runs."""
+
 _VARIED = {"learning_rate", "seed", "loss", "k", "M", "num_train_epochs", "lsm_weight", "without_logits"}
 """Settings in which runs of a group differ: the paper's epochs and label smoothing differ by loss, and training without
 logits is the same training."""
@@ -112,6 +117,11 @@ class Group:
                 has_other_data = has_other_data or other.fingerprint != self.fingerprint
         data = [f"data {self.fingerprint[:12]}"] if has_other_data else []
         return ", ".join([*data, *(f"{name} {ours.get(name)}" for name in sorted(names))])
+
+    def title(self, groups: Iterable[Group]) -> str:
+        """Task, model, protocol and what tells it from the others."""
+        peculiarities = self.peculiarities(groups)
+        return f"{self.task}, {self.arch}, {self.protocol}" + (f" ({peculiarities})" if peculiarities else "")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import UserError, run_command
+from sqloss_plugins.experiments.comparison import MINI_WARNING
 from sqloss_plugins.experiments.evidence import MINI, OWN, PAPER, Evidence, gather
 from sqloss_plugins.experiments.figures import deviation_figure, figure_1, figure_2, figure_3
 from sqloss_plugins.experiments.findings import (
@@ -38,7 +39,6 @@ from sqloss_plugins.experiments.tables import Cell, Table, paper_tables
 from sqloss_plugins.results import markdown_table, versions
 
 PROGRAM = "sqloss report"
-_MINI = "Made by this package to show that everything works: it says nothing about the real tasks."
 _NO_CURVES = (
     "The paper's Figure 2 has curves of training. It gives no numbers for them, and no run here has recorded any: "
     "there is nothing to draw."
@@ -103,7 +103,7 @@ def make_report(evidence: Sequence[Evidence], folders: Sequence[Path]) -> Report
         Section(
             "mini",
             "Mini runs",
-            [_MINI if parts[MINI] else "There are no mini runs."],
+            [MINI_WARNING if parts[MINI] else "There are no mini runs."],
             tables=_filled(
                 result_table("mini_results", "Results on mini data", parts[MINI], evidence),
                 difference_table("mini_differences", "Differences by seed on mini data", differences[MINI]),
