@@ -38,6 +38,7 @@ from sqloss_plugins.experiments.calibration import (
     read_unknown,
 )
 from sqloss_plugins.experiments.comparison import BASELINE, MINI_WARNING, Group, Run, compare_group, find_runs, grouped
+from sqloss_plugins.experiments.statistics import difference_cells, shown_mean
 from sqloss_plugins.metrics import metric
 from sqloss_plugins.results import markdown_table, write_json
 
@@ -134,15 +135,10 @@ def _measure(run: Run, wanted: str, resamples: int, bins: int, unknown: Unknown 
 
 def _cell(name: str, by_seed: dict[int, Measured]) -> str:
     """Mean and sample standard deviation over seeds; of one seed the value, with its interval."""
-    import numpy as np
-
-    one = metric(name)
-    values = np.array([measured.values[name] for measured in by_seed.values()])
-    if len(values) > 1:
-        return f"{one.shown(float(values.mean()))} +- {one.shown(float(values.std(ddof=1)))}"
-    (measured,) = by_seed.values()
-    interval = measured.intervals.get(name)
-    return one.shown(values[0]) + (f" [{', '.join(map(one.shown, interval))}]" if interval else "")
+    one, measured = metric(name), list(by_seed.values())
+    cell = shown_mean(one, [each.values[name] for each in measured])
+    interval = measured[0].intervals.get(name) if len(measured) == 1 else None
+    return cell + (f" [{', '.join(map(one.shown, interval))}]" if interval else "")
 
 
 def tables(report: Report) -> list[tuple[str, str]]:
@@ -184,10 +180,7 @@ def _differences(split: str, measured: dict[tuple[str, str], dict[int, Measured]
         for name in ("nll", "brier", "ece"):
             one = metric(name)
             values = [by_seed[seed].values[name] - baseline[seed].values[name] for seed in common]
-            better = sum(one.is_better(value, 0.0) for value in values)
-            mean = one.shown(sum(values) / len(values), "+")
-            by = " ".join(one.shown(value, "+") for value in values)
-            rows.append([label, method, one.heading, mean, by, f"{better} of {len(values)}"])
+            rows.append([label, method, one.heading, *difference_cells(one, values)])
     return [(f"{split}: minus {BASELINE} with its temperature", markdown_table(rows))] if len(rows) > 1 else []
 
 

@@ -30,19 +30,11 @@ from sqloss_plugins.experiments.comparison import (
     find_runs,
     grouped,
 )
+from sqloss_plugins.experiments.statistics import difference_cells, shown_mean
 from sqloss_plugins.metrics import Metric
 from sqloss_plugins.results import markdown_table, write_json
 
 PROGRAM = "sqloss compare"
-
-
-def _mean(metric: Metric, values: Iterable[float], sign: str = "") -> str:
-    """Mean +- sample standard deviation."""
-    import numpy as np
-
-    array = np.array(list(values))
-    mean = metric.shown(float(array.mean()), sign)
-    return f"{mean} +- {metric.shown(float(array.std(ddof=1)))}" if len(array) > 1 else mean
 
 
 def _cell(metric: Metric, summary: Summary, column: Column) -> str:
@@ -51,7 +43,7 @@ def _cell(metric: Metric, summary: Summary, column: Column) -> str:
     if not values:
         return "-"
     lacking = f" ({len(values)} of {len(summary.seeds)} seeds)" if len(values) < len(summary.seeds) else ""
-    return _mean(metric, values.values()) + lacking
+    return shown_mean(metric, list(values.values())) + lacking
 
 
 def _headings(comparison: Comparison, columns: Iterable[Column]) -> dict[Column, str]:
@@ -122,18 +114,9 @@ def _difference_table(comparison: Comparison, headings: dict[Column, str]) -> st
     for item in comparison.differences:
         if item.column not in headings:
             continue
-        metric, values = comparison.metrics[item.column.metric], item.differences
-        better = sum(metric.is_better(value, 0.0) for value in values.values())
-        rows.append(
-            [
-                item.loss,
-                headings[item.column],
-                _mean(metric, values.values(), "+"),
-                " ".join(metric.shown(value, "+") for value in values.values()),
-                f"{better} of {len(values)}",
-                "-" if item.p_value is None else f"{item.p_value:.3f}",
-            ]
-        )
+        cells = difference_cells(comparison.metrics[item.column.metric], list(item.differences.values()))
+        p_value = "-" if item.p_value is None else f"{item.p_value:.3f}"
+        rows.append([item.loss, headings[item.column], *cells, p_value])
     return markdown_table(rows) if len(rows) > 1 else ""
 
 

@@ -316,10 +316,10 @@ def count_table(differences: Mapping[str, Sequence[Ahead]]) -> Table:
     counts += [("paper", what, kind, count) for (what, kind), count in paper_counts().items()]
     rows, records = [], []
     for source, what, kind, count in counts:
-        test = sign_test(count.wins, count.losses)
+        p_value = sign_test(count.wins, count.losses)
         texts = [Cell(text) for text in (source, what, kind)]
         numbers = [number(value, 0) for value in (count.total, *count)]
-        rows.append([*texts, *numbers, number(count.wins + count.ties, 0), _p(test.p_value if test else None)])
+        rows.append([*texts, *numbers, number(count.wins + count.ties, 0), _p(p_value)])
         records.append(
             {
                 "source": source,
@@ -328,7 +328,7 @@ def count_table(differences: Mapping[str, Sequence[Ahead]]) -> Table:
                 "tasks": count.total,
                 **count._asdict(),
                 "better_or_equal": count.wins + count.ties,
-                "p_value": test.p_value if test else None,
+                "p_value": p_value,
             }
         )
     columns = ["source", "against cross-entropy", "over", "tasks", "better", "equal", "worse", "better or equal"]

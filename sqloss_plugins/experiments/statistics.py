@@ -1,10 +1,12 @@
-"""The statistics of a report: intervals, tests and power, by SciPy and statsmodels."""
+"""The statistics of comparisons: means, intervals, tests and power, by SciPy and statsmodels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from sqloss_plugins.metrics import Metric
 
 CONFIDENCE = 0.95
 """Of all intervals."""
@@ -17,14 +19,6 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-
-
-class SignTest(NamedTuple):
-    """An exact sign test: the two-sided p value, and the share of wins with its exact (Clopper-Pearson) interval."""
-
-    p_value: float
-    share: float
-    interval: Interval
 
 
 class Ratio(NamedTuple):
@@ -40,6 +34,21 @@ def standard_deviation(values: Sequence[float]) -> float | None:
     import numpy as np
 
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def shown_mean(metric: Metric, values: Sequence[float], sign: str = "") -> str:
+    """Mean +- sample standard deviation as a table shows them; of one value that alone."""
+    import numpy as np
+
+    mean, deviation = metric.shown(float(np.mean(values)), sign), standard_deviation(values)
+    return mean if deviation is None else f"{mean} +- {metric.shown(deviation)}"
+
+
+def difference_cells(metric: Metric, values: Sequence[float]) -> list[str]:
+    """Three cells of differences seed by seed: their mean, each of them, and how many are better than none."""
+    better = sum(metric.is_better(value, 0.0) for value in values)
+    by_seed = " ".join(metric.shown(value, "+") for value in values)
+    return [shown_mean(metric, values, "+"), by_seed, f"{better} of {len(values)}"]
 
 
 def _varies(values: Sequence[float]) -> bool:
@@ -89,15 +98,11 @@ def deviation_ratio(deviation: float, n: int, other: float, m: int) -> Ratio | N
     return Ratio(ratio, Interval(ratio / math.sqrt(low), ratio / math.sqrt(high)), float(min(p_value, 1.0)))
 
 
-def sign_test(wins: int, losses: int) -> SignTest | None:
-    """Wins against losses, without the ties; None where there are neither."""
+def sign_test(wins: int, losses: int) -> float | None:
+    """The two-sided p value of an exact sign test, without the ties; None where there are neither wins nor losses."""
     from scipy.stats import binomtest
 
-    if wins + losses == 0:
-        return None
-    found = binomtest(wins, wins + losses)
-    low, high = found.proportion_ci(CONFIDENCE)
-    return SignTest(float(found.pvalue), wins / (wins + losses), Interval(float(low), float(high)))
+    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else None
 
 
 def adjusted(p_values: Sequence[float | None]) -> list[float | None]:
