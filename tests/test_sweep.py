@@ -200,6 +200,7 @@ def test_a_file_describes_a_sweep_and_the_command_line_counts_more(place, capsys
         (["glue", "--task", "mrpc", "--seed=1"], "--seed is what a sweep varies: see --losses, --grid"),
         (["glue", "--task", "mrpc", "--learning-rate", "1"], "--learning_rate is what a sweep varies"),
         (["lm", "--train_file", "a.txt", "--archs", "x"], "lm has none"),
+        (["glue", "--task", "mrpc", "--archs", "all"], "--archs all is for --tasks"),
         (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
     ],
 )

@@ -274,6 +274,8 @@ def _own_cells(request: Request) -> list[Cell]:
     check_name("the name of the task", task)
     if request.archs and name in WITHOUT_ARCH:
         raise UserError(f"--archs is for commands with --arch, and {name} has none: leave it out")
+    if request.archs and "all" in request.archs:
+        raise UserError("--archs all is for --tasks, which the paper has architectures for: name them")
     if not request.archs:
         return [Cell(task, (name, *options))]
     return [Cell(f"{task}/{arch}", (name, *options, "--arch", arch)) for arch in request.archs]
