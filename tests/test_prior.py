@@ -22,7 +22,7 @@ from tiny import (
 from torch import nn
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
-from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer, experiment
+from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer, TrainerLoss, experiment
 from sqloss_plugins.hf.prior import RowSteps, row_scales, start_at_prior
 from sqloss_plugins.hf.tasks import characters, classification, glue, images
 from sqloss_plugins.hf.tasks.language_model import main
@@ -99,6 +99,12 @@ def test_what_does_not_fit_is_refused(options, words):
         linear_square_loss(H, W, y, prior_weight=V, accumulation=GradientAccumulation(W))
     with pytest.raises(ValueError, match=re.escape("each of the 5 classes, got (4,)")):
         square_loss(torch.randn(3, 5), y, prior_weight=V[:4])
+
+
+@pytest.mark.parametrize("options", [{"loss": "cross_entropy"}, {"loss": "squentropy"}, {"multi_label": True}])
+def test_losses_without_a_prior_weight(options):
+    with pytest.raises(ValueError, match="prior_weight is of the square loss"):
+        TrainerLoss(**options, prior_weight=V)
 
 
 # ---------------------------------------------------------------- the output layer

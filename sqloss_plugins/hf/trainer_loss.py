@@ -43,8 +43,9 @@ class TrainerLoss:
         prior_weight: of the prior-weighted square loss; see :func:`sqloss_plugins.losses.square_loss`.
 
     Raises:
-        ValueError: unknown loss; k or M not positive, or given to another loss; weights that are not positive; for
-            multi-label classification a loss that has no form for it, label smoothing, class weights, shifted labels.
+        ValueError: unknown loss; k or M not positive; k, M or a prior weight given to a loss that has none; weights
+            that are not positive; for multi-label classification a loss that has no form for it, label smoothing, class
+            weights, shifted labels.
         RuntimeError: label smoothing outside [0, 1].
     """
 

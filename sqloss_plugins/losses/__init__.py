@@ -123,15 +123,18 @@ def make_loss(
         k, M: rescaling, for the square loss alone; None means 1.
         is_multi_label: the form for multi-label classification, such as :class:`MultiLabelSquareLoss`.
         **options: ``weight``, ``ignore_index``, ``reduction``, ``label_smoothing``; of the multi-label form ``weight``
-            and ``reduction``.
+            and ``reduction``; of the square loss, else, ``prior_weight``.
 
     Raises:
-        ValueError: unknown name or reduction; k or M given to a loss that has none, or not positive; no multi-label
-            form.
+        ValueError: unknown name or reduction; k, M or a prior weight given to a loss that has none, or k or M not
+            positive; no multi-label form.
         RuntimeError: label smoothing outside [0, 1].
     """
     check_options(options.get("reduction", "mean"), options.get("label_smoothing", 0.0))
     spec = check_loss(name, k, M, is_multi_label=is_multi_label)
+    if options.get("prior_weight") is not None and (is_multi_label or not spec.is_rescaled):
+        other = "multi-label classification" if is_multi_label else name
+        raise ValueError(f"prior_weight is of the square loss of examples with one true class, and this is {other}")
     if spec.is_rescaled:
         options |= {"k": 1.0 if k is None else k, "M": 1.0 if M is None else M}
     if is_multi_label and spec.multilabel is not None:
