@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sqloss_plugins.experiments.comparison import BASELINE
+from sqloss_plugins.experiments.drawing import save_figure
 
 if TYPE_CHECKING:
+    import matplotlib.figure
+
     from sqloss_plugins.experiments.calibrate import Report
 
 _COLUMNS = 3
@@ -20,23 +26,17 @@ def draw(report: Report, folder: Path, number: int) -> list[Path]:
         folder: where the files go.
         number: of the report, which is part of the files' names.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
     mini = "-mini" if report.group.mini else ""
     name = f"{report.group.task}-{report.group.arch}{mini}-{number}".replace("/", "-")
     paths = []
     for split in report.splits:
         for kind, make in (("reliability", _reliability), ("coverage", _coverage)):
-            figure = make(report, split)
-            path = folder / f"{name}-{split.replace(' ', '-')}-{kind}.png"
-            figure.savefig(path, dpi=150)
-            figure.savefig(path.with_suffix(".svg"))
+            path, _ = save_figure(folder, f"{name}-{split.replace(' ', '-')}-{kind}", partial(make, report, split))
             paths.append(path)
     return paths
 
 
-def _reliability(report: Report, split: str) -> Any:
+def _reliability(report: Report, split: str) -> matplotlib.figure.Figure:
     """Accuracy against confidence, a panel for each loss and method, a line for each seed."""
     from matplotlib.figure import Figure
 
@@ -60,7 +60,7 @@ def _reliability(report: Report, split: str) -> Any:
     return figure
 
 
-def _coverage(report: Report, split: str) -> Any:
+def _coverage(report: Report, split: str) -> matplotlib.figure.Figure:
     """Errors among the most confident examples, a line for each loss and method, the mean over seeds."""
     from matplotlib.figure import Figure
 
@@ -69,7 +69,7 @@ def _coverage(report: Report, split: str) -> Any:
     for (label, method), by_seed in report.measured(split).items():
         shares = list(next(iter(by_seed.values())).risks)
         means = [100 * sum(one.risks[share] for one in by_seed.values()) / len(by_seed) for share in shares]
-        style = "--" if label.startswith("cross_entropy") else "-"
+        style = "--" if label == BASELINE else "-"
         panel.plot([100 * share for share in shares], means, style, label=f"{label}, {method}")
     panel.set(xlabel="examples answered, the most confident first, %", ylabel="errors among them, %", xlim=(0, 100))
     panel.set_ylim(bottom=0)

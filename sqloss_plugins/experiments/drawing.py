@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -331,17 +331,20 @@ AnyFigure = Lines | Panels | Curves
 """Every kind of figure."""
 
 
-def write_figures(folder: Path, figures: Sequence[AnyFigure]) -> list[Path]:
-    """Writes every figure as PNG and as SVG, whose text can be searched; returns the paths."""
+def save_figure(folder: Path, name: str, draw: Callable[[], matplotlib.figure.Figure]) -> list[Path]:
+    """Writes what ``draw`` makes as PNG and as SVG, whose text can be searched; returns the two paths."""
     import matplotlib
 
-    paths = []
-    folder.mkdir(parents=True, exist_ok=True)
-    for figure in figures:
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": figure.name}):
-            drawn = figure.drawn()
-            for kind, metadata in (("png", {}), ("svg", {"Date": None})):
-                path = folder / f"{figure.name}.{kind}"
-                drawn.savefig(path, dpi=150, facecolor="white", metadata=metadata)
-                paths.append(path)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        drawn = draw()
+        paths = []
+        for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+            paths.append(folder / f"{name}.{kind}")
+            drawn.savefig(paths[-1], dpi=150, facecolor="white", metadata=metadata)
     return paths
+
+
+def write_figures(folder: Path, figures: Sequence[AnyFigure]) -> list[Path]:
+    """Writes every figure by :func:`save_figure`; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return [path for figure in figures for path in save_figure(folder, figure.name, figure.drawn)]
