@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.experiments.comparison import Run
+from sqloss_plugins.experiments.statistics import CONFIDENCE
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.metrics import adaptive_calibration_error, calibration_error, risk_by_coverage, top_class
 from sqloss_plugins.results import OUTPUTS_NAME, RESULT_NAME, read_result
@@ -30,8 +31,6 @@ FITTED_SQUARE = "square, fitted"
 
 COVERAGES = tuple(percent / 100 for percent in range(5, 101, 5))
 """The shares of examples answered for which the share of errors is kept."""
-
-_CONFIDENCE = 0.95  # of intervals
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,10 @@ class Unknown:
 
     Attributes:
         model: the folder of the run whose model it is.
-        source: where the data came from, for people.
         outputs: shape (N, C).
     """
 
     model: Path
-    source: str
     outputs: Probabilities
 
 
@@ -120,7 +117,7 @@ def read_unknown(folder: Path) -> Unknown:
     outputs = _arrays(folder / OUTPUTS_NAME).get("test_outputs")
     if outputs is None or outputs.ndim != 2 or not np.isfinite(outputs).all():
         raise UserError(f"{folder / OUTPUTS_NAME} has no outputs on test data, of examples with one true class each")
-    return Unknown(model.resolve(), str(result.data.get("source", folder)), outputs.astype(np.float64))
+    return Unknown(model.resolve(), outputs.astype(np.float64))
 
 
 @dataclass(frozen=True)
@@ -255,7 +252,7 @@ def _interval(data: Any, statistic: Any, resamples: int, vectorised: bool) -> tu
         batch=64,  # of N values each
         vectorized=vectorised,
         method="percentile",
-        confidence_level=_CONFIDENCE,
+        confidence_level=CONFIDENCE,
         rng=0,
     )
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
