@@ -64,3 +64,10 @@ def test_the_exit_status_is_the_commands(monkeypatch):
 def test_help_needs_no_pytorch():
     code = "import sys; from sqloss_plugins.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_reader_who_has_had_enough():
+    """``sqloss ... | head`` ends like other programs, without a traceback."""
+    command = f"{sys.executable} -m sqloss_plugins list | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (141, "[\n", "")
