@@ -255,6 +255,11 @@ def test_a_language_model(tmp_path, monkeypatch, capsys):
     saved = AutoModelForCausalLM.from_pretrained("out")
     assert saved.lm_head.weight is not saved.transformer.wte.weight
 
+    checkpoint = str(next(Path("out").glob("checkpoint-*")))
+    resumed = [*options, "--resume_from_checkpoint", checkpoint, "--output_dir", "other", "--prior_exponent", "0.5"]
+    assert main(resumed) == 2
+    assert "is of a run with prior_exponent 1.0, and this one has 0.5" in capsys.readouterr().err
+
 
 @pytest.mark.parametrize(
     ("task", "options"),

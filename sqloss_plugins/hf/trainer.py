@@ -191,7 +191,7 @@ class SquareLossTrainer(Trainer):
         if getattr(inputs, "weight", None) is layer.weight:
             raise ValueError(
                 f"--prior_exponent needs an output layer of its own, and that of {type(model).__name__} has the "
-                "weights of the input embeddings: set tie_word_embeddings to False"
+                "weights of the input embeddings: leave it out, or make a model without tie_word_embeddings"
             )
         return prior_weights(torch.as_tensor(counts), float(args.prior_exponent or 0.0))
 
