@@ -1,6 +1,6 @@
 """The metrics: each one's direction and unit, and how it is computed, here and nowhere else.
 
-Values are computed by scikit-learn, SciPy, jiwer and torchmetrics, which are imported when they are needed. As modules
+Most are computed by scikit-learn, SciPy, jiwer and torchmetrics, which are imported when they are needed. As modules
 of Hugging Face's ``evaluate`` the same metrics are in :mod:`sqloss_plugins.evaluate_metrics`.
 """
 
@@ -222,28 +222,40 @@ def perplexity(nll: float) -> float:
         return math.inf
 
 
-def _nll(probabilities: Array, references: Array) -> float:
-    from sklearn.metrics import log_loss
+def nll_by_example(probabilities: NDArray[np.float64], references: Array) -> NDArray[np.float64]:
+    """-ln of the true class's probability, in nats, shape (N,); a probability of 0 counts as 2.2e-16."""
+    import numpy as np
 
-    return float(log_loss(references, probabilities, labels=range(probabilities.shape[1])))
+    found: NDArray[np.float64] = probabilities[np.arange(len(references)), references]
+    return -np.log(np.maximum(found, np.finfo(np.float64).eps))
 
 
-def _perplexity(probabilities: Array, references: Array) -> float:
+def _nll(probabilities: NDArray[np.float64], references: Array) -> float:
+    return float(nll_by_example(probabilities, references).mean())
+
+
+def _perplexity(probabilities: NDArray[np.float64], references: Array) -> float:
     return perplexity(_nll(probabilities, references))
 
 
-def _bpc(probabilities: Array, references: Array, *, characters: int | None = None) -> float:
+def _bpc(probabilities: NDArray[np.float64], references: Array, *, characters: int | None = None) -> float:
     if characters is not None and characters < 1:
         raise ValueError(f"characters must be at least 1, got {characters}")
     tokens_per_character = 1.0 if characters is None else len(references) / characters
     return _nll(probabilities, references) / math.log(2) * tokens_per_character
 
 
-def _brier(probabilities: Array, references: Array) -> float:
-    from sklearn.metrics import brier_score_loss
+def brier_by_example(probabilities: NDArray[np.float64], references: Array) -> NDArray[np.float64]:
+    """sum_i (p_i - [i = y])^2, shape (N,)."""
+    import numpy as np
 
-    labels = range(probabilities.shape[1])
-    return float(brier_score_loss(references, probabilities, labels=labels, scale_by_half=False))
+    found: NDArray[np.float64] = probabilities[np.arange(len(references)), references]
+    squares: NDArray[np.float64] = (probabilities**2).sum(axis=1)
+    return squares - found**2 + (found - 1) ** 2
+
+
+def _brier(probabilities: NDArray[np.float64], references: Array) -> float:
+    return float(brier_by_example(probabilities, references).mean())
 
 
 def _check_bins(bins: int) -> None:

@@ -13,7 +13,14 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.experiments.comparison import Run
 from sqloss_plugins.experiments.statistics import CONFIDENCE
 from sqloss_plugins.losses import LOSSES
-from sqloss_plugins.metrics import adaptive_calibration_error, calibration_error, risk_by_coverage, top_class
+from sqloss_plugins.metrics import (
+    adaptive_calibration_error,
+    brier_by_example,
+    calibration_error,
+    nll_by_example,
+    risk_by_coverage,
+    top_class,
+)
 from sqloss_plugins.results import OUTPUTS_NAME, RESULT_NAME, read_result
 
 if TYPE_CHECKING:
@@ -216,13 +223,11 @@ def measure(p: Probabilities, y: Targets, resamples: int, bins: int = 15) -> Mea
     import numpy as np
 
     confidence, is_right = top_class(p, y)
-    true_class = np.zeros_like(p)
-    true_class[np.arange(len(y)), y] = 1.0
-    # As the metrics of these names have it, example by example: a bootstrap of their means takes no other pass over p.
+    # Example by example: a bootstrap of their means takes no other pass over p.
     by_example = {
         "accuracy": is_right.astype(np.float64),
-        "nll": -np.log(np.maximum(p[np.arange(len(y)), y], np.finfo(np.float64).eps)),
-        "brier": ((p - true_class) ** 2).sum(axis=1),
+        "nll": nll_by_example(p, y),
+        "brier": brier_by_example(p, y),
     }
     of_ranking: dict[str, Callable[[NDArray[np.intp]], float]] = {
         "ece": lambda rows: calibration_error(confidence[rows], is_right[rows], bins),
