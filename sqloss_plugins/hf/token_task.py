@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.hf.options import check_at_least, refuse_given
 from sqloss_plugins.hf.task import Scores, Task
 from sqloss_plugins.hf.token_scores import TokenScores
 from sqloss_plugins.losses import LOSSES
@@ -25,6 +27,7 @@ class TokenTask(Task):
     Attributes:
         likelihood: what is reported of the negative log-likelihood, beside itself: ``perplexity`` or ``bpc``.
         shift_labels: whether outputs are held against the next label, whatever the model's own loss does.
+        of_new_model: of its own options those that a model which is given has settled.
         tokens: the scores, once there is a Trainer.
     """
 
@@ -32,7 +35,19 @@ class TokenTask(Task):
     keeps_outputs = False
     likelihood: ClassVar[str]
     shift_labels: ClassVar[bool]
+    of_new_model: ClassVar[tuple[str, ...]]
     tokens: TokenScores
+
+    def check(self) -> None:
+        """Refuses sizes that no model has, and sizes of a model that is given."""
+        args = self.args
+        check_at_least(1, args, "hidden_size", "num_layers", "num_heads")
+        if args.model_name_or_path is not None:
+            refuse_given(self.given, self.of_new_model, "is of a new model, and --model_name_or_path names one")
+        elif args.hidden_size % args.num_heads:
+            raise UserError(
+                f"--hidden_size must be a multiple of --num_heads, got {args.hidden_size} and {args.num_heads}"
+            )
 
     def trainer_options(self) -> dict[str, Any]:
         """Sums in the place of outputs."""

@@ -40,7 +40,6 @@ from sqloss_plugins.hf.token_task import TokenTask
 from sqloss_plugins.models.transformer_xl import TransformerXLConfig, TransformerXLForCausalLM
 
 _FILES = ("train_file", "validation_file", "test_file")
-_OF_NEW_MODEL = ("hidden_size", "num_layers", "num_heads", "dropout", "tie_word_embeddings")
 _ORIGINAL = {"hidden_size": 512, "num_layers": 12, "num_heads": 8}
 _SMALL = {"hidden_size": 128, "num_layers": 2, "num_heads": 4}
 _AUTHORS = {"lr_scheduler_type": "cosine", "max_grad_norm": 0.25, "weight_decay": 0.0}  # Transformer-XL's train.py
@@ -87,6 +86,7 @@ class Characters(TokenTask):
     metrics = ("accuracy", "bpc")
     likelihood = "bpc"
     shift_labels = False  # labels are the characters that follow, also those of the next segment
+    of_new_model = ("hidden_size", "num_layers", "num_heads", "dropout", "tie_word_embeddings")
     data: CharacterData
 
     @classmethod
@@ -116,17 +116,12 @@ class Characters(TokenTask):
         """Refuses sizes that no model has, sources that contradict each other, and options that have no effect."""
         args, config, given = self.args, self.config, self.given
         refuse_empty(vars(args))
-        check_at_least(1, args, "hidden_size", "num_layers", "num_heads", "segment_length", "eval_streams")
+        super().check()
+        check_at_least(1, args, "segment_length", "eval_streams")
         check_at_least(0, args, "memory_length")
         if args.memory_length is None:
             args.memory_length = args.segment_length
-        if args.model_name_or_path is not None:
-            refuse_given(given, _OF_NEW_MODEL, "is of a new model, and --model_name_or_path names one")
-        elif args.hidden_size % args.num_heads:
-            raise UserError(
-                f"--hidden_size must be a multiple of --num_heads, got {args.hidden_size} and {args.num_heads}"
-            )
-        elif not 0.0 <= args.dropout < 1.0:
+        if args.dropout is not None and not 0.0 <= args.dropout < 1.0:
             raise UserError(f"--dropout must be at least 0 and less than 1, got {args.dropout:g}")
         self._check_sources()
         for name, reason in _REFUSED.items():

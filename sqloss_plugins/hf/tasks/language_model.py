@@ -30,13 +30,12 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.hub import find_config
 from sqloss_plugins.hf.language_models import ALPHABET, SPECIAL_TOKENS, load_model, new_config, train_tokenizer
-from sqloss_plugins.hf.options import check_at_least, option, refuse_given
+from sqloss_plugins.hf.options import check_at_least, option
 from sqloss_plugins.hf.task import Task, TaskArguments
 from sqloss_plugins.hf.token_task import TokenTask
 from sqloss_plugins.losses import LOSSES
 
 _NEW_MODEL = {"vocab_size": 1024, "hidden_size": 128, "num_layers": 4, "num_heads": 4}
-_OF_NEW_MODEL = (*_NEW_MODEL, "tie_word_embeddings")
 _LARGEST_VOCABULARY = 10_000_000  # the tokenizers make room for it beforehand
 
 
@@ -87,6 +86,7 @@ class LanguageModel(TokenTask):
     metrics = ("perplexity",)
     likelihood = "perplexity"
     shift_labels = True
+    of_new_model = (*_NEW_MODEL, "tie_word_embeddings")
     data: TextData
     name = "language_model"
     objective = "causal"
@@ -126,17 +126,11 @@ class LanguageModel(TokenTask):
 
     def check(self) -> None:
         """Refuses sizes that no model has, and files beside mini data."""
+        super().check()
         args = self.args
         check_at_least(2, args, self.length_option)
-        check_at_least(1, args, "hidden_size", "num_layers", "num_heads")
         check_at_least(ALPHABET + len(SPECIAL_TOKENS[self.objective]), args, "vocab_size")
-        if args.model_name_or_path is not None:
-            refuse_given(self.given, _OF_NEW_MODEL, "is of a new model, and --model_name_or_path names one")
-        elif args.hidden_size % args.num_heads:
-            raise UserError(
-                f"--hidden_size must be a multiple of --num_heads, got {args.hidden_size} and {args.num_heads}"
-            )
-        elif args.vocab_size > _LARGEST_VOCABULARY:
+        if args.vocab_size is not None and args.vocab_size > _LARGEST_VOCABULARY:
             raise UserError(f"--vocab_size must be at most {_LARGEST_VOCABULARY}, got {args.vocab_size}")
         for name in self.not_decisive:
             if getattr(args, name) is not None and args.mini:
