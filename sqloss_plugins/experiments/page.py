@@ -140,20 +140,19 @@ def page(report: Report) -> str:
     return environment.from_string(template).render(report=report, plots=plots, plotly=packed)
 
 
-def write_report(folder: Path, report: Report) -> list[Path]:
-    """Writes all files of a report into a folder that is there; returns their paths, the page last.
+def write_report(folder: Path, report: Report) -> list[str]:
+    """Writes all files of a report into a folder that is there; returns their paths below it, report.json last.
 
-    ``report.json`` names the files, so that a later report can take them away.
+    ``report.json`` names the others, so that a later report can take them away.
     """
     files = {"report.md": markdown(report)}
     for section in report.sections:
         files |= {f"tables/{table.name}.csv": comma_separated(table) for table in section.tables if table.records}
     files["report.html"] = page(report)
     (folder / "tables").mkdir(exist_ok=True)
-    paths = write_figures(folder / "figures", report.figures)
+    drawn = write_figures(folder / "figures", report.figures)
     for name, text in files.items():
-        paths.append(folder / name)
-        paths[-1].write_text(text, encoding="utf-8")
-    names = [path.relative_to(folder).as_posix() for path in paths]
+        (folder / name).write_text(text, encoding="utf-8")
+    names = [*(path.relative_to(folder).as_posix() for path in drawn), *files]
     write_json(folder / "report.json", {**as_json(report), "files": names})
-    return paths
+    return [*names, "report.json"]

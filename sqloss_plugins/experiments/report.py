@@ -177,14 +177,13 @@ def replace_report(folder: Path, report: Report) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         earlier = _files(folder / "report.json")
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".report.", suffix=".partial") as name:
-            made = Path(name)
-            write_report(made, report)
-            names = [path.relative_to(made) for path in sorted(made.rglob("*")) if path.is_file()]
-            for place in names:
-                (folder / place).parent.mkdir(exist_ok=True)
-                os.replace(made / place, folder / place)
-            for left in set(earlier) - {place.as_posix() for place in names}:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".report.", suffix=".partial") as partial:
+            made = Path(partial)
+            names = write_report(made, report)
+            for name in names:
+                (folder / name).parent.mkdir(exist_ok=True)
+                os.replace(made / name, folder / name)
+            for left in set(earlier) - set(names):
                 (folder / left).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot write the report to {folder}: {error.strerror or error}") from error
