@@ -10,7 +10,7 @@ from sqloss_plugins import paper
 from sqloss_plugins.experiments.comparison import BASELINE, Comparison, Summary
 from sqloss_plugins.experiments.evidence import Evidence
 from sqloss_plugins.experiments.statistics import deviation_interval, standard_deviation
-from sqloss_plugins.metrics import Metric
+from sqloss_plugins.metrics import Metric, metric
 
 COLUMNS = {"square": "square loss", BASELINE: "cross-entropy", "same_epochs": "square loss w/ same epochs as CE"}
 """The columns of the paper's tables of results."""
@@ -66,7 +66,6 @@ class Measured(NamedTuple):
 
     Attributes:
         by_seed: seed -> value, in the paper's unit; empty where nothing was run or measured.
-        deviation: their sample standard deviation; None below two seeds.
     """
 
     by_seed: Mapping[int, float]
@@ -169,8 +168,6 @@ def _rows(about: Mapping[str, Any], block: str) -> list[paper.Published]:
 
 
 def _results(number: int, about: Mapping[str, Any], evidence: Sequence[Evidence]) -> Table:
-    from sqloss_plugins.metrics import metric
-
     splits = {"validation_results": "validation", "train_results": "train", "test_results": "test"}
     blocks = [about["block"], *([about["with"]] if "with" in about else [])]
     headings = [
@@ -207,8 +204,6 @@ def _results(number: int, about: Mapping[str, Any], evidence: Sequence[Evidence]
 
 
 def _deviations(number: int, about: Mapping[str, Any], evidence: Sequence[Evidence]) -> Table:
-    from sqloss_plugins.metrics import metric
-
     rows, records = [], []
     for row in _rows(about, about["block"]):
         found = match(evidence, row.task, row.model)
