@@ -80,16 +80,18 @@ def test_several_seeds(tmp_path, capsys):
             "softmax": f.double().softmax(1),
             "temperature": (f.double() / temperature).softmax(1),
             "square": probabilities(f.double()),
+            "square, fitted": probabilities(f.double(), **run["fitted"].get("square, fitted", {})),
         }
-        for method, p in expected.items():
-            if method in run["splits"]["test"]:
-                one = run["splits"]["test"][method]
-                for name, value in one["values"].items():
-                    wanted = compute(name, p.argmax(1) if name == "accuracy" else p, y)
-                    assert value == pytest.approx(wanted, abs=1e-6), name
-                assert one["confidence"] == pytest.approx(float(p.amax(1).mean()))
-                assert one["risks"]["1.0"] == pytest.approx(1 - one["values"]["accuracy"])
-                assert sum(count for *_, count in one["reliability"]) == len(y)
+        for method, one in run["splits"]["test"].items():
+            p = expected[method]
+            for name, value in one["values"].items():
+                wanted = compute(name, p.argmax(1) if name == "accuracy" else p, y)
+                assert value == pytest.approx(wanted, abs=1e-6), name
+            assert one["confidence"] == pytest.approx(float(p.amax(1).mean()))
+            assert one["risks"]["1.0"] == pytest.approx(1 - one["values"]["accuracy"])
+            assert sum(count for *_, count in one["reliability"]) == len(y)
+            gaps = [abs(confidence - accuracy) * count for confidence, accuracy, count in one["reliability"]]
+            assert sum(gaps) / len(y) == pytest.approx(one["values"]["ece"], abs=1e-6)
         by_seed[run["loss"], run["seed"]] = run["splits"]["test"]
     differences = [
         by_seed["square (k=1, M=1)", seed]["square"]["values"]["nll"]
