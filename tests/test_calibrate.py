@@ -209,6 +209,10 @@ def test_files_that_cannot_be_read_or_written(tmp_path, capsys):
     (tmp_path / "file").touch()
     assert calibrate([str(run), "--output", str(tmp_path / "file")]) == 2
     assert f"--output {tmp_path / 'file'} is a file: name a folder" in capsys.readouterr().err
+    for text in ("no JSON", "[1]"):
+        (run / "config.json").write_text(text)
+        assert calibrate([str(run), "--bootstrap", "0", "--save"]) == 2
+        assert "config.json cannot be read as a model's configuration" in capsys.readouterr().err
     (run / "outputs.npz").write_bytes(b"PK no archive")
     assert calibrate([str(run)]) == 2
     assert "outputs.npz cannot be read: " in capsys.readouterr().err

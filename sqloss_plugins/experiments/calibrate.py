@@ -303,7 +303,7 @@ def _save(runs: Sequence[Calibrated]) -> None:
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
             write_json(path, {**config, "square_loss": {"k": result.k, "M": result.M, **fitted}})
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError) as error:  # of a file that holds no object the last
             raise UserError(f"{path} cannot be read as a model's configuration, or not be written: {error}") from error
         print(f"Kept in {path}: floor {fitted['floor']:.4g}, temperature {fitted['temperature']:.4g}.")
 
