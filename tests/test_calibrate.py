@@ -118,7 +118,7 @@ def test_one_run(tmp_path, capsys):
     """One seed has intervals by the bootstrap, which hold the value and are about as wide as they should be."""
     run = write(tmp_path / "runs")
     assert calibrate([str(run), "--bootstrap", "300", "--split", "validation"]) == 0
-    row = rows(capsys.readouterr().out, "validation")[0]
+    row = rows(capsys.readouterr().out, "validation, to which temperature and floor were fitted")[0]
     for name in ("accuracy %", "nll nats", "brier", "ece %", "ece_adaptive %", "aurc %"):
         assert row[name].endswith("]"), name
     value, _, interval = row["accuracy %"].partition(" [")
@@ -135,6 +135,13 @@ def test_mini_runs_are_called_so(tmp_path, capsys):
     assert warning in capsys.readouterr().out
     assert warning in (tmp_path / "out/calibration.md").read_text()
     assert len(list((tmp_path / "out").glob("*-mini-1-*.png"))) == 2
+
+
+def test_a_run_without_test_data(tmp_path, capsys):
+    """The validation data takes its place, and the table says what that means."""
+    run = write(tmp_path / "runs", splits=["validation"])
+    assert calibrate([str(run), "--bootstrap", "0"]) == 0
+    assert rows(capsys.readouterr().out, "validation, to which temperature and floor were fitted")[0]["seeds"] == "1"
 
 
 def test_data_of_another_kind(tmp_path, capsys):
@@ -184,7 +191,11 @@ WRONG = {
     "no outputs": ({"arrays": {}}, [], "has no outputs.npz: this run kept no outputs to calibrate"),
     "label sets": ({"arrays": OF_SETS}, [], "the outputs are not those of examples with one true class each"),
     "no validation": ({"splits": ["test"]}, [], "has no outputs on validation data with labels"),
-    "no test": ({"splits": ["validation"]}, [], "has no outputs on test data with labels: see --split"),
+    "no test": (
+        {"splits": ["validation"]},
+        ["--split", "test"],
+        "has no outputs on test data with labels: see --split",
+    ),
     "bins": ({}, ["--bins", "0"], "--bins must be at least 1, got 0"),
     "resamples": ({}, ["--bootstrap", "-1"], "--bootstrap must be at least 0, got -1"),
     "not finite": (

@@ -6,9 +6,10 @@
 Reads result.json and outputs.npz of every run below the given folders. Of each loss the runs at its chosen learning
 rate count (as in `sqloss compare`). Methods: softmax, of the outputs f; square, what they stand for after the square
 loss; temperature, softmax(f / T); and `square, fitted`, p^(1/T), normalised, with p at least a floor. T and the floor
-are fitted on validation data. What is reported is measured on the test data, or with --split validation on the
-validation data itself. Several seeds: mean +- sample standard deviation, and differences to cross-entropy with its
-temperature, seed by seed. One seed: in brackets the 95 % interval of a bootstrap over examples.
+are fitted on validation data. What is reported is measured on the test data; where a run has none, or with --split
+validation, on the validation data itself, where what was fitted looks better than it is. Several seeds: mean +- sample
+standard deviation, and differences to cross-entropy with its temperature, seed by seed. One seed: in brackets the 95 %
+interval of a bootstrap over examples.
 
 nll: negative log-likelihood. brier: squared distance to the true class. ece, ece_adaptive: expected calibration error
 of the largest probability, in bins of equal width and of equally many examples. aurc: share of errors where only the
@@ -76,13 +77,13 @@ class Report:
 
 
 def measure_all(
-    folders: Sequence[Path], wanted: str, resamples: int, bins: int, unknown: Sequence[Path] = ()
+    folders: Sequence[Path], wanted: str | None, resamples: int, bins: int, unknown: Sequence[Path] = ()
 ) -> tuple[list[Report], list[str]]:
     """Measures all runs below the folders.
 
     Args:
         folders: where the runs are.
-        wanted: ``test`` for all test splits, or ``validation``.
+        wanted: ``test`` for all test splits, or ``validation``; None for test, and validation where a run has no test.
         resamples: of the bootstrap.
         bins: of the calibration errors.
         unknown: folders with outputs of the same models on data of another kind.
@@ -125,9 +126,11 @@ def measure_all(
     return reports, notes
 
 
-def _measure(run: Run, wanted: str, resamples: int, bins: int, unknown: Unknown | None) -> Calibrated:
+def _measure(run: Run, wanted: str | None, resamples: int, bins: int, unknown: Unknown | None) -> Calibrated:
     outputs = read_outputs(run)
-    splits = [name for name in outputs.splits if name.partition("_")[0] == wanted]
+    splits = [name for name in outputs.splits if name.partition("_")[0] == (wanted or "test")]
+    if not splits and wanted is None:
+        splits = ["validation"]
     if not splits:
         raise UserError(f"{run.path.parent} has no outputs on {wanted} data with labels: see --split")
     return calibrate(outputs, splits, resamples, bins, unknown)
@@ -151,7 +154,8 @@ def tables(report: Report) -> list[tuple[str, str]]:
             cells = [_cell(name, by_seed) for name in MEASURES]
             confidence = sum(one.confidence for one in by_seed.values()) / len(by_seed)
             rows.append([label, method, str(len(by_seed)), *cells, f"{100 * confidence:.2f}"])
-        found.append((split, markdown_table(rows)))
+        caution = ", to which temperature and floor were fitted" if split == "validation" else ""
+        found.append((split + caution, markdown_table(rows)))
         found += _differences(split, measured)
         rows = [["loss", "method", *(f"{100 * share:g} %" for share in _SHOWN_COVERAGES)]]
         for (label, method), by_seed in measured.items():
@@ -240,7 +244,7 @@ def as_json(report: Report) -> dict[str, Any]:
 def _run(argv: Sequence[str] | None) -> None:
     parser = OptionParser(PROGRAM, __doc__)
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where the runs are")
-    parser.add_argument("--split", choices=("test", "validation"), default="test", help="what is reported on")
+    parser.add_argument("--split", choices=("test", "validation"), help="what is reported on")
     parser.add_argument("--bins", type=int, default=15, help="of the calibration errors (default: %(default)s)")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples (default: %(default)s)")
     parser.add_argument(
