@@ -64,6 +64,19 @@ def test_options_that_an_earlier_version_did_not_have(tmp_path, capsys):
     assert "(teacher runs/other)" in capsys.readouterr().out
 
 
+def test_prior_weights_are_part_of_the_loss(tmp_path, capsys):
+    """Runs with them are held against the same cross-entropy, and apart from those without."""
+    square = {"k": 15.0, "M": 32.0}
+    write(tmp_path, "cross_entropy")
+    write(tmp_path / "plain", **square, accuracy=0.7)
+    write(tmp_path / "prior", **square, hyperparameters={"learning_rate": 1e-4, "prior_exponent": 0.75})
+    assert compare([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    names = ["square (k=15, M=32)", "square (k=15, M=32, prior exponent 0.75)"]
+    assert [row["loss"] for row in rows(printed, "loss")] == ["cross_entropy", *names]
+    assert [row["minus cross_entropy"] for row in rows(printed, "minus cross_entropy")][::2] == names
+
+
 def test_a_folder_that_is_named_twice_counts_once(tmp_path, capsys):
     write(tmp_path / "a")
     assert compare([str(tmp_path), str(tmp_path / "a")]) == 0

@@ -22,9 +22,10 @@ MINI_WARNING = (
 )
 """For what is shown of mini runs."""
 
-_VARIED = {"learning_rate", "seed", "loss", "k", "M", "num_train_epochs", "lsm_weight", "without_logits"}
-"""Settings in which runs of a group differ: the paper's epochs and label smoothing differ by loss, and training without
-logits is the same training."""
+_VARIED = {"learning_rate", "seed", "loss", "k", "M", "prior_exponent", "num_train_epochs", "lsm_weight"}
+_VARIED |= {"without_logits"}
+"""Settings in which runs of a group differ: the loss and what belongs to it; the paper's epochs and label smoothing,
+which differ by loss; and training without logits is the same training."""
 _OF_TESTS = {"data_fingerprint", "test_fingerprints", "do_predict", "max_predict_samples"}
 """Settings of the test data alone, and the fingerprint that a group has already."""
 
@@ -43,9 +44,13 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The loss, with k and M where it has them."""
+        """The loss, with k and M where it has them, and the exponent of prior weights."""
         result = self.result
-        return result.loss if result.k is None else f"{result.loss} (k={result.k:g}, M={result.M:.4g})"
+        if result.k is None:
+            return result.loss
+        exponent = result.hyperparameters.get("prior_exponent")
+        prior = "" if exponent is None else f", prior exponent {exponent:g}"
+        return f"{result.loss} (k={result.k:g}, M={result.M:.4g}{prior})"
 
     @property
     def learning_rate(self) -> float:
