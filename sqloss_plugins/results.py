@@ -153,15 +153,16 @@ def run_folder(
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON so that a reader, or a crash, sees the old file or the whole new one.
+    """Writes JSON as ``write_text`` does. Numbers that are not finite, which JSON does not have, become null."""
+    write_text(path, json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
 
-    Numbers that are not finite, which JSON does not have, become null.
-    """
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file, UTF-8, so that a reader, or a crash, sees the old file or the whole new one."""
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(_finite(content), file, indent=2, allow_nan=False)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(partial, 0o644)

@@ -41,7 +41,7 @@ from sqloss_plugins.experiments.calibration import (
 from sqloss_plugins.experiments.comparison import BASELINE, MINI_WARNING, Group, Run, compare_group, find_runs, grouped
 from sqloss_plugins.experiments.statistics import difference_cells, shown_mean
 from sqloss_plugins.metrics import metric
-from sqloss_plugins.results import markdown_table, write_json
+from sqloss_plugins.results import markdown_table, write_json, write_text
 
 PROGRAM = "sqloss calibrate"
 CONFIG_NAME = "config.json"
@@ -290,7 +290,7 @@ def _write(folder: Path, reports: Sequence[Report], notes: Sequence[str]) -> Non
         folder.mkdir(parents=True, exist_ok=True)
         figures = [draw(report, folder, i) for i, report in enumerate(reports, 1)]
         write_json(folder / "calibration.json", [as_json(report) for report in reports])
-        (folder / "calibration.md").write_text(as_markdown(reports, notes, figures), encoding="utf-8")
+        write_text(folder / "calibration.md", as_markdown(reports, notes, figures))
     except OSError as error:
         raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
     print(f"\nThe report is {folder / 'calibration.md'}.")

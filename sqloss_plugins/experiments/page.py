@@ -15,7 +15,7 @@ from typing import Any
 
 from sqloss_plugins.experiments.drawing import AnyFigure, write_figures
 from sqloss_plugins.experiments.tables import Cell, Table
-from sqloss_plugins.results import markdown_table, write_json
+from sqloss_plugins.results import markdown_table, write_json, write_text
 
 SCHEMA_VERSION = 1
 """Of ``report.json``."""
@@ -152,7 +152,7 @@ def write_report(folder: Path, report: Report) -> list[str]:
     (folder / "tables").mkdir(exist_ok=True)
     drawn = write_figures(folder / "figures", report.figures)
     for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     names = [*(path.relative_to(folder).as_posix() for path in drawn), *files]
     write_json(folder / "report.json", {**as_json(report), "files": names})
     return [*names, "report.json"]

@@ -37,7 +37,7 @@ from sqloss_plugins.experiments.plan import BEST, Plan
 from sqloss_plugins.experiments.progress import Progress, State
 from sqloss_plugins.experiments.request import PROGRAM, Request, make_plan, notes, read_request
 from sqloss_plugins.folders import lock_folder
-from sqloss_plugins.results import RESULT_NAME, markdown_table, read_result, write_json
+from sqloss_plugins.results import RESULT_NAME, markdown_table, read_result, write_json, write_text
 
 SWEEP_NAME = "sweep.yaml"
 COMPARISON_NAME = "comparison.json"
@@ -78,7 +78,7 @@ def _record(plan: Plan, request: Request) -> None:
                 )
     content = {name: value for name, value in asked.items() if value}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
-    path.write_text(f"# sqloss sweep --config {path}\n{text}", encoding="utf-8")
+    write_text(path, f"# sqloss sweep --config {path}\n{text}")
 
 
 def _shown(name: str, value: Any) -> str:
