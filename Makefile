@@ -8,7 +8,7 @@ TEXT := glue --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed
 SPEECH := PYTHON=$(CURDIR)/$(PY) recipes/librispeech/run.sh --mini --tag demo --seed 1 --nj 1 --max_epoch 14
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup --durations 15
 
-.PHONY: demo demo-text demo-speech speech test test-slow contract lint benchmark clean
+.PHONY: demo demo-text demo-speech speech test test-slow contract lint patches benchmark clean
 
 # Some eleven minutes on two cores, installation included; `make demo-text` takes three. The losses train side by side, with
 # one thread each, and their lines say whose they are.
@@ -45,13 +45,17 @@ test-slow: $(VENV)/test.installed
 # make contract PYTHON=python3.12 VENV=.venv312
 contract: $(VENV)/test.installed
 	$(PYTEST) tests/test_espnet.py tests/test_probability.py tests/test_speech_data.py tests/test_linear_square.py \
-		tests/test_real_configurations.py \
+		tests/test_real_configurations.py tests/test_patches.py \
 		"tests/test_recipe.py::test_all_stages" "tests/test_recipe.py::test_an_exported_model_is_plain_espnets"
 
 lint: $(VENV)/test.installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+# Whether the patches fit the installed releases, or the checkout UPSTREAM=DIR; with VERSION=N, those of that version.
+patches: $(VENV)/test.installed
+	$(PY) patches/renew.py $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(if $(VERSION),--version $(VERSION)) $(PATCH)
 
 benchmark: $(VENV)/test.installed
 	$(PY) -m benchmarks.losses --json benchmarks/results/losses_cpu.json

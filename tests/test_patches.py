@@ -1,0 +1,208 @@
+"""The patches for source checkouts: they apply to the files of the installed releases, and what is patched runs."""
+
+import contextlib
+import copy
+import importlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+from test_espnet import DECODERS, TOKENS, C, build, data, train  # noqa: F401  (data is a fixture)
+
+from patches.renew import apply, changed_files, copy_upstream, main, patches_for
+
+INSTALLED = Path(sysconfig.get_path("purelib"))
+PATCHES = {patch.name.rpartition("-")[0]: patch for patch in patches_for(INSTALLED)}
+SQUARE = {"loss": "square", "k": 15.0, "M": 2.6}
+
+
+@contextlib.contextmanager
+def patched(what, folder):
+    """Imports find the patched copies of an installed package's modules; afterwards they find the installed ones."""
+    copy_upstream(PATCHES[what], INSTALLED, folder)
+    apply(PATCHES[what], folder)
+    names = [".".join(path.relative_to(folder).with_suffix("").parts) for path in folder.rglob("*.py")]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name in names:
+            package, _, module = name.rpartition(".")
+            found = importlib.import_module(package)
+            monkeypatch.setattr(found, "__path__", [str(folder / package.replace(".", "/")), *found.__path__])
+            monkeypatch.setattr(found, module, getattr(found, module, None), raising=False)
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        yield
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def espnet2_model(tmp_path_factory):
+    """Makes a patched ESPnet2 model with the parts of another one."""
+    with patched("espnet2", tmp_path_factory.mktemp("espnet2")):
+        made = importlib.import_module("espnet2.asr.espnet_model").ESPnetASRModel
+
+    def make(like, **options):
+        parts = {name: copy.deepcopy(getattr(like, name)) for name in ("encoder", "decoder", "ctc")}
+        absent = ("frontend", "specaug", "normalize", "preencoder", "postencoder", "joint_network")
+        settings = {"ctc_weight": 0.3, "report_cer": False, "report_wer": False, **options}
+        return made(C, TOKENS, **dict.fromkeys(absent), **{**parts, **settings}).eval()
+
+    return make
+
+
+def batch(lengths):
+    generator = torch.Generator().manual_seed(1)
+    text = torch.full((len(lengths), max(lengths)), -1)
+    for row, length in zip(text, lengths, strict=True):
+        row[:length] = torch.randint(2, C - 1, (length,), generator=generator)
+    return {
+        "speech": torch.randn(len(lengths), 60, 20, generator=generator),
+        "speech_lengths": torch.tensor([60] * len(lengths)),
+        "text": text,
+        "text_lengths": torch.tensor(lengths),
+    }
+
+
+@pytest.mark.parametrize("what", list(PATCHES))
+def test_a_patch_is_applied_and_taken_back_by_the_commands_of_its_readme(what, tmp_path):
+    copy_upstream(PATCHES[what], INSTALLED, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.py")}
+    apply(PATCHES[what], tmp_path)
+    assert all(path.read_bytes() != content for path, content in before.items())
+    apply(PATCHES[what], tmp_path, "-R")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.py")} == before
+
+
+@pytest.mark.parametrize("decoder", list(DECODERS))
+@pytest.mark.parametrize("per_token", [False, True])
+@pytest.mark.parametrize(("k", "M", "smoothing"), [(1.0, 1.0, 0.0), (15.0, 30.0, 0.0), (15.0, 2.6, 0.1), (1, 15, 0.3)])
+def test_espnet2_is_the_extension_to_the_last_bit(decoder, per_token, k, M, smoothing, espnet2_model):
+    options = {"loss": "square", "k": k, "M": M, "lsm_weight": smoothing, "length_normalized_loss": per_token}
+    ours = build(decoder=decoder, **options)
+    theirs = espnet2_model(ours, **options)
+    assert type(theirs.criterion_att).__module__ == "espnet2.asr.square_loss"
+    results = []
+    for model in (ours, theirs):
+        loss, stats, _ = model(**batch([4, 2, 3]))
+        loss.backward()
+        results.append((loss, stats["loss_att"], {name: value.grad for name, value in model.named_parameters()}))
+    (loss, attention, gradients), (their_loss, their_attention, their_gradients) = results
+    assert torch.equal(loss, their_loss)
+    assert torch.equal(attention, their_attention)
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, their_gradients[name]), name
+
+
+def test_espnet2_without_padding_rounds_otherwise(espnet2_model):
+    """For k = 1 and small outputs the extension has a shortcut."""
+    ours = build(k=1.0, M=15.0)
+    theirs = espnet2_model(ours, loss="square", M=15.0)
+    assert float(theirs(**batch([3, 3]))[0]) == pytest.approx(float(ours(**batch([3, 3]))[0]), rel=1e-6)
+
+
+def test_espnet2_as_it_was(espnet2_model):
+    """Without the new options the patched model is the installed one."""
+    stock = build("espnet", lsm_weight=0.1)
+    assert torch.equal(espnet2_model(stock, lsm_weight=0.1)(**batch([4, 2]))[0], stock(**batch([4, 2]))[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "hinge"}, "loss must be cross_entropy or square, got hinge"),
+        ({"k": 15.0}, "k and M are for loss: square"),
+        ({"loss": "square", "M": 0.0}, "M must be a positive finite number, got 0.0"),
+        ({"loss": "square", "ctc_weight": 1.0}, "loss: square is for an attention decoder"),
+    ],
+)
+def test_wrong_options_of_espnet2(options, message, espnet2_model):
+    with pytest.raises(ValueError, match=message):
+        espnet2_model(build("espnet"), **options)
+
+
+def test_espnet2_ignores_what_padding_holds(espnet2_model):
+    criterion = espnet2_model(build("espnet"), **SQUARE).criterion_att
+    outputs = torch.randn(2, 3, C, dtype=torch.float64)
+    outputs[1, 2] = float("inf")
+    outputs.requires_grad_()
+    loss = criterion(outputs, torch.tensor([[1, 2, 3], [4, 5, -1]]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    kept = outputs.detach()[:, :2].clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda f: criterion(f, torch.tensor([[1, 2], [4, 5]])), kept)
+
+
+def drift(folder, what, line):
+    """Another line in an upstream file than the patch knows, which is in the context of one of its hunks."""
+    copy_upstream(PATCHES[what], INSTALLED, folder)
+    path = folder / next(iter(changed_files(PATCHES[what])))
+    text = path.read_text()
+    assert text.count(line) == 1
+    path.write_text(text.replace(line, "# " + line))
+    return path
+
+
+def test_a_target_that_has_drifted(tmp_path, capsys):
+    path = drift(tmp_path, "espnet2", "assert 0.0 <= interctc_weight < 1.0, interctc_weight")
+    before = path.read_bytes()
+    patch = PATCHES["espnet2"]
+    assert main(["--upstream", str(tmp_path), str(patch)]) == 1
+    said = capsys.readouterr()
+    assert "does not fit" in said.out
+    assert "espnet2/asr/espnet_model.py, hunk 2 of 3 (line " in said.err
+    # And so says git, by the README's command; it changes nothing.
+    done = subprocess.run(["git", "apply", patch], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "patch failed: espnet2/asr/espnet_model.py:" in done.stderr
+    assert path.read_bytes() == before
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
+
+
+def test_patches_of_another_version(tmp_path, capsys, monkeypatch):
+    """Lines that moved, and a line that changed at the edge of a hunk."""
+    own = tmp_path / "patches"
+    own.mkdir()
+    old = shutil.copy(PATCHES["espnet2"], own)
+    tree = tmp_path / "tree"
+    path = drift(tree, "espnet2", "        autocast_frontend: bool = False,\n")
+    path.write_text("# a new line\n" + path.read_text())
+    assert main(["--upstream", str(tree), "--version", "209901", str(old)]) == 0
+    assert "espnet2-209901.patch" in capsys.readouterr().out
+    assert main(["--upstream", str(tree), str(own / "espnet2-209901.patch")]) == 0
+    assert "fits exactly" in capsys.readouterr().out
+    assert main(["--upstream", str(tmp_path)]) == 2
+    assert "has the files of no patch: give a checkout" in capsys.readouterr().err
+
+
+def patched_packages(what, folder):
+    """A copy of the installed packages that a patch changes, with the patch: the path for PYTHONPATH."""
+    for package in {name.partition("/")[0] for name in changed_files(PATCHES[what])}:
+        shutil.copytree(INSTALLED / package, folder / package, copy_function=os.symlink)
+    for name in changed_files(PATCHES[what]):
+        (folder / name).unlink()
+    copy_upstream(PATCHES[what], INSTALLED, folder)
+    apply(PATCHES[what], folder)
+    return str(folder)
+
+
+@pytest.mark.slow
+def test_a_training_in_patched_espnet2_is_that_of_the_extension(data, tmp_path, monkeypatch):  # noqa: F811
+    """By ESPnet's own command, which knows nothing of this package: the same weights, bit for bit."""
+    words = ["--model_conf", "k=15.0", "--model_conf", "M=2.6", "--model_conf", "loss=square"]
+    assert train(data, tmp_path / "ours", *words) == 0
+    environment = {**os.environ, "PYTHONPATH": patched_packages("espnet2", tmp_path / "site")}
+
+    def asr_train(command):
+        program = [sys.executable, "-m", "espnet2.bin.asr_train", *command]
+        return subprocess.run(program, env=environment, cwd=tmp_path).returncode
+
+    monkeypatch.setattr("test_espnet.asr_train", asr_train)
+    assert train(data, tmp_path / "theirs", "--model", "espnet", *words) == 0
+    weights = [torch.load(tmp_path / name / "1epoch.pth", weights_only=True) for name in ("ours", "theirs")]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+    assert train(data, tmp_path / "wrong", "--model", "espnet", "--model_conf", "loss=hinge") != 0
