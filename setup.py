@@ -108,5 +108,10 @@ setup(
         "test": TEST,
         "all": [*HF, *ESPNET, *VISION, *REPORT, *SWEEP, *CLUSTER],
     },
-    entry_points={"console_scripts": ["sqloss = sqloss_plugins.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "sqloss = sqloss_plugins.cli:main",
+            "sqloss-espnet-python = sqloss_plugins.espnet.interpreter:run",
+        ]
+    },
 )

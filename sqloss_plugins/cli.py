@@ -31,6 +31,9 @@ COMMANDS = {
     ),
     "characters": _Command("sqloss_plugins.hf.tasks.characters", "hf", "train a Transformer-XL on characters"),
     "asr": _Command("sqloss_plugins.espnet.recipe", "espnet", "a speech recipe, from audio to error rates"),
+    "espnet-python": _Command(
+        "sqloss_plugins.espnet.interpreter", "espnet", "the path of a Python for the recipes of ESPnet's egs2"
+    ),
     "sweep": _Command("sqloss_plugins.experiments.sweep", "sweep", "run a whole comparison of losses, and report it"),
     "list": _Command("sqloss_plugins.experiments.listing", "hf", "the paper's tasks: commands, data, numbers"),
     "compare": _Command("sqloss_plugins.experiments.compare", "hf", "compare losses over finished runs"),
@@ -45,7 +48,7 @@ COMMANDS = {
 def usage() -> str:
     """What ``sqloss --help`` prints."""
     lines = [f"usage: {PROGRAM} COMMAND [options]", "", "commands:"]
-    lines += [f"  {name:11s} {command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:13s} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help shows the options of a command."])
 
 

@@ -49,7 +49,7 @@ def installed(wheel, tmp_path_factory):
 
     place = run("-c", "import sqloss_plugins; print(sqloss_plugins.__file__)")
     assert Path(place.strip()) == site / "sqloss_plugins" / "__init__.py"
-    run.folder = elsewhere
+    run.folder, run.environment = elsewhere, environment
     return run
 
 
@@ -72,6 +72,15 @@ def test_what_is_in_the_wheel(wheel):
 
 def test_the_command_line(installed):
     assert "commands:" in installed("-m", "sqloss_plugins", "--help")
+
+
+def test_the_python_for_espnets_recipes(installed):
+    """Its path is printed, and it has the environment of the package."""
+    program = installed("-m", "sqloss_plugins", "espnet-python").strip()
+    done = subprocess.run(
+        [program, "-c", "import sys; print(sys.executable)"], capture_output=True, text=True, env=installed.environment
+    )
+    assert done.stdout == f"{sys.executable}\n", done.stderr
 
 
 @pytest.mark.slow

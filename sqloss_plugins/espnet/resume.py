@@ -8,6 +8,7 @@ import pickle
 import pkgutil
 import sys
 import zipfile
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,29 @@ def check_not_diverged(folder: Path) -> None:
         )
 
 
+def read_arguments(task: Any, arguments: Sequence[str]) -> Namespace:
+    """A command line of training as ESPnet reads it, but for two things that ``asr.sh`` gives beside a configuration.
+
+    ``fold_length`` on the command line takes the place of the configuration's: ESPnet adds the two together, and ends
+    where there are more than shape files. Where statistics are collected, a model whose features are to be normalised
+    by them is made without.
+
+    Args:
+        task: ESPnet's class of the task.
+        arguments: the command line.
+    """
+    parser = OptionParser("", None, add_help=False)
+    parser.add_argument("--fold_length", action="append", default=[])
+    lengths = parser.parse_known_args(arguments)[0].fold_length
+    found: Namespace = task.get_parser().parse_args(arguments)
+    if lengths:
+        found.fold_length = found.fold_length[-len(lengths) :]
+    is_to_be_collected = found.collect_stats and getattr(found, "normalize", None) == "global_mvn"
+    if is_to_be_collected and "stats_file" not in found.normalize_conf:
+        found.normalize = None
+    return found
+
+
 def run_training(program: str, task: str, cmd: Sequence[str] | None) -> int:
     """Runs an ESPnet task's training on a command line, after repairs; returns the exit status.
 
@@ -159,7 +183,8 @@ def run_training(program: str, task: str, cmd: Sequence[str] | None) -> int:
         register()
         if folder:
             repair_checkpoint(folder)
-        pkgutil.resolve_name(task).main(cmd=arguments)
+        espnet_task = pkgutil.resolve_name(task)
+        espnet_task.main(args=read_arguments(espnet_task, arguments), cmd=arguments)
         if folder:
             check_not_diverged(folder)
 

@@ -1,0 +1,99 @@
+"""A Python interpreter for egs2's ``asr.sh``: ESPnet's programs that this package has are this package's.
+
+    ./run.sh --python "$(sqloss espnet-python)" --asr_args "--model sqloss --model_conf loss=square"
+
+ESPnet's recipes run all their programs by ``${python} -m espnet2.bin.PROGRAM``, and let the user choose ``python``.
+:func:`run` is what ``sqloss-espnet-python`` does, the program whose path ``sqloss espnet-python`` prints.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import sysconfig
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from sqloss_plugins.errors import UserError, run_command
+
+PROGRAM = "sqloss espnet-python"
+SCRIPT = "sqloss-espnet-python"
+"""The installed program, an entry point of setup.py."""
+_UPSTREAM, _OWN = "espnet2.bin", "sqloss_plugins.espnet.bin"
+PROGRAMS = ("asr_train", "asr_inference", "lm_train")
+"""The modules of ``espnet2.bin`` that this package has one of the same name for."""
+
+# Single letters, of which only the last can have a value: behind it, or in the next word.
+_LETTERS = re.compile(r"-(?P<flags>[^-cmWX][^cmWX]*)?(?P<option>[cmWX])(?P<value>.*)", re.DOTALL)
+_WITH_A_WORD = "--check-hash-based-pycs"
+
+
+def translate(arguments: Sequence[str]) -> list[str]:
+    """An interpreter's arguments, with this package's module in the place of ESPnet's where there is one.
+
+    Args:
+        arguments: those of ``python``, without its name.
+    """
+    words = list(arguments)
+    at = 0
+    while at < len(words) and words[at].startswith("-") and words[at] not in ("-", "--"):
+        found = _LETTERS.fullmatch(words[at]) if words[at][:2] != "--" else None
+        if found is None:
+            at += 2 if words[at] == _WITH_A_WORD else 1
+            continue
+        if found["option"] == "c":
+            break
+        if found["option"] == "m":
+            if found["value"]:
+                words[at] = words[at].removesuffix(found["value"]) + _module(found["value"])
+            elif at + 1 < len(words):
+                words[at + 1] = _module(words[at + 1])
+            break
+        at += 1 if found["value"] else 2
+    return words
+
+
+def _module(name: str) -> str:
+    package, _, program = name.rpartition(".")
+    return f"{_OWN}.{program}" if package == _UPSTREAM and program in PROGRAMS else name
+
+
+def run() -> None:
+    """Goes on as the real interpreter, in this process: its number, its streams and its signals stay."""
+    os.execv(sys.executable, [sys.executable, *translate(sys.argv[1:])])
+
+
+def script() -> Path:
+    """The path of the installed program.
+
+    Raises:
+        UserError: ESPnet or the program is not installed.
+    """
+    if find_spec("espnet2") is None:
+        raise UserError("ESPnet is not installed: pip install 'sqloss_plugins[espnet]'")
+    package = Path(__file__).resolve().parent.parent
+    # Where pip puts programs: of this environment, of the user (--user), and beside a folder of packages (--target).
+    folders = [Path(sysconfig.get_path("scripts")), Path(sysconfig.get_path("scripts", f"{os.name}_user"))]
+    for folder in (*folders, package.parent / "bin"):
+        if os.access(folder / SCRIPT, os.X_OK):
+            return folder / SCRIPT
+    raise UserError(f"the program {SCRIPT} is not in {folders[0]}: install sqloss_plugins anew by pip")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line ``sqloss espnet-python``; returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+
+    def show() -> None:
+        from sqloss_plugins.command_line import OptionParser
+
+        OptionParser(PROGRAM, f"Prints the path of this program.\n\n{__doc__}").parse_args(arguments)
+        print(script())
+
+    return run_command(PROGRAM, show)
+
+
+if __name__ == "__main__":
+    run()
