@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sqloss_plugins.losses import (
         LOSSES,
+        FactorisedSquareHead,
         LinearSquareLoss,
         MultiLabelCrossEntropy,
         MultiLabelSquareLoss,
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LOSSES",
+    "FactorisedSquareHead",
     "LinearSquareLoss",
     "MultiLabelCrossEntropy",
     "MultiLabelSquareLoss",

@@ -16,6 +16,7 @@ from sqloss_plugins.losses._targets import check_options
 from sqloss_plugins.losses.accumulation import GradientAccumulation
 from sqloss_plugins.losses.class_shard import ClassShard
 from sqloss_plugins.losses.cost_model import gram_pays
+from sqloss_plugins.losses.factorised import FactorisedSquareHead
 from sqloss_plugins.losses.linear_square import LinearSquareLoss, linear_square_loss
 from sqloss_plugins.losses.multilabel import MultiLabelCrossEntropy, MultiLabelSquareLoss, multilabel_square_loss
 from sqloss_plugins.losses.prior import prior_weights
@@ -71,6 +72,7 @@ __all__ = [
     "DEFAULT_LOSS",
     "LOSSES",
     "ClassShard",
+    "FactorisedSquareHead",
     "GradientAccumulation",
     "LinearSquareLoss",
     "LossSpec",

@@ -16,7 +16,7 @@ of Hui & Belkin (2021), with bias, label smoothing and weights, a batch at a tim
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -80,8 +80,26 @@ class Problem(NamedTuple):
             return losses
         return losses.sum() if self.normaliser is None else losses.sum() / self.normaliser
 
+    def scales(self, grad_output: Tensor) -> Tensor:
+        """What each row's derivatives are times, of shape (N), where ``grad_output`` is that of the reduced loss."""
+        scale = grad_output if self.normaliser is None else grad_output / self.normaliser
+        return torch.where(self.rows == 0, 0.0, scale * self.rows) * (2.0 / self.num_classes)
 
-class _Rows(NamedTuple):
+
+class ClassRows(Protocol):
+    """A weight of shape (C, d) that is not there as such: what :func:`row_losses` has to know of it."""
+
+    def __len__(self) -> int:
+        """C."""
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """The rows of some classes, of shape (N, d) for an int64 index of shape (N)."""
+
+    def sum(self, dim: int, *, dtype: torch.dtype) -> Tensor:
+        """The sum over all classes, of shape (d), for ``dim`` 0."""
+
+
+class RowLosses(NamedTuple):
     """Losses of the rows, and what their gradients are made of."""
 
     losses: Tensor  # (N)
@@ -92,9 +110,20 @@ class _Rows(NamedTuple):
     true_slope: Tensor  # (N), half the derivative of the true class's term
     slope: Tensor  # (N), the same, beyond that of a wrong class's term
 
+    def input_gradient(self, problem: Problem) -> Tensor:
+        """Half the gradient of the losses, times C, by the rows of H; of shape (N, d). Takes the memory of V."""
+        A, B = problem.square, problem.linear
+        gradient = self.V.mul_(A).addcmul_((self.true_slope + B).unsqueeze(1), self.W_true)
+        if B:
+            gradient -= B * self.W_sum
+        return gradient
 
-def _row_losses(H: Tensor, W: Tensor, b: Tensor | None, gram: Tensor, problem: Problem) -> _Rows:
-    """The losses of the rows of H, of shape (N, d); differentiable by autograd where ``gram`` is."""
+
+def row_losses(H: Tensor, W: Tensor | ClassRows, b: Tensor | None, gram: Tensor, problem: Problem) -> RowLosses:
+    """The losses of the rows of H, of shape (N, d); differentiable by autograd where ``gram`` is.
+
+    A bias takes a weight that is a tensor.
+    """
     k, M = problem.k, problem.M
     A, B = problem.square, problem.linear
     h = wide(H)
@@ -106,7 +135,7 @@ def _row_losses(H: Tensor, W: Tensor, b: Tensor | None, gram: Tensor, problem: P
     f_true = row_products(H, h, W_true)
     V = mm_wide(H, gram)  # the sum of f_i W_i
     outer: Tensor | float = 0.0  # the sum of f_i b_i over the wrong classes
-    if b is not None:
+    if b is not None and isinstance(W, Tensor):
         bias = wide(b)
         b_true = bias[true_class] * here
         f_true += b_true
@@ -126,7 +155,7 @@ def _row_losses(H: Tensor, W: Tensor, b: Tensor | None, gram: Tensor, problem: P
             wrong += bias.sum()
         losses += (len(W) - here) * B * M - 2.0 * B * wrong
     losses = losses / problem.num_classes
-    return _Rows(losses, true_class, W_true, V, W_sum, true_slope, true_slope - A * f_true + B * here)
+    return RowLosses(losses, true_class, W_true, V, W_sum, true_slope, true_slope - A * f_true + B * here)
 
 
 class GramForm(torch.autograd.Function):
@@ -144,13 +173,10 @@ class GramForm(torch.autograd.Function):
         """The loss of an input of shape (N, d), reduced, in a wide dtype."""
         H = input.to(problem.dtype)
         gram = accumulation.gram(W, b, problem.dtype) if accumulation else layer_gram(W, problem.dtype)
-        rows = _row_losses(H, W, b, gram, problem)
+        rows = row_losses(H, W, b, gram, problem)
         input_gradient = None
         if ctx.needs_input_grad[0]:
-            A, B = problem.square, problem.linear
-            input_gradient = rows.V.mul_(A).addcmul_((rows.true_slope + B).unsqueeze(1), rows.W_true)
-            if B:
-                input_gradient -= B * rows.W_sum
+            input_gradient = rows.input_gradient(problem)
         ctx.save_for_backward(input, W, b, input_gradient, rows.true_class, rows.slope)
         ctx.problem, ctx.accumulation = problem, accumulation
         return problem.reduce(rows.losses)
@@ -167,8 +193,7 @@ class GramForm(torch.autograd.Function):
             with torch.autocast(input.device.type, enabled=False):
                 return *_differentiable_gradients(ctx, input, W, b, grad_output), None, None
 
-        scale = grad_output if problem.normaliser is None else grad_output / problem.normaliser
-        scale = torch.where(problem.rows == 0, 0.0, scale * problem.rows) * (2.0 / problem.num_classes)
+        scale = problem.scales(grad_output)
         dH = None if input_gradient is None else (input_gradient * scale.unsqueeze(1)).to(input.dtype)
         _, needs_weight, needs_bias, *_ = ctx.needs_input_grad
         if not needs_weight and not needs_bias:
@@ -202,7 +227,7 @@ def _differentiable_gradients(
         H, weight = input.view_as(input), W.view_as(W)
         bias = None if b is None else b.view_as(b)
         wide_weight = weight.to(dtype)
-        loss = problem.reduce(_row_losses(H.to(dtype), weight, bias, wide_weight.T @ wide_weight, problem).losses)
+        loss = problem.reduce(row_losses(H.to(dtype), weight, bias, wide_weight.T @ wide_weight, problem).losses)
     wanted = [leaf for leaf, wants in zip((H, weight, bias), needed, strict=True) if wants and leaf is not None]
     found = iter(torch.autograd.grad(loss, wanted, grad_output, create_graph=torch.is_grad_enabled()))
     return tuple(next(found) if wants else None for wants in needed)

@@ -87,6 +87,20 @@ def are_probabilities(input: Tensor, target: Tensor) -> bool:
     return input.shape == target.shape
 
 
+def rows_that_count(target: Tensor, C: int, ignore_index: int) -> Tensor | None:
+    """Indices of the rows whose target is not ignored; None where all count. One transfer from a GPU.
+
+    Raises:
+        IndexError: a target that is no class and not ignored.
+    """
+    ignored = target == ignore_index
+    wrong = ((target < 0) | (target >= C)) & ~ignored
+    num_ignored, num_wrong = torch.stack([ignored.sum(), wrong.sum()]).tolist()
+    if num_wrong:
+        raise IndexError(f"Target {int(target[wrong][0])} is out of bounds for {C} classes.")
+    return (~ignored).nonzero().squeeze(1) if num_ignored else None
+
+
 def index_targets(
     input: Tensor, target: Tensor, weight: Tensor | None, ignore_index: int, label_smoothing: float
 ) -> IndexTargets:

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from sqloss_plugins.losses._gram_form import GramForm, Problem
 from sqloss_plugins.losses._module import ClassificationLoss
 from sqloss_plugins.losses._products import product_dtype, wide
-from sqloss_plugins.losses._targets import check_input, check_options, compute_dtype, index_targets, result_dtype
+from sqloss_plugins.losses._targets import (
+    check_input,
+    check_options,
+    compute_dtype,
+    index_targets,
+    result_dtype,
+    rows_that_count,
+)
 from sqloss_plugins.losses._tracing import needs_plain_operations
 from sqloss_plugins.losses.accumulation import GradientAccumulation
 from sqloss_plugins.losses.class_shard import ClassShard
@@ -289,7 +296,7 @@ def _dispatch(
 
     kept = None
     if target.dim() == 1 and not plain and (not small or impl == "gram" or target.is_cuda):
-        kept = _rows_that_count(target, C, arguments.ignored_class)
+        kept = rows_that_count(target, C, arguments.ignored_class)
         if kept is not None:
             arguments = arguments._replace(input=input[kept], target=target[kept])
     steps = accumulation.steps if accumulation else 1
@@ -318,20 +325,6 @@ def _why_no_gram_form(arguments: _Arguments) -> str | None:
         if arguments.prior_weight is not None:
             return "prior weights with label smoothing have"
     return None
-
-
-def _rows_that_count(target: Tensor, C: int, ignore_index: int) -> Tensor | None:
-    """Indices of the rows whose target is not ignored; None where all count. One transfer from a GPU.
-
-    Raises:
-        IndexError: a target that is no class and not ignored.
-    """
-    ignored = target == ignore_index
-    wrong = ((target < 0) | (target >= C)) & ~ignored
-    num_ignored, num_wrong = torch.stack([ignored.sum(), wrong.sum()]).tolist()
-    if num_wrong:
-        raise IndexError(f"Target {int(target[wrong][0])} is out of bounds for {C} classes.")
-    return (~ignored).nonzero().squeeze(1) if num_ignored else None
 
 
 # ---------------------------------------------------------------- apply

@@ -1,0 +1,288 @@
+"""A weight W = V U + 1 u^T of very many rows, of which an SGD step on the square loss changes few.
+
+The gradient of the square loss by W is W K - 1 m^T + E, where K = A H^T D H is a symmetric d x d matrix, m a row that
+all classes have in common (label smoothing), and E has rows for the true classes only. An SGD step with learning rate r
+and weight decay w is
+
+    W <- W P + 1 (r m)^T - r E,        P = (1 - r w) I - r K
+
+and with W = V U + 1 u^T, all of which is exact:
+
+    U <- U P,    u <- P u + r m,    V <- V - r E U^-1    (rows of the true classes alone)
+
+The loss needs Q = W^T W and the sum of W's rows, which follow from K, m and E as well. Nothing here costs more for more
+classes, but for one thing: directions in which U has become small are moved back into V before they vanish.
+
+A bias is a column of W, whose input is 1: p below is d, or d + 1 with a bias. p x p parts are kept in float64.
+
+Source: Vincent, de Brebisson & Bouthillier (2015), arXiv 1412.7091, Section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_SMALLEST, _LARGEST = 0.1, 10.0
+"""Singular values of U beyond which V's rounding errors would show in W."""
+
+_KEPT = 3.0
+"""When one singular value is beyond them, those within this factor of them are moved as well: a pass for many."""
+
+_CHUNK = 1 << 18
+"""Numbers of V at once: what stays in a processor's cache."""
+
+
+class StoredRows(NamedTuple):
+    """V: a tensor (C, d), and with a bias another, of shape (C), for the last column."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    @property
+    def width(self) -> int:
+        """p: d, or d + 1 with a bias."""
+        return self.weight.shape[1] + (self.bias is not None)
+
+    def take(self, index: Tensor | slice) -> Tensor:
+        """Some rows, of shape (n, p)."""
+        if self.bias is None:
+            return self.weight[index]
+        return torch.cat([self.weight[index], self.bias[index].unsqueeze(1)], 1)
+
+    def add_(self, index: Tensor, rows: Tensor) -> None:
+        """Adds rows (n, p) to those that an int64 index of n different numbers says."""
+        d = self.weight.shape[1]
+        self.weight.index_add_(0, index, rows[:, :d])
+        if self.bias is not None:
+            self.bias.index_add_(0, index, rows[:, d])
+
+    def chunks(self) -> list[slice]:
+        """All rows, some at a time."""
+        size = max(1, _CHUNK // self.width)
+        return [slice(start, start + size) for start in range(0, len(self), size)]
+
+    def replace_(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Every row by what ``change`` makes of some of them; from (n, p) to (n, p)."""
+        d = self.weight.shape[1]
+        for part in self.chunks():
+            rows = change(self.take(part))
+            self.weight[part] = rows[:, :d]
+            if self.bias is not None:
+                self.bias[part] = rows[:, d]
+
+
+class Factor(NamedTuple):
+    """Everything but V.
+
+    Attributes:
+        U: of shape (p, p), float64, as the others.
+        shared: u, of shape (p).
+        gram: Q = W^T W, of shape (p, p).
+        total: the sum of W's rows, of shape (p).
+        is_plain: whether V is W: U is 1, and u is 0.
+    """
+
+    U: Tensor
+    shared: Tensor
+    gram: Tensor
+    total: Tensor
+    is_plain: bool
+
+
+@dataclass(frozen=True)
+class FactoredRows:
+    """W, as :class:`sqloss_plugins.losses._gram_form.ClassRows`."""
+
+    stored: StoredRows
+    factor: Factor
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        rows = self.stored.take(index)
+        if self.factor.is_plain:
+            return rows
+        return torch.addmm(self.factor.shared.to(rows.dtype), rows, self.factor.U.to(rows.dtype))
+
+    def sum(self, dim: int, *, dtype: torch.dtype) -> Tensor:
+        """The sum of W's rows, of shape (p)."""
+        return self.factor.total.to(dtype)
+
+
+class Gradient(NamedTuple):
+    """The gradient by W: W K - 1 m^T + E.
+
+    Attributes:
+        K: of shape (p, p), float64.
+        m: of shape (p), float64.
+        classes: the true classes, each once, int64, of shape (n).
+        rows: E's rows of these, of shape (n, p), of V's dtype.
+    """
+
+    K: Tensor
+    m: Tensor
+    classes: Tensor
+    rows: Tensor
+
+    def squared_norm(self, W: FactoredRows) -> Tensor:
+        """The sum of its squares, a float64 scalar."""
+        Q, total = W.factor.gram, W.factor.total
+        K, m, E = self.K, self.m, self.rows.double()
+        dense = ((K @ Q) * K.T).sum() - 2.0 * (total @ K) @ m + len(W) * m.dot(m)
+        sparse = E.square().sum() + 2.0 * ((W[self.classes].double() @ K - m) * E).sum()
+        return (dense + sparse).clamp_min(0.0)
+
+
+class Step(NamedTuple):
+    """What an SGD step does, computed and found good before anything is written.
+
+    Attributes:
+        factor: afterwards.
+        change: of all rows of V; None for most steps.
+        classes, rows: what is added to V's rows of the true classes then.
+    """
+
+    factor: Factor
+    change: Callable[[Tensor], Tensor] | None
+    classes: Tensor
+    rows: Tensor
+
+    def write(self, V: StoredRows) -> None:
+        """Writes it into V."""
+        if self.change is not None:
+            V.replace_(self.change)
+        V.add_(self.classes, self.rows)
+
+
+def plain_factor(V: StoredRows) -> Factor:
+    """The factor of a V that is W. One pass over V, d^2 C."""
+    p, device = V.width, V.weight.device
+    gram = torch.zeros(p, p, dtype=torch.float64, device=device)
+    total = torch.zeros(p, dtype=torch.float64, device=device)
+    for part in V.chunks():
+        rows = V.take(part).double()
+        gram.addmm_(rows.T, rows)
+        total += rows.sum(0)
+    identity = torch.eye(p, dtype=torch.float64, device=device)
+    return Factor(identity, torch.zeros_like(total), gram, total, True)
+
+
+def fold(V: StoredRows, factor: Factor) -> Factor:
+    """Makes V the weight W, in place; two passes over V."""
+    if factor.is_plain:
+        return factor
+    V.replace_(_times(factor.U, factor.shared, V.weight.dtype))
+    return plain_factor(V)
+
+
+def sgd_step(W: FactoredRows, gradient: Gradient, lr: float, decay: Tensor) -> Step:
+    """An SGD step.
+
+    Args:
+        W: the weight.
+        gradient: its gradient.
+        lr: learning rate.
+        decay: weight decay of each column, of shape (p), float64.
+
+    Raises:
+        FloatingPointError: the gradient, or the weight after the step, is not finite.
+    """
+    factor, dtype = W.factor, W.stored.weight.dtype
+    if not _are_finite(*gradient[:2], gradient.rows):
+        raise FloatingPointError(
+            "the gradient of the output layer is not finite (NaN or infinity in its input, or a loss that has "
+            "diverged): nothing was changed, and zero_grad() drops this gradient"
+        )
+    P = torch.diag(1.0 - lr * decay) - lr * gradient.K
+    constant = lr * gradient.m
+    E = gradient.rows * lr
+
+    # W P + 1 constant^T, by its factor, rows, sum and Gram matrix; then less E.
+    U, shared = factor.U @ P, P @ factor.shared + constant
+    moved = factor._replace(U=U, shared=shared, is_plain=False)
+    total = P @ factor.total
+    cross = torch.outer(total, constant)
+    gram = P @ factor.gram @ P + cross + cross.T + len(W) * torch.outer(constant, constant)
+    total += len(W) * constant
+    true_rows = FactoredRows(W.stored, moved)[gradient.classes]
+    overlap = ((true_rows - 0.5 * E).T @ E).double()
+    gram -= overlap + overlap.T
+    total -= E.sum(0, dtype=torch.float64)
+
+    change, limit = None, 1e-3 * torch.finfo(dtype).max
+    if not _are_finite(U, shared, gram) or gram.trace().sqrt() > limit:
+        raise _too_large(lr)
+    inverse = _well_conditioned_inverse(U)
+    if inverse is None:
+        U, inverse, change = _move_directions(U, dtype)
+    rows = E @ inverse.to(dtype).neg()
+    if not _are_finite(rows):
+        raise _too_large(lr)
+    return Step(Factor(U, shared, gram, total, False), change, gradient.classes, rows)
+
+
+def _too_large(lr: float) -> FloatingPointError:
+    return FloatingPointError(
+        f"with a learning rate of {lr:g} the weight of the output layer would not stay finite: nothing was changed; "
+        "take a smaller one, and drop this gradient by zero_grad()"
+    )
+
+
+def _well_conditioned_inverse(U: Tensor) -> Tensor | None:
+    """U's inverse; None if a singular value is too small or too large."""
+    inverse: Tensor
+    inverse, failed = torch.linalg.inv_ex(U)
+    if failed or not _largest_singular_value(inverse) < 1.0 / _SMALLEST or not _largest_singular_value(U) < _LARGEST:
+        return None
+    return inverse
+
+
+def _largest_singular_value(matrix: Tensor) -> float:
+    """Its largest singular value, or some per cent less: by power iterations from eight directions at once."""
+    start = torch.randn(len(matrix), 8, dtype=matrix.dtype, generator=torch.Generator().manual_seed(0))
+    directions = start.to(matrix.device)
+    for _ in range(6):
+        directions = matrix.T @ (matrix @ directions)
+        directions /= directions.norm(dim=0)
+    return float((matrix @ directions).norm(dim=0).max())
+
+
+def _move_directions(U: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Takes singular directions out of U and puts them into V, so that V U stays what it is.
+
+    With U = X S Y^T and T, which is S but for ones where S is too small or too large, V U = (V X S T^-1 X^T) (X T Y^T).
+
+    Returns:
+        The new U, its inverse, and the change of V's rows.
+    """
+    X, S, Yt = torch.linalg.svd(U)
+    leaves = (S < _KEPT * _SMALLEST) | (S > _LARGEST / _KEPT)
+    T = torch.where(leaves, 1.0, S)
+    U, inverse = (X * T) @ Yt, (Yt.T / T) @ X.T
+    left, right = X[:, leaves] * (S[leaves] - 1.0), X[:, leaves].T
+    if 2 * left.shape[1] > len(U):
+        return U, inverse, _times(torch.eye(len(U), dtype=U.dtype, device=U.device) + left @ right, None, dtype)
+    left, right = left.to(dtype), right.to(dtype)
+    return U, inverse, lambda rows: torch.addmm(rows, rows @ left, right)
+
+
+def _times(matrix: Tensor, shift: Tensor | None, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+    """Rows times a matrix, and a row added to each."""
+    matrix = matrix.to(dtype)
+    if shift is None:
+        return lambda rows: rows @ matrix
+    row = shift.to(dtype)
+    return lambda rows: torch.addmm(row, rows, matrix)
+
+
+def _are_finite(*tensors: Tensor) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)

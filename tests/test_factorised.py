@@ -1,0 +1,392 @@
+"""The factorised head against a plain layer, its direct loss and torch.optim.SGD, in float64."""
+
+import copy
+import io
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sqloss_plugins.losses import FactorisedSquareHead, _factor, factorised, square_loss
+
+
+def sgd(layer, lr, weight_decay=0.0):
+    """torch.optim.SGD, the bias without weight decay."""
+    groups = [{"params": [layer.weight], "weight_decay": weight_decay}]
+    if layer.bias is not None:
+        groups.append({"params": [layer.bias], "weight_decay": 0.0})
+    return torch.optim.SGD(groups, lr=lr)
+
+
+def options_of(head):
+    return {name: getattr(head, name) for name in ("k", "M", "label_smoothing", "ignore_index", "reduction")}
+
+
+def both_losses(head, layer, input, target):
+    """Backward passes of the head's loss and the plain layer's; returns losses and gradients of the input."""
+    found = []
+    for outputs in (lambda h: head(h, target), lambda h: square_loss(layer(h.double()), target, **options_of(head))):
+        h = input.clone().requires_grad_()
+        loss = outputs(h)
+        loss.sum().backward()
+        found.append((loss.detach().double(), h.grad.double()))
+    return found
+
+
+def assert_same(head, layer, rtol):
+    for mine, other in ((head.weight, layer.weight), (head.bias, layer.bias)):
+        if other is not None:
+            assert (mine - other).norm() <= rtol * layer.weight.norm()
+
+
+def batch(N=16, d=12, C=30, mean=0.0, dtype=torch.float64):
+    return torch.randn(N, d, dtype=dtype) + mean, torch.randint(0, C, (N,))
+
+
+@pytest.fixture
+def moves(monkeypatch):
+    """The times that directions of U were moved into V."""
+    calls, move = [], _factor._move_directions
+
+    def counted(U, dtype):
+        calls.append(dtype)
+        return move(U, dtype)
+
+    monkeypatch.setattr(_factor, "_move_directions", counted)
+    return calls
+
+
+@pytest.mark.parametrize(("steps", "dtype", "rtol"), [(1000, torch.float32, 3e-6), (200, torch.float64, 1e-12)])
+def test_a_thousand_steps(steps, dtype, rtol, moves):
+    """With a feature so large that U's direction for it vanishes over and over."""
+    torch.manual_seed(0)
+    mean = 2.0 * torch.randn(12, dtype=dtype)
+    head = FactorisedSquareHead(12, 30, k=3.0, M=2.0, label_smoothing=0.1, dtype=dtype)
+    layer = head.materialise().double()
+    optimizer = sgd(layer, 0.0, weight_decay=1e-3)
+    for t in range(steps):
+        input, target = batch(mean=mean, dtype=dtype)
+        (mine, dH), (other, dH_other) = both_losses(head, layer, input, target)
+        assert abs(mine - other) <= rtol * other
+        assert (dH - dH_other).norm() <= rtol * dH_other.norm()
+        for group in optimizer.param_groups:
+            group["lr"] = 0.25 if t % 2 else 0.1
+        head.step(0.25 if t % 2 else 0.1, weight_decay=1e-3)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert len(moves) > steps // 10
+    assert not head._factor.is_plain
+    assert_same(head, layer, rtol)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    N=st.sampled_from([1, 2, 7]),
+    d=st.sampled_from([1, 3, 8]),
+    C=st.integers(1, 9),
+    bias=st.booleans(),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    label_smoothing=st.sampled_from([0.0, 0.1, 1.0]),
+    ignore_index=st.sampled_from([-100, 0, 2]),
+    k=st.sampled_from([1.0, 0.3, 15.0]),
+    M=st.sampled_from([1.0, 30.0]),
+    weight_decay=st.sampled_from([0.0, 0.5]),
+    micro_batches=st.integers(1, 3),
+    clipped=st.booleans(),
+)
+def test_every_option(seed, N, d, C, bias, weight_decay, micro_batches, clipped, **options):
+    torch.manual_seed(seed)
+    head = FactorisedSquareHead(d, C, bias=bias, dtype=torch.float64, **options)
+    layer = head.materialise()
+    optimizer = sgd(layer, 0.05 * C / N, weight_decay)
+    for _ in range(4):
+        for _ in range(micro_batches):
+            input, target = batch(N, d, C)
+            target[torch.rand(N) < 0.3] = head.ignore_index
+            (mine, dH), (other, dH_other) = both_losses(head, layer, input, target)
+            scale = 1.0 + head.k * head.M**2 + other.nan_to_num().abs().max()
+            torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-11 * float(scale), equal_nan=True)
+            torch.testing.assert_close(dH, dH_other, rtol=1e-9, atol=1e-10 * float(scale))
+        norm = torch.nn.utils.clip_grad_norm_(layer.parameters(), 0.1 if clipped else 1e30)
+        scale = 1e-7 * head.k * head.M  # the norm's squares cancel where the gradient is small
+        torch.testing.assert_close(head.gradient_norm(), norm.double(), rtol=1e-8, atol=scale)
+        if clipped:
+            head.scale_gradient((0.1 / (norm + 1e-6)).clamp_max(1.0))
+        head.step(0.05 * C / N, weight_decay)
+        optimizer.step()
+        optimizer.zero_grad()
+    scale = head.k * head.M + float(layer.weight.detach().abs().max())
+    for mine, other in zip(head.materialise().parameters(), layer.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-10 * scale)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 4.0])
+def test_a_rate_that_makes_the_factor_singular(weight_decay):
+    """1 - lr * eigenvalue = 0; with the weight decay, for all directions but the input's."""
+    torch.manual_seed(0)
+    input, target = batch(N=1, d=3, C=5)
+    head = FactorisedSquareHead(3, 5, bias=False, dtype=torch.float64)
+    layer = head.materialise()
+    eigenvalue = weight_decay or 2.0 / 5.0 * float(input.square().sum())
+    optimizer = sgd(layer, 1.0 / eigenvalue, weight_decay)
+    for _ in range(3):
+        both_losses(head, layer, input, target)
+        head.step(1.0 / eigenvalue, weight_decay)
+        optimizer.step()
+        optimizer.zero_grad()
+        assert_same(head, layer, 1e-13)
+
+
+def test_no_tensor_of_the_weights_size_is_made():
+    class Largest(TorchDispatchMode):
+        size = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            known = {a.data_ptr() for a in args if isinstance(a, torch.Tensor)}
+            if isinstance(out, torch.Tensor) and out.data_ptr() not in known:
+                self.size = max(self.size, out.untyped_storage().nbytes() // out.element_size())
+            return out
+
+    N, d, C = 20, 8, 5000
+    head = FactorisedSquareHead(d, C, label_smoothing=0.1)
+    head(*batch(N, d, C, dtype=torch.float32)).backward()  # the first call computes W^T W
+    with Largest() as largest:
+        for _ in range(3):
+            head(*batch(N, d, C, dtype=torch.float32)).backward()
+            head.step(lr=100.0)
+    assert largest.size < C
+
+
+def test_what_plain_pytorch_makes_of_it():
+    """A state_dict for nn.Linear, outputs, and the best classes from some classes' outputs at a time."""
+    torch.manual_seed(0)
+    head = trained_head()
+    layer = torch.nn.Linear(12, 30, dtype=torch.float64)
+    layer.load_state_dict(head.state_dict())
+    input, _ = batch()
+    expected = layer(input)
+    torch.testing.assert_close(head.materialise()(input), expected)
+    torch.testing.assert_close(head(input), expected)
+    head(*batch()).backward()
+    head.step(1.0)
+    other = FactorisedSquareHead.from_linear(layer, k=2.0)
+    torch.testing.assert_close(other(input), expected)
+    assert sorted(other.state_dict()) == ["bias", "weight"]
+    assert not any(parameter.requires_grad for parameter in other.parameters())
+    assert "in_features=12, num_classes=30, bias=True, k=2, M=1" in repr(other)
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 22])
+@pytest.mark.parametrize("n", [1, 4, 30])
+def test_the_best_classes(at_once, n, monkeypatch):
+    monkeypatch.setattr(factorised, "_OUTPUTS", at_once)
+    head, (input, _) = trained_head(), batch()
+    values, classes = head.top_classes(input.view(2, 8, 12), n)
+    expected = head(input).topk(n)
+    torch.testing.assert_close(values, expected.values.view(2, 8, n))
+    assert torch.equal(classes, expected.indices.view(2, 8, n))
+    with pytest.raises(ValueError, match="between 1 and 30 classes"):
+        head.top_classes(input, 31)
+
+
+def trained_head(**options):
+    head = FactorisedSquareHead(12, 30, dtype=torch.float64, **options)
+    for _ in range(3):
+        head(*batch()).backward()
+        head.step(lr=1.0)
+    assert not head._factor.is_plain
+    return head
+
+
+def saved(head):
+    buffer = io.BytesIO()
+    torch.save(head.state_dict(), buffer)
+    buffer.seek(0)
+    fresh = FactorisedSquareHead(12, 30, dtype=torch.float64)
+    fresh.load_state_dict(torch.load(buffer))
+    return fresh
+
+
+def pickled(head):
+    buffer = io.BytesIO()
+    torch.save(head, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize("copied", [saved, pickled, copy.deepcopy])
+def test_a_copy_goes_on_to_the_same_bits(copied):
+    torch.manual_seed(0)
+    head = trained_head()
+    other = copied(head)
+    for _ in range(3):
+        input, target = batch()
+        for each in (head, other):
+            each(input, target).backward()
+            each.step(lr=1.0)
+    assert torch.equal(head.weight, other.weight)
+    assert torch.equal(head.bias, other.bias)
+
+
+def test_weights_that_others_write():
+    """As long as they write to what they have read, the loss follows; else there is one error."""
+    torch.manual_seed(0)
+    head, (input, target) = trained_head(), batch()
+    with torch.no_grad():
+        head.weight.mul_(0.5)
+    expected = square_loss(head.materialise()(input), target)
+    torch.testing.assert_close(head(input, target), expected)
+    head(input, target).backward()
+    with torch.no_grad():
+        head.weight.mul_(0.5)
+    with pytest.raises(RuntimeError, match="was written to"):
+        head.step(lr=1.0)
+    head.zero_grad()
+    head(input, target).backward()
+    head.step(lr=1.0)
+    with torch.no_grad():
+        dict(head.named_parameters())["weight"].mul_(0.5)
+    with pytest.raises(RuntimeError, match="was written to"):
+        head(input, target)
+
+
+def test_another_dtype():
+    head = FactorisedSquareHead(12, 30)
+    assert head.double().weight.dtype == torch.float64
+    head(*batch()).backward()
+    with pytest.raises(RuntimeError, match="before the head is moved"):
+        head.float()
+    head.zero_grad()
+    for refused in (head.half, head.bfloat16, lambda: FactorisedSquareHead(12, 30, dtype=torch.bfloat16)):
+        with pytest.raises(ValueError, match="float32 or float64"):
+            refused()
+    assert head.weight.dtype == torch.float64
+
+
+def test_narrow_inputs_under_autocast():
+    torch.manual_seed(0)
+    head = FactorisedSquareHead(12, 30)
+    input, target = batch(dtype=torch.bfloat16)
+    input.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = head(input, target)
+    loss.backward()
+    assert (loss.dtype, input.grad.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(loss.detach(), square_loss(head.materialise()(input.detach().float()), target))
+
+
+def test_which_calls_leave_a_gradient():
+    """A backward pass does, also where the input needs no gradient; evaluation does not."""
+    head, (input, target) = FactorisedSquareHead(12, 30, dtype=torch.float64), batch()
+    assert head.gradient_norm() == 0.0
+    for context in (torch.no_grad(), torch.inference_mode()):
+        with context:
+            assert not head(input, target).requires_grad
+            head(input)
+    before = head.weight.clone()
+    head.step(lr=1.0, weight_decay=0.1)
+    assert torch.equal(head.weight, before)
+    head(input, target).backward()
+    assert head.has_gradient
+    assert head.gradient_norm() > 0.0
+    head.step(lr=1.0)
+    assert not head.has_gradient
+    assert not torch.equal(head.weight, before)
+    loss = head(input.requires_grad_(), target)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(loss, input, create_graph=True)
+
+
+def test_evaluation_in_inference_mode_between_steps():
+    torch.manual_seed(0)
+    head = trained_head()
+    with torch.inference_mode():
+        head(batch()[0])
+    input, target = batch()
+    layer = head.materialise()
+    both_losses(head, layer, input, target)
+    head.step(lr=1.0)
+    sgd(layer, 1.0).step()
+    assert_same(head, layer, 1e-13)
+
+
+def everything(head):
+    """The head's state, to the bit."""
+    return [tensor.clone() for tensor in (*dict(head.named_parameters()).values(), *head._factor[:4])]
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+@pytest.mark.parametrize(
+    ("value", "lr", "error", "words"),
+    [
+        (float("nan"), 1.0, FloatingPointError, "gradient of the output layer is not finite"),
+        (float("inf"), 1.0, FloatingPointError, "gradient of the output layer is not finite"),
+        (0.0, 1e300, FloatingPointError, "learning rate of 1e.300"),
+        (0.0, -1.0, ValueError, "lr must be"),
+        (0.0, float("nan"), ValueError, "lr must be"),
+    ],
+)
+def test_a_step_that_cannot_be_changes_nothing(is_plain, value, lr, error, words):
+    torch.manual_seed(0)
+    head = trained_head()
+    if is_plain:
+        head.fold()
+    input, target = batch()
+    input[3, 2] += value
+    head(input, target).backward()
+    before = everything(head)
+    for _ in range(2):  # the gradient is still there
+        with pytest.raises(error, match=words):
+            head.step(lr)
+    assert all(map(torch.equal, before, everything(head)))
+    head.zero_grad()
+    head(*batch()).backward()
+    head.step(1.0)
+    assert torch.isfinite(head.weight).all()
+
+
+def test_an_ignored_row_may_be_anything():
+    head, (input, target) = FactorisedSquareHead(12, 30, dtype=torch.float64), batch()
+    input[1], target[1] = float("nan"), -100
+    loss = head(input, target)
+    loss.backward()
+    head.step(1.0)
+    assert torch.isfinite(loss)
+    assert torch.isfinite(head.weight).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"input": torch.zeros(4, 5)}, ValueError, r"\(..., 6\), got \(4, 5\)"),
+        ({"input": torch.zeros(4, 6, dtype=torch.int64)}, NotImplementedError, "floating point"),
+        ({"input": torch.zeros(4, 6, device="meta")}, ValueError, "input is on meta"),
+        ({"target": torch.zeros(3, dtype=torch.int64)}, ValueError, "class index for each row"),
+        ({"target": torch.zeros(4)}, RuntimeError, "int64"),
+        ({"target": torch.tensor([0, 1, 9, 2])}, IndexError, "Target 9 is out of bounds"),
+        ({"target": torch.tensor([0, 1, -3, 2])}, IndexError, "Target -3 is out of bounds"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, error, words):
+    head = FactorisedSquareHead(6, 9)
+    with pytest.raises(error, match=words):
+        head(**({"input": torch.zeros(4, 6), "target": torch.tensor([0, 1, 2, 3])} | change))
+    assert not head.has_gradient
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"reduction": "max"}, ValueError, "reduction"),
+        ({"k": 0.0}, ValueError, "k must be"),
+        ({"label_smoothing": 1.5}, RuntimeError, "label_smoothing"),
+        ({"num_classes": 0}, ValueError, "a feature and a class"),
+    ],
+)
+def test_options_that_cannot_be(options, error, words):
+    with pytest.raises(error, match=words):
+        FactorisedSquareHead(**({"in_features": 6, "num_classes": 9} | options))
