@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from test_espnet import DECODERS, TOKENS, C, build, data, train  # noqa: F401  (data is a fixture)
+from transformers import Trainer, TrainingArguments
 
 from patches.renew import apply, changed_files, copy_upstream, main, patches_for
 
@@ -26,13 +27,14 @@ def patched(what, folder):
     """Imports find the patched copies of an installed package's modules; afterwards they find the installed ones."""
     copy_upstream(PATCHES[what], INSTALLED, folder)
     apply(PATCHES[what], folder)
-    names = [".".join(path.relative_to(folder).with_suffix("").parts) for path in folder.rglob("*.py")]
+    files = {path: path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py")}
+    names = {name.removeprefix("src/").replace("/", "."): path for path, name in files.items()}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name in names:
+        for name, path in names.items():
             package, _, module = name.rpartition(".")
             found = importlib.import_module(package)
-            monkeypatch.setattr(found, "__path__", [str(folder / package.replace(".", "/")), *found.__path__])
-            monkeypatch.setattr(found, module, getattr(found, module, None), raising=False)
+            monkeypatch.setattr(found, module, getattr(found, module, None), raising=False)  # may be what imports it
+            monkeypatch.setattr(found, "__path__", [str(path.parent), *found.__path__])
             monkeypatch.delitem(sys.modules, name, raising=False)
         yield
         for name in names:
@@ -176,6 +178,81 @@ def test_patches_of_another_version(tmp_path, capsys, monkeypatch):
     assert "fits exactly" in capsys.readouterr().out
     assert main(["--upstream", str(tmp_path)]) == 2
     assert "has the files of no patch: give a checkout" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- Transformers
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """Makes a head of BERT, patched or installed, of the same small weights."""
+    with patched("transformers_bert", tmp_path_factory.mktemp("transformers")):
+        modules = {True: importlib.import_module("transformers.models.bert.modeling_bert")}
+    modules[False] = importlib.import_module("transformers.models.bert.modeling_bert")
+    assert modules[True].__file__ != modules[False].__file__
+    sizes = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {
+        **sizes,
+        "intermediate_size": 8,
+        "num_labels": 3,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+
+    def make(patch, head, **options):
+        torch.manual_seed(0)
+        settings = modules[False].BertConfig(**{**config, **options})
+        return getattr(modules[patch], head)(settings)
+
+    return make
+
+
+HEADS = {"BertForSequenceClassification": (6,), "BertForTokenClassification": (6, 5), "BertForMaskedLM": (6, 5)}
+
+
+@pytest.mark.parametrize("head", list(HEADS))
+def test_heads_of_bert_divide_by_the_items_of_the_whole_batch(head, bert):
+    inputs = {"input_ids": torch.randint(20, (6, 5)), "labels": torch.randint(3, HEADS[head])}
+    alone, stock = bert(True, head)(**inputs).loss, bert(False, head)(**inputs).loss
+    assert torch.equal(alone, stock)
+    items = inputs["labels"].numel()
+    loss = bert(True, head)(**inputs, num_items_in_batch=torch.tensor(3 * items)).loss
+    assert float(loss) == pytest.approx(float(alone) / 3, rel=1e-6)
+    assert torch.equal(bert(False, head)(**inputs, num_items_in_batch=torch.tensor(3 * items)).loss, stock)
+
+
+@pytest.mark.parametrize(("options", "labels"), [({"num_labels": 1}, (6,)), ({"num_labels": 3}, (6, 3))])
+def test_other_problem_types_of_bert_are_as_they_were(options, labels, bert):
+    inputs = {"input_ids": torch.randint(20, (6, 5)), "labels": torch.rand(labels)}
+    losses = [bert(patch, "BertForSequenceClassification", **options)(**inputs).loss for patch in (True, False)]
+    assert torch.equal(*losses)
+
+
+def test_bert_is_trained_alike_with_and_without_accumulation(bert, tmp_path):
+    """In three parts the installed head's step is three times that of the whole batch."""
+    rows = [{"input_ids": torch.randint(20, (5,)), "labels": n % 3} for n in range(12)]
+
+    def step(patch, parts):
+        model = bert(patch, "BertForSequenceClassification")
+        before = model.classifier.weight.detach().clone()
+        steps = {"max_steps": 1, "gradient_accumulation_steps": parts, "per_device_train_batch_size": 12 // parts}
+        usual = {
+            "report_to": "none",
+            "disable_tqdm": True,
+            "save_strategy": "no",
+            "use_cpu": True,
+            "max_grad_norm": 0.0,
+        }
+        args = TrainingArguments(tmp_path, optim="sgd", learning_rate=0.1, **steps, **usual)
+        Trainer(model, args, train_dataset=rows).train()
+        return model.classifier.weight.detach() - before
+
+    whole = step(True, 1)
+    assert torch.allclose(step(True, 3), whole, atol=1e-7)
+    assert torch.allclose(step(False, 3), 3 * whole, atol=1e-6)
+
+
+# ---------------------------------------------------------------- whole programs
 
 
 def patched_packages(what, folder):

@@ -43,8 +43,9 @@ class AttentionLoss(nn.Module):
         num_classes: C.
         ignore_id: the target that is padding.
         smoothing: ESPnet's ``lsm_weight``: the true class keeps ``1 - smoothing``, the others share the rest evenly.
-        unigram: a file with the number of occurrences of each class, one a line; then the rest is shared in proportion
-            to them, the true class included (the paper's Table 21, as ESPnet1 has it).
+        unigram: a file with the number of occurrences of each class, one a line, or the share of each, shape (C,);
+            then the rest is shared in proportion to them, the true class included (the paper's Table 21, as ESPnet1
+            has it).
         normalize_length: divide by the number of tokens rather than by the number of utterances.
     """
 
@@ -56,15 +57,14 @@ class AttentionLoss(nn.Module):
         num_classes: int,
         ignore_id: int = -1,
         smoothing: float = 0.0,
-        unigram: str | None = None,
+        unigram: str | Tensor | None = None,
         normalize_length: bool = False,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.ignore_id = ignore_id
         self.smoothing = smoothing
-        self.unigram_file = unigram
-        self._unigram: Tensor | None = None
+        self.unigram = unigram
         self.normalize_length = normalize_length
         # make_loss spreads the rest over all classes, ESPnet over all but the true one.
         uniform = smoothing * num_classes / (num_classes - 1) if unigram is None else 0.0
@@ -79,19 +79,16 @@ class AttentionLoss(nn.Module):
         """
         rows, classes = outputs.reshape(-1, outputs.shape[-1]), targets.reshape(-1)
         kept = classes != self.ignore_id
-        if self.unigram_file is None:
+        if self.unigram is None:
             total = self.loss(rows, classes)
         else:
-            share = self._unigram_share(self.unigram_file).to(rows.device)
+            if not isinstance(self.unigram, Tensor):  # not earlier: decoding has no need of the file
+                self.unigram = read_unigram(Path(str(self.unigram)), self.num_classes)
+            share = self.unigram.to(rows.device)
             one_hot = nn.functional.one_hot(classes[kept], self.num_classes)
             total = self.loss(rows[kept].float(), (1.0 - self.smoothing) * one_hot + self.smoothing * share)
         scalar: Tensor = total / (kept.sum().clamp(min=1) if self.normalize_length else len(outputs))
         return scalar
-
-    def _unigram_share(self, path: str) -> Tensor:
-        if self._unigram is None:  # not earlier: decoding has no need of the file
-            self._unigram = read_unigram(Path(str(path)), self.num_classes)
-        return self._unigram
 
 
 def read_unigram(path: Path, num_classes: int) -> Tensor:
