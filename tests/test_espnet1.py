@@ -10,6 +10,7 @@ from argparse import ArgumentParser
 import numpy as np
 import pytest
 import torch
+from patching import patched
 from reference import reference
 
 pytest.importorskip("espnet.nets.pytorch_backend.rnn", reason="ESPnet1 is part of ESPnet up to 202511")
@@ -41,10 +42,14 @@ SHARED = {
 }
 
 
-def build(module, words="", **options):
+def model_of(module):
+    return importlib.import_module(f"espnet.nets.pytorch_backend.{module}").E2E
+
+
+def build(module, words="", made=None, **options):
     """An ESPnet1 model as its command line makes one, in evaluation mode."""
     torch.manual_seed(0)
-    made = importlib.import_module(f"espnet.nets.pytorch_backend.{module}").E2E
+    made = made or model_of(module)
     arguments = made.add_arguments(ArgumentParser()).parse_args((OPTIONS[module] + " " + words).split())
     for name, value in {**SHARED, **options}.items():
         setattr(arguments, name, value)
@@ -191,3 +196,71 @@ def test_wrong_options(module, options, given, message):
 def test_models_of_another_kind():
     with pytest.raises(ValueError, match="and this Linear has none"):
         espnet1.use_square_loss(torch.nn.Linear(2, 2))
+
+
+# ---------------------------------------------------------------- the patch for checkouts
+
+
+@pytest.fixture(scope="module")
+def build_patched(tmp_path_factory):
+    """As :func:`build`, of the patched sources."""
+    with patched("espnet1", tmp_path_factory.mktemp("espnet1")):
+        models = {module: model_of(module) for module in ("e2e_asr", "e2e_asr_transformer")}
+    return lambda module, *words, **options: build(module, *words, made=models[module], **options)
+
+
+@pytest.mark.parametrize("lengths", [(4, 2, 3), (3, 3)])
+@pytest.mark.parametrize(
+    ("module", "words", "options"),
+    [
+        ("e2e_asr", "", {}),
+        ("e2e_asr", "--lsm-type unigram", {"lsm_weight": 0.05}),
+        ("e2e_asr_transformer", "", {}),
+        ("e2e_asr_transformer", "--transformer-length-normalized-loss false", {"lsm_weight": 0.1}),
+    ],
+)
+def test_patched_is_as_at_run_time_to_the_last_bit(module, words, options, lengths, build_patched, tmp_path):
+    if "unigram" in words:
+        utterances = {name: {"output": [{"tokenid": tokens}]} for name, tokens in COUNTS.items()}
+        (tmp_path / "data.json").write_text(json.dumps({"utts": utterances}))
+        options = {**options, "train_json": str(tmp_path / "data.json")}
+    ours = build(module, words, **options)
+    espnet1.use_square_loss(ours, k=15.0, M=2.6)
+    theirs = build_patched(module, f"--att-loss square --k 15 --M 2.6 {words}", **options)
+    results = []
+    for model in (ours, theirs):
+        model.reporter = type("Reporter", (), {"report": lambda self, *values: None})()
+        loss = model(*batch(lengths))
+        loss.backward()
+        results.append((loss, {name: value.grad for name, value in model.named_parameters()}))
+    assert torch.equal(results[0][0], results[1][0])
+    for name, gradient in results[0][1].items():
+        assert torch.equal(gradient, results[1][1][name]), name
+
+
+@pytest.mark.parametrize("module", ["e2e_asr", "e2e_asr_transformer"])
+def test_patched_without_the_new_options_is_espnet1(module, build_patched):
+    models = build(module, lsm_weight=0.1), build_patched(module, lsm_weight=0.1)
+    assert len({attention(model, batch())[0] for model in models}) == 1
+
+
+def test_patched_perplexity_does_not_overflow(build_patched):
+    for words in ("", "--att-loss square --k 15 --M 30"):
+        model = build_patched("e2e_asr", words)
+        with torch.no_grad():
+            model.dec.output.weight.mul_(1e6)
+        assert math.isfinite(float(model(*batch()).detach()))
+
+
+@pytest.mark.parametrize("module", ["e2e_asr", "e2e_asr_transformer"])
+@pytest.mark.parametrize(
+    ("words", "options", "message"),
+    [
+        ("--k 15", {}, "--k and --M are for --att-loss square"),
+        ("--att-loss square --M 0", {}, "M must be a positive finite number"),
+        ("--att-loss square", {"mtlalpha": 1.0}, "--att-loss square is for an attention decoder"),
+    ],
+)
+def test_wrong_options_of_the_patch(module, words, options, message, build_patched):
+    with pytest.raises(ValueError, match=message):
+        build_patched(module, words, **options)

@@ -1,44 +1,21 @@
 """The patches for source checkouts: they apply to the files of the installed releases, and what is patched runs."""
 
-import contextlib
 import copy
 import importlib
 import os
 import shutil
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
 
 import pytest
 import torch
+from patching import INSTALLED, PATCHES, patched
 from test_espnet import DECODERS, TOKENS, C, build, data, train  # noqa: F401  (data is a fixture)
 from transformers import Trainer, TrainingArguments
 
-from patches.renew import apply, changed_files, copy_upstream, main, patches_for
+from patches.renew import apply, changed_files, copy_upstream, main
 
-INSTALLED = Path(sysconfig.get_path("purelib"))
-PATCHES = {patch.name.rpartition("-")[0]: patch for patch in patches_for(INSTALLED)}
 SQUARE = {"loss": "square", "k": 15.0, "M": 2.6}
-
-
-@contextlib.contextmanager
-def patched(what, folder):
-    """Imports find the patched copies of an installed package's modules; afterwards they find the installed ones."""
-    copy_upstream(PATCHES[what], INSTALLED, folder)
-    apply(PATCHES[what], folder)
-    files = {path: path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.py")}
-    names = {name.removeprefix("src/").replace("/", "."): path for path, name in files.items()}
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        for name, path in names.items():
-            package, _, module = name.rpartition(".")
-            found = importlib.import_module(package)
-            monkeypatch.setattr(found, module, getattr(found, module, None), raising=False)  # may be what imports it
-            monkeypatch.setattr(found, "__path__", [str(path.parent), *found.__path__])
-            monkeypatch.delitem(sys.modules, name, raising=False)
-        yield
-        for name in names:
-            sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,7 @@ def use_square_loss(
     num_classes = decoder.odim if decoder is not None else host.odim
     chosen = choose_rescaling(num_classes, task=paper_task, beside_ctc=alpha > 0.0, rule=rescaling, k=k, M=M)
     if decoder is not None:
-        share = None if decoder.labeldist is None else torch.as_tensor(decoder.labeldist)
+        share = None if decoder.labeldist is None else torch.as_tensor(decoder.labeldist).float()
         smoothing = 0.0 if share is None else decoder.lsm_weight
         decoder.criterion = AttentionLoss(
             DEFAULT_LOSS, chosen.k, chosen.M, num_classes, decoder.ignore_id, smoothing, share, normalize_length=True
