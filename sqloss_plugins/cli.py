@@ -42,6 +42,7 @@ COMMANDS = {
     "calibrate": _Command(
         "sqloss_plugins.experiments.calibrate", "report", "how good the probabilities of finished runs are"
     ),
+    "explain": _Command("sqloss_plugins.experiments.explain", "report", "small experiments: square or cross-entropy?"),
 }
 
 
