@@ -40,6 +40,8 @@ def _panels(number: int, titles: Sequence[str]) -> tuple[matplotlib.figure.Figur
     for panel, title in zip(panels, titles, strict=True):
         panel.set_title(title, fontsize=9)
         panel.tick_params(labelsize=8)
+        panel.xaxis.label.set_size(8)
+        panel.yaxis.label.set_size(8)
     return figure, panels
 
 
@@ -82,7 +84,7 @@ def saturated(study: Study) -> matplotlib.figure.Figure:
         panel.set(xlabel="start of one bias", ylabel="steps until 90 % right", ylim=(0, None))
     labels = dict(zip(*reversed(panels[0].get_legend_handles_labels()), strict=True))
     labels |= dict(zip(*reversed(panels[2].get_legend_handles_labels()), strict=True))
-    del labels[BEHIND_SOFTMAX]  # it has the colour of the sigmoid
+    labels.pop(BEHIND_SOFTMAX, None)  # it has the colour of the sigmoid
     figure.legend(labels.values(), [name.replace("sigmoid", "sigmoid, softmax") for name in labels],
                   loc="outside lower center", ncols=3, fontsize=8)  # fmt: skip
     return figure
@@ -113,7 +115,10 @@ def population(study: Study) -> matplotlib.figure.Figure:
     }
     for (loss, method), style in shown.items():
         found = [each for each in records if (each["loss"], each["method"]) == (loss, method)]
-        look = {"color": _STYLES[loss][0], "marker": "o", "markersize": 4, "label": f"{loss}: {method}"}
+        # Cross-entropy's lines lie below those of the method `square`, and are broad enough to be seen there.
+        width = 5 if loss == CROSS_ENTROPY else 1.5
+        look = {"color": _STYLES[loss][0], "marker": "o", "linewidth": width, "markersize": 3 + width}
+        look |= {"label": f"{loss}: {method}"}
         panels[0].plot(classes, [each["nll"] / each["entropy"] for each in found], style, **look)
         panels[1].plot(classes, [each["mean_confidence"] for each in found], style, **look)
     truth = [of_classes[0]["mean_largest_p"] for of_classes in _by(records, "classes").values()]
