@@ -8,7 +8,7 @@ TEXT := glue --task mrpc --mini --learning_rate 1e-4 --num_train_epochs 6 --seed
 SPEECH := PYTHON=$(CURDIR)/$(PY) recipes/librispeech/run.sh --mini --tag demo --seed 1 --nj 1 --max_epoch 14
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup --durations 15
 
-.PHONY: demo demo-text demo-speech speech test test-slow contract lint patches benchmark clean
+.PHONY: demo demo-text demo-speech speech test test-slow contract lint patches docs readme benchmark clean
 
 # Some eleven minutes on two cores, installation included; `make demo-text` takes three. The losses train side by side, with
 # one thread each, and their lines say whose they are.
@@ -56,6 +56,14 @@ lint: $(VENV)/test.installed
 # Whether the patches fit the installed releases, or the checkout UPSTREAM=DIR; with VERSION=N, those of that version.
 patches: $(VENV)/test.installed
 	$(PY) patches/renew.py $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(if $(VERSION),--version $(VERSION)) $(PATCH)
+
+# The site, in build/site; a link that leads nowhere is an error.
+docs: $(VENV)/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
+
+# The README's table and figure, from recipes/RESULTS.
+readme: $(VENV)/test.installed
+	$(PY) -m tools.front_page
 
 benchmark: $(VENV)/test.installed
 	$(PY) -m benchmarks.losses --json benchmarks/results/losses_cpu.json

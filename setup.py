@@ -59,7 +59,7 @@ SWEEP = [
     "optuna>=4",  # for Trainer.hyperparameter_search
 ]
 CLUSTER = ["dask-jobqueue>=0.9"]  # for sqloss sweep on SLURM, PBS and the like
-DOCS = ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"]
+DOCS = [*HF, "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26"]  # the page of tasks is made by `sqloss list`
 TEST = [
     *VISION,
     *ESPNET,
@@ -76,13 +76,33 @@ TEST = [
     "peft",
 ]
 
+
+def description() -> str:
+    """The README for a package index, which has no files beside it: a relative link becomes its words."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)[^)]*\)", r"\1", text)
+
+
 setup(
     name="sqloss_plugins",
     version=VERSION.group(1) if VERSION else "0",
     description="The square loss as a training loss for classifiers, in PyTorch, Hugging Face's Trainer and ESPnet",
-    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description=description(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    keywords="square loss, cross-entropy, classification, PyTorch, Transformers, ESPnet, speech, calibration",
+    project_urls={"Paper": "https://arxiv.org/abs/2006.07322"},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=[*find_packages(include=["sqloss_plugins", "sqloss_plugins.*"]), "sqloss_plugins.recipes"],
     package_dir={"sqloss_plugins.recipes": "recipes"},  # so that `sqloss asr librispeech` runs from a wheel
     package_data={

@@ -1,0 +1,262 @@
+"""The README's table and figure, made from the results of runs on real data.
+
+    make readme                          # or: python -m tools.front_page
+    python -m tools.front_page --check   # writes nothing; exit status 1 where the README is not up to date
+
+Reads recipes/RESULTS/report.json, which `sqloss report FOLDERS --output recipes/RESULTS` writes, and
+recipes/earlier_runs.yaml. Writes the lines between the two markers of README.md, and docs/images/results.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from sqloss_plugins import paper
+from sqloss_plugins.errors import UserError, run_command
+from sqloss_plugins.experiments.drawing import Line, Lines, Mark, save_figure
+from sqloss_plugins.experiments.statistics import mean_interval
+from sqloss_plugins.metrics import metric
+from sqloss_plugins.results import markdown_table
+
+ROOT = Path(__file__).parent.parent
+REPORT = ROOT / "recipes/RESULTS/report.json"
+EARLIER = ROOT / "recipes/earlier_runs.yaml"
+README = ROOT / "README.md"
+FIGURE = ROOT / "docs/images/results.svg"
+BEGIN, END = "<!-- results: made by `make readme` -->", "<!-- end of the results -->"
+
+_TASKS = {
+    "an4": "AN4, characters (speech)",
+    "an4_phone": "AN4, phones (speech)",
+    "debtags": "Debian package tags (several labels)",
+    "fashion_mnist": "Fashion-MNIST (images)",
+    "mrpc": "MRPC (sentence pairs)",
+    "stackoverflow20": "Stack Overflow titles, 20 tags",
+    "text5": "text5 (paper titles)",
+    "tiny_imagenet100": "Tiny ImageNet, 100 classes (images)",
+}
+"""What tasks are called here; others have the name that is in their results."""
+_MODELS = {"minilm-l6": "MiniLM-L6", "conformer": "Conformer"}
+"""Likewise for models that the paper does not have."""
+
+_ERRORS = ("per", "cer", "wer")
+"""The metrics of speech."""
+
+
+class Row(NamedTuple):
+    """The square loss and cross-entropy on one task.
+
+    Attributes:
+        task, model: by their names in results.
+        metric: the one that decides.
+        square, cross_entropy: mean +- standard deviation on test data.
+        ahead: points of the square loss ahead of cross-entropy, seed by seed; positive is better.
+        is_earlier: whether the result files were not kept.
+    """
+
+    task: str
+    model: str
+    metric: str
+    square: str
+    cross_entropy: str
+    ahead: Sequence[float]
+    is_earlier: bool
+
+    @property
+    def mean(self) -> float:
+        """Of the seeds."""
+        return sum(self.ahead) / len(self.ahead)
+
+    @property
+    def published(self) -> float | None:
+        """By how many points the square loss is ahead in the paper; None where it does not have task and model."""
+        values = paper.test_results(self.task, self.model).get(self.metric)
+        if values is None:
+            return None
+        sign = 1 if metric(self.metric).higher_is_better else -1
+        return round(sign * (values["square"] - values["cross_entropy"]), 1) + 0.0
+
+
+def _sections(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Table -> its records."""
+    return {table["name"]: table["records"] for section in report["sections"] for table in section["tables"]}
+
+
+def rows_of_report(report: Mapping[str, Any]) -> list[Row]:
+    """A row for every task and model of a report on which both losses were run, on real data, with their own rates.
+
+    Of several k and M, or protocols, the one with most seeds; runs for cross-entropy's epochs do not count.
+    """
+    tables = _sections(report)
+    chosen: dict[tuple[str, str], dict[str, Any]] = {}
+    for record in [*tables.get("differences", []), *tables.get("own_differences", [])]:
+        if not (record["is_main"] and record["loss"].startswith("square") and record["protocol"] != "same_epochs"):
+            continue
+        other = chosen.setdefault((record["task"], record["arch"]), record)
+        if record["seeds"] > other["seeds"]:
+            chosen[record["task"], record["arch"]] = record
+    rows = []
+    for (task, model), record in chosen.items():
+        ahead = [float(pair.partition(":")[2]) for pair in record["by_seed"].split()]
+        square, baseline = (_measured(tables, record, loss) for loss in (record["loss"], "cross_entropy"))
+        rows.append(Row(task, _paper_name(task, model), record["metric"], square, baseline, ahead, False))
+    return rows
+
+
+def _paper_name(task: str, model: str) -> str:
+    """The paper's name of a model that is one of its pre-trained ones."""
+    return next((row["model"] for row in paper.tables()["hyperparameters"]
+                 if row["task"] == task and model == row.get("backbone")), model)  # fmt: skip
+
+
+def _measured(tables: Mapping[str, list[dict[str, Any]]], record: Mapping[str, Any], loss: str) -> str:
+    """Mean +- standard deviation of a loss in the column of a difference."""
+    names = ("task", "arch", "protocol", "split", "metric")
+    for own in tables.get("own_results", []):
+        if own["loss"] == loss and all(own[name] == record[name] for name in names):
+            return _spread(own["mean"], own["std"])
+    column = "cross_entropy" if loss == "cross_entropy" else "square"
+    for name in ("table2", "table3", "table5", "table7"):
+        for row in tables.get(name, []):
+            model = _paper_name(record["task"], record["arch"])
+            if (row["task"], row["model"], row["metric"]) == (record["task"], model, record["metric"]):
+                return _spread(row[f"{column}_test_mean"], row[f"{column}_test_std"])
+    return ""
+
+
+def _spread(mean: float, deviation: float | None) -> str:
+    return f"{mean:.2f}" + ("" if deviation is None else f" +- {deviation:.2f}")
+
+
+def earlier_rows(text: str) -> list[Row]:
+    """The rows of recipes/earlier_runs.yaml."""
+    names = ("task", "model", "metric", "square", "cross_entropy", "ahead")
+    return [Row(**{name: entry[name] for name in names}, is_earlier=True) for entry in yaml.safe_load(text)]
+
+
+def all_rows(report: Mapping[str, Any]) -> list[Row]:
+    """Speech last; a task and model that are in the report are not taken from earlier runs."""
+    found = rows_of_report(report)
+    there = {(row.task, row.model) for row in found}
+    rows = [*found, *(row for row in earlier_rows(EARLIER.read_text("utf-8")) if (row.task, row.model) not in there)]
+    return sorted(rows, key=lambda row: (row.metric in _ERRORS, _name(row), row.model))
+
+
+def _name(row: Row) -> str:
+    return _TASKS.get(row.task, row.task)
+
+
+def _model(row: Row) -> str:
+    return str(paper.tables()["names"]["models"].get(row.model, _MODELS.get(row.model, row.model)))
+
+
+def _measure(row: Row) -> str:
+    """The metric, with its usual capitals."""
+    heading = metric(row.metric).heading
+    return heading.replace(row.metric, row.metric.upper()) if row.metric in _ERRORS else heading
+
+
+def _interval(row: Row) -> str:
+    interval = mean_interval(list(row.ahead))
+    return "one seed" if interval is None else f"{interval.low:+.1f} to {interval.high:+.1f}"
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The table, in Markdown."""
+    heading = ["task", "model", "measured", "seeds", "square", "cross-entropy", "ahead by (95 % interval)", "paper"]
+    shown = [heading]
+    for row in rows:
+        published = "" if row.published is None else f"{row.published:+.1f}"
+        cells = [_name(row), _model(row), _measure(row), str(len(row.ahead)), row.square]
+        ahead = f"{row.mean:+.2f} ({_interval(row)})" + (" †" if row.is_earlier else "")
+        shown.append([*cells, row.cross_entropy, ahead, published])
+    return markdown_table(shown)
+
+
+def not_run(report: Mapping[str, Any]) -> str:
+    """Which of the paper's results were run with its model on its data, in one paragraph."""
+    tables = _sections(report)
+    records = [record for name in ("table2", "table5", "table7") for record in tables[name]]
+    records = [record for record in records if record["metric"] != "top5"]
+    run = [record for record in records if record["square_test_seeds"] and record["cross_entropy_test_seeds"]]
+    names = paper.tables()["names"]
+    ran = dict.fromkeys(f"{names['tasks'][each['task']]} with {names['models'][each['model']]}" for each in run)
+    those = f" ({', '.join(ran)})" if ran else ""
+    words = (
+        f"**What was not run.** The paper's Tables 2, 5 and 7 have {len(records)} results without Top-5. With the "
+        f"paper's own model and data, {len(run)} of them were run here{those}, and {len(records) - len(run)} were not: "
+        "most need a GPU for days or data that is sold. Their commands are ready. Runs on synthetic data are in no row."
+    )
+    return textwrap.fill(words, 120, break_long_words=False)
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """What stands between the markers."""
+    return f"{table(all_rows(report))}\n\n{not_run(report)}\n"
+
+
+def figure(rows: Sequence[Row]) -> Lines:
+    """The same differences, drawn: ours with their intervals and seeds, and the paper's."""
+    lines = []
+    for row in rows:
+        interval = mean_interval(list(row.ahead))
+        # The interval of two seeds is so wide that nothing else could be seen.
+        is_shown = interval is not None and len(row.ahead) > 2
+        low, high = interval if interval and is_shown else (None, None)
+        ours = Mark(row.mean, low, high, row.ahead)
+        theirs = None if row.published is None else Mark(row.published)
+        lines.append(Line(f"{_name(row).partition(' (')[0]}, {_model(row)}", theirs, ours))
+    title = "Square loss against cross-entropy on test data: right of 0 the square loss is better"
+    return Lines("results", title, "points ahead of cross-entropy (mean, 95 % interval, seeds)", 0.0, lines, [])
+
+
+def replaced(page: str, made: str) -> str:
+    """A page with new text between its markers.
+
+    Raises:
+        UserError: it does not have both markers.
+    """
+    if BEGIN not in page or END not in page:
+        raise UserError(f"README.md lacks the line {BEGIN} or {END}: put both back where the table belongs")
+    pattern = re.compile(re.escape(BEGIN) + ".*?" + re.escape(END), re.DOTALL)
+    return pattern.sub(lambda _: f"{BEGIN}\n{made}\n{END}", page, count=1)
+
+
+def _run(check: bool) -> None:
+    if not REPORT.exists():
+        raise UserError(f"there is no {REPORT.relative_to(ROOT)}: run sqloss report FOLDERS --output recipes/RESULTS")
+    report = json.loads(REPORT.read_text(encoding="utf-8"))
+    page = README.read_text(encoding="utf-8")
+    new = replaced(page, text(report))
+    if check:
+        if new != page:
+            raise UserError("README.md is not what recipes/RESULTS says: run make readme")
+        return
+    README.write_text(new, encoding="utf-8")
+    FIGURE.parent.mkdir(parents=True, exist_ok=True)
+    drawn = figure(all_rows(report)).drawn
+    for path in save_figure(FIGURE.parent, "results", drawn):
+        if path != FIGURE:
+            path.unlink()
+    print(f"{README.name} and {FIGURE.relative_to(ROOT)} are made from {REPORT.relative_to(ROOT)}")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser("front_page", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing: say whether the README is up to date")
+    args = parser.parse_args(argv)
+    return run_command("front_page", lambda: _run(args.check))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
