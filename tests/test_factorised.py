@@ -50,9 +50,9 @@ def moves(monkeypatch):
     """The times that directions of U were moved into V."""
     calls, move = [], _factor._move_directions
 
-    def counted(U, dtype):
-        calls.append(dtype)
-        return move(U, dtype)
+    def counted(U):
+        calls.append(U)
+        return move(U)
 
     monkeypatch.setattr(_factor, "_move_directions", counted)
     return calls

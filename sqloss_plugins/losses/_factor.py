@@ -20,7 +20,6 @@ Source: Vincent, de Brebisson & Bouthillier (2015), arXiv 1412.7091, Section 3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -64,19 +63,30 @@ class StoredRows(NamedTuple):
         if self.bias is not None:
             self.bias.index_add_(0, index, rows[:, d])
 
-    def chunks(self) -> list[slice]:
-        """All rows, some at a time."""
+    def parts(self) -> list[StoredRows]:
+        """Views of all rows, some at a time."""
         size = max(1, _CHUNK // self.width)
-        return [slice(start, start + size) for start in range(0, len(self), size)]
+        biases = [None] * -(-len(self) // size) if self.bias is None else torch.split(self.bias, size)
+        return [StoredRows(*part) for part in zip(torch.split(self.weight, size), biases, strict=True)]
 
-    def replace_(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Every row by what ``change`` makes of some of them; from (n, p) to (n, p)."""
+    def multiply_(self, matrix: Tensor, row: Tensor) -> None:
+        """V <- V matrix + 1 row^T, in place; (p, p) and (p), of V's dtype."""
         d = self.weight.shape[1]
-        for part in self.chunks():
-            rows = change(self.take(part))
-            self.weight[part] = rows[:, :d]
-            if self.bias is not None:
-                self.bias[part] = rows[:, d]
+        for part in self.parts():
+            rows = torch.addmm(row, part.take(slice(None)), matrix)
+            part.weight.copy_(rows[:, :d])
+            if part.bias is not None:
+                part.bias.copy_(rows[:, d])
+
+    def add_product_(self, left: Tensor, right: Tensor) -> None:
+        """V <- V + V left right, in place; (p, m) and (m, p), of V's dtype."""
+        d = self.weight.shape[1]
+        for weight, bias in self.parts():
+            product = weight @ left[:d]
+            if bias is not None:
+                product.addr_(bias, left[d])
+                bias.addmv_(product, right[:, d])
+            weight.addmm_(product, right[:, :d])
 
 
 class Factor(NamedTuple):
@@ -147,19 +157,19 @@ class Step(NamedTuple):
 
     Attributes:
         factor: afterwards.
-        change: of all rows of V; None for most steps.
+        move: left, (p, m), and right, (m, p), of V <- V + V left right, of all rows; None for most steps.
         classes, rows: what is added to V's rows of the true classes then.
     """
 
     factor: Factor
-    change: Callable[[Tensor], Tensor] | None
+    move: tuple[Tensor, Tensor] | None
     classes: Tensor
     rows: Tensor
 
     def write(self, V: StoredRows) -> None:
         """Writes it into V."""
-        if self.change is not None:
-            V.replace_(self.change)
+        if self.move is not None:
+            V.add_product_(*self.move)
         V.add_(self.classes, self.rows)
 
 
@@ -168,8 +178,8 @@ def plain_factor(V: StoredRows) -> Factor:
     p, device = V.width, V.weight.device
     gram = torch.zeros(p, p, dtype=torch.float64, device=device)
     total = torch.zeros(p, dtype=torch.float64, device=device)
-    for part in V.chunks():
-        rows = V.take(part).double()
+    for part in V.parts():
+        rows = part.take(slice(None)).double()
         gram.addmm_(rows.T, rows)
         total += rows.sum(0)
     identity = torch.eye(p, dtype=torch.float64, device=device)
@@ -180,7 +190,7 @@ def fold(V: StoredRows, factor: Factor) -> Factor:
     """Makes V the weight W, in place; two passes over V."""
     if factor.is_plain:
         return factor
-    V.replace_(_times(factor.U, factor.shared, V.weight.dtype))
+    V.multiply_(factor.U.to(V.weight.dtype), factor.shared.to(V.weight.dtype))
     return plain_factor(V)
 
 
@@ -218,16 +228,17 @@ def sgd_step(W: FactoredRows, gradient: Gradient, lr: float, decay: Tensor) -> S
     gram -= overlap + overlap.T
     total -= E.sum(0, dtype=torch.float64)
 
-    change, limit = None, 1e-3 * torch.finfo(dtype).max
+    move, limit = None, 1e-3 * torch.finfo(dtype).max
     if not _are_finite(U, shared, gram) or gram.trace().sqrt() > limit:
         raise _too_large(lr)
     inverse = _well_conditioned_inverse(U)
     if inverse is None:
-        U, inverse, change = _move_directions(U, dtype)
+        U, inverse, left, right = _move_directions(U)
+        move = left.to(dtype), right.to(dtype)
     rows = E @ inverse.to(dtype).neg()
     if not _are_finite(rows):
         raise _too_large(lr)
-    return Step(Factor(U, shared, gram, total, False), change, gradient.classes, rows)
+    return Step(Factor(U, shared, gram, total, False), move, gradient.classes, rows)
 
 
 def _too_large(lr: float) -> FloatingPointError:
@@ -256,33 +267,19 @@ def _largest_singular_value(matrix: Tensor) -> float:
     return float((matrix @ directions).norm(dim=0).max())
 
 
-def _move_directions(U: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+def _move_directions(U: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Takes singular directions out of U and puts them into V, so that V U stays what it is.
 
     With U = X S Y^T and T, which is S but for ones where S is too small or too large, V U = (V X S T^-1 X^T) (X T Y^T).
 
     Returns:
-        The new U, its inverse, and the change of V's rows.
+        The new U, its inverse, and left and right of V's step V <- V + V left right.
     """
     X, S, Yt = torch.linalg.svd(U)
     leaves = (S < _KEPT * _SMALLEST) | (S > _LARGEST / _KEPT)
     T = torch.where(leaves, 1.0, S)
-    U, inverse = (X * T) @ Yt, (Yt.T / T) @ X.T
-    left, right = X[:, leaves] * (S[leaves] - 1.0), X[:, leaves].T
-    if 2 * left.shape[1] > len(U):
-        return U, inverse, _times(torch.eye(len(U), dtype=U.dtype, device=U.device) + left @ right, None, dtype)
-    left, right = left.to(dtype), right.to(dtype)
-    return U, inverse, lambda rows: torch.addmm(rows, rows @ left, right)
-
-
-def _times(matrix: Tensor, shift: Tensor | None, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Rows times a matrix, and a row added to each."""
-    matrix = matrix.to(dtype)
-    if shift is None:
-        return lambda rows: rows @ matrix
-    row = shift.to(dtype)
-    return lambda rows: torch.addmm(row, rows, matrix)
+    return (X * T) @ Yt, (Yt.T / T) @ X.T, X[:, leaves] * (S[leaves] - 1.0), X[:, leaves].T
 
 
 def _are_finite(*tensors: Tensor) -> bool:
-    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
+    return all(bool(torch.isfinite(torch.stack(tensor.aminmax())).all()) for tensor in tensors if tensor.numel())
