@@ -69,6 +69,7 @@ benchmark: $(VENV)/test.installed
 	$(PY) -m benchmarks.losses --json benchmarks/results/losses_cpu.json
 	$(PY) -m benchmarks.linear_precision --json benchmarks/results/linear_precision_cpu.json
 	$(PY) -m benchmarks.linear_square --json benchmarks/results/linear_square_cpu.json
+	$(PY) -m benchmarks.factorised_head --json benchmarks/results/factorised_head_cpu.json
 	$(PY) -m benchmarks.espnet_head --json benchmarks/results/espnet_head_cpu.json
 	$(PY) -m benchmarks.pair_models --json benchmarks/results/pair_models_cpu.json
 	$(PY) -m benchmarks.image_training --models --json benchmarks/results/image_steps_cpu.json

@@ -4,10 +4,12 @@ import json
 import sys
 
 import pytest
+import torch
 
 from benchmarks import (
     espnet_head,
     evaluation,
+    factorised_head,
     image_training,
     language_model_study,
     linear_precision,
@@ -47,6 +49,25 @@ def test_linear_square(tmp_path, monkeypatch, capsys):
     assert found["CE dense"]["megabytes"] * 2**20 >= 4 * (4 * 5 + 4 * 8 + 5 * 8)
     assert [row["N"] for row in result["sweeps"]["N"]] == [2, 4]
     assert "auto / better form" in capsys.readouterr().out
+
+
+def test_factorised_head(tmp_path, monkeypatch, capsys):
+    for name, value in (("ROWS", 20), ("FEATURES", 8), ("CLASSES", 50), ("GROWTH_FEATURES", 4), ("GROWTH", (10, 20))):
+        monkeypatch.setattr(factorised_head, name, value)
+    assert run(factorised_head, monkeypatch, "--rounds", 1, "--json", tmp_path / "a.json") == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [row["C"] for row in rows] == [50] * 5 + [10, 20]
+    assert all(row["milliseconds"] > 0 for row in rows)
+    assert "time / factorised" in capsys.readouterr().out
+
+
+def test_the_benchmarks_cross_entropy():
+    """By chunks, it has cross-entropy's loss and gradients."""
+    H, W, y = torch.randn(7, 3, requires_grad=True), torch.randn(9, 3, requires_grad=True), torch.arange(7)
+    expected = torch.nn.functional.cross_entropy(H @ W.T, y)
+    gradients = torch.autograd.grad(expected, (H, W))
+    torch.testing.assert_close(factorised_head.chunked_cross_entropy(H, W, y), expected.detach())
+    torch.testing.assert_close((H.grad, W.grad), gradients)
 
 
 def test_espnet_head(tmp_path, monkeypatch, capsys):
