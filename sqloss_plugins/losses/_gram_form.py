@@ -40,6 +40,7 @@ class Problem(NamedTuple):
         M: its target; of shape (N) where that depends on the class.
         constant: what is added to (f - M)^2 in it, likewise.
         dtype: of the products' operands.
+        value_dtype: of those in the loss's value; the same, or float64.
         first_class: the number of the first class that is here.
         num_classes: C, of all ranks together.
     """
@@ -54,6 +55,7 @@ class Problem(NamedTuple):
     M: float | Tensor
     constant: float | Tensor
     dtype: torch.dtype
+    value_dtype: torch.dtype
     first_class: int
     num_classes: int
 
@@ -128,7 +130,7 @@ def row_losses(H: Tensor, W: Tensor | ClassRows, b: Tensor | None, gram: Tensor,
     A, B = problem.square, problem.linear
     h = wide(H)
     true_class, here = problem.true_class_here(len(W))
-    W_true = wide(W[true_class].to(problem.dtype))
+    W_true = wide(W[true_class].to(problem.value_dtype))
     if len(W) < problem.num_classes:  # with the true class on another rank, there is nothing to single out here
         W_true *= here.unsqueeze(1)
 
@@ -136,10 +138,10 @@ def row_losses(H: Tensor, W: Tensor | ClassRows, b: Tensor | None, gram: Tensor,
     V = mm_wide(H, gram)  # the sum of f_i W_i
     outer: Tensor | float = 0.0  # the sum of f_i b_i over the wrong classes
     if b is not None and isinstance(W, Tensor):
-        bias = wide(b)
+        bias = b.to(h.dtype)
         b_true = bias[true_class] * here
         f_true += b_true
-        Wb = mm_wide(W.to(problem.dtype).T, bias.unsqueeze(1)).squeeze(1)
+        Wb = mm_wide(W.to(problem.value_dtype).T, bias.unsqueeze(1)).squeeze(1)
         V += Wb
         outer = h @ Wb + bias.dot(bias) - f_true * b_true
     V.addcmul_(f_true.unsqueeze(1), W_true, value=-1.0)  # over the wrong classes
@@ -171,15 +173,15 @@ class GramForm(torch.autograd.Function):
         accumulation: GradientAccumulation | None,
     ) -> Tensor:
         """The loss of an input of shape (N, d), reduced, in a wide dtype."""
-        H = input.to(problem.dtype)
-        gram = accumulation.gram(W, b, problem.dtype) if accumulation else layer_gram(W, problem.dtype)
+        H, dtype = input.to(problem.value_dtype), problem.value_dtype
+        gram = accumulation.gram(W, b, dtype) if accumulation else layer_gram(W, dtype)
         rows = row_losses(H, W, b, gram, problem)
         input_gradient = None
         if ctx.needs_input_grad[0]:
-            input_gradient = rows.input_gradient(problem)
-        ctx.save_for_backward(input, W, b, input_gradient, rows.true_class, rows.slope)
+            input_gradient = rows.input_gradient(problem).to(problem.rows.dtype)
+        ctx.save_for_backward(input, W, b, input_gradient, rows.true_class, rows.slope.to(problem.rows.dtype))
         ctx.problem, ctx.accumulation = problem, accumulation
-        return problem.reduce(rows.losses)
+        return problem.reduce(rows.losses).to(problem.rows.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -220,7 +222,7 @@ def _differentiable_gradients(
     For second derivatives, as in a gradient penalty, and for batched gradients.
     """
     dtype = compute_dtype(input)
-    problem: Problem = ctx.problem._replace(dtype=dtype)
+    problem: Problem = ctx.problem._replace(dtype=dtype, value_dtype=dtype)
     needed = ctx.needs_input_grad[:3]
     with torch.enable_grad():
         # Views, so that no gradient goes on to what input, weight and bias may have in common.

@@ -1,4 +1,11 @@
-"""Which form of the linear square loss is faster, and whether it is precise enough."""
+"""Which form of the linear square loss is faster.
+
+Precision does not decide. The Gram form's gradients, by which training goes, have at most 2.4 times the rounding errors
+of the direct form's in the same dtype, and 3 times where all weights are positive. So has its value, but for a float32
+loss near zero, where squares cancel: with outputs a hundredth of M from their targets its error is 8 to 15 times the
+direct form's for k = 1 (a relative 4e-5), no larger from k = 12 on, and grows closer to the targets for every k. For
+those who read such values there is ``precise_value``. Measured in benchmarks/RESULTS.md.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sqloss_plugins.losses._products import NARROW, kept_gram, product_dtype
-
-_PRECISE_FROM_K = 12.0
-"""From this k on, the Gram form's value of a float32 loss near zero is about as precise as the direct form's."""
+from sqloss_plugins.losses._products import kept_gram, product_dtype
 
 
 class _Costs(NamedTuple):
@@ -37,12 +41,15 @@ def gram_pays(
     needs_input: bool = True,
     needs_weight: bool = True,
     kept: bool = False,
+    precise_value: bool = False,
     device: str = "cpu",
 ) -> bool:
     """Whether the Gram form should be faster than the direct one.
 
     Compares the floating-point operations of the products, 4 d^2 (N + C) against 6 N C d where both gradients are
-    needed, and the cost of the passes over memory (benchmarks/RESULTS.md).
+    needed, and the cost of the passes over memory. For a CPU that cost is measured (benchmarks/RESULTS.md); for CUDA it
+    comes from an H100's data sheet (bfloat16), and no GPU has confirmed it yet: ``python -m benchmarks.linear_square
+    --device cuda`` shows what another choice would gain.
 
     Args:
         N: rows that count.
@@ -50,43 +57,27 @@ def gram_pays(
         C: classes.
         needs_input, needs_weight: which gradients are wanted.
         kept: whether G is there already.
+        precise_value: whether G and its product with the input are in float64, at twice the cost.
         device: the device's type; the figures of ``"cpu"`` serve for one that has none.
     """
     cost = _COSTS.get(device, _COSTS["cpu"])
     direct = 2.0 * N * C * d * (1 + needs_input + needs_weight) + cost.output * N * C
-    gram = 2.0 * d * d * ((0 if kept else C) + N + needs_weight * (N + C)) + cost.feature * N * d
+    gram = (
+        2.0 * d * d * (((0 if kept else C) + N) * (1 + precise_value) + needs_weight * (N + C)) + cost.feature * N * d
+    )
     gram += needs_weight * cost.parameter * C * d
     return gram < direct
 
 
-def precise_enough(input: Tensor, k: float) -> bool:
-    """Whether ``impl="auto"`` may take the Gram form of such an input, for its precision.
-
-    Measured (benchmarks/RESULTS.md): the Gram form's rounding errors are at most 2.4 times the direct form's in the
-    same dtype, and 3 times where all weights are positive; except for the *value* of a float32 loss near zero, where
-    squares cancel. With outputs a hundredth of M from their targets, its error is 8 to 15 times the direct form's for
-    k = 1 (a relative 4e-5), and no larger from k = 12 on; closer to the targets it grows for every k. Gradients stay
-    within the bound everywhere.
-
-    Args:
-        input: the layer's input, for its dtype.
-        k: the weight of the true class's term.
-    """
-    narrow = input.dtype in NARROW or torch.is_autocast_enabled(input.device.type)
-    return narrow or k >= _PRECISE_FROM_K
-
-
-def prefers_gram(input: Tensor, W: Tensor, k: float, steps: int = 1) -> bool:
-    """Whether ``impl="auto"`` takes the Gram form: precise enough, and faster.
+def prefers_gram(input: Tensor, W: Tensor, steps: int = 1, precise_value: bool = False) -> bool:
+    """Whether ``impl="auto"`` takes the Gram form.
 
     Args:
         input: the rows that count, of shape (N, d).
         W: the layer's weight, of shape (C, d).
-        k: the weight of the true class's term.
         steps: how many such inputs share one G.
+        precise_value: whether G and its products are in float64.
     """
-    if not precise_enough(input, k):
-        return False
     grad = torch.is_grad_enabled()
     return gram_pays(
         len(input) * steps,
@@ -94,6 +85,7 @@ def prefers_gram(input: Tensor, W: Tensor, k: float, steps: int = 1) -> bool:
         len(W),
         needs_input=grad and input.requires_grad,
         needs_weight=grad and W.requires_grad,
-        kept=kept_gram(W, product_dtype(input)) is not None,
+        kept=kept_gram(W, torch.float64 if precise_value else product_dtype(input)) is not None,
+        precise_value=precise_value,
         device=input.device.type,
     )

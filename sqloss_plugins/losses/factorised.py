@@ -175,6 +175,7 @@ class FactorisedSquareHead(nn.Module):
             M=float(self.M),
             constant=0.0,
             dtype=dtype,
+            value_dtype=dtype,
             first_class=0,
             num_classes=C,
         )

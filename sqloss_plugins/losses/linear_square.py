@@ -1,6 +1,6 @@
 """A linear layer and the square loss of its outputs in one, with the outputs or without them.
 
-The form without them is in ``_gram_form.py``; which of the two is faster and precise enough is in ``cost_model.py``.
+The form without them is in ``_gram_form.py``; which of the two is faster is in ``cost_model.py``.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def linear_square_loss(
     M: float = 1.0,
     prior_weight: Tensor | None = None,
     impl: str = "auto",
+    precise_value: bool = False,
     accumulation: GradientAccumulation | None = None,
     shard: ClassShard | None = None,
 ) -> Tensor:
@@ -65,10 +66,14 @@ def linear_square_loss(
         ignore_index: a class index that counts for nothing; None, for -100, with class probabilities.
         weight, reduction, label_smoothing, k, M, prior_weight: as in :func:`sqloss_plugins.losses.square_loss`.
         impl: ``"direct"`` builds the outputs, ``"gram"`` does not, and ``"auto"`` takes what should be faster
-            (:func:`gram_pays`) if it is precise enough: not with k < 12 in float32, unless there is a prior weight.
-            Class probabilities, class weights or a prior weight with label smoothing, dimensions d1, ..., dK, tracers,
-            torch.func transforms, forward-mode differentiation and subclasses of Tensor have no Gram form: ``"auto"``
-            builds the outputs.
+            (:func:`gram_pays`, whose figures for CUDA are from a data sheet and not measured). Class probabilities,
+            class weights or a prior weight with label smoothing, dimensions d1, ..., dK, tracers, torch.func
+            transforms, forward-mode differentiation and subclasses of Tensor have no Gram form: ``"auto"`` builds the
+            outputs.
+        precise_value: makes the value of a float32 loss near zero as precise as the outputs would: the Gram form's is
+            a relative 4e-5 off where outputs are a hundredth of M from their targets (k = 1), and more when closer.
+            G and its products with the input are then in float64, which takes 1.85 times as long. Gradients do not
+            need it, and the direct form has it anyway.
         accumulation: what the micro-batches of an optimiser step share; for ``"gram"``, and for ``"auto"`` where it
             takes the Gram form for the whole step. The parameters' gradients then come with its ``finish()``.
         shard: which classes the rows of ``linear_weight`` and ``linear_bias`` are, where every rank has some of them.
@@ -90,7 +95,18 @@ def linear_square_loss(
     ``torch.compile`` calls this function uncompiled.
     """
     arguments = _Arguments(
-        input, linear_weight, linear_bias, target, weight, ignore_index, reduction, label_smoothing, k, M, prior_weight
+        input,
+        linear_weight,
+        linear_bias,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        k,
+        M,
+        prior_weight,
+        precise_value,
     )
     # Not by a decorator, which imports the compiler with this module and takes seconds.
     compute = torch.compiler.disable(_loss) if torch.compiler.is_compiling() else _loss  # type: ignore[no-untyped-call]
@@ -109,7 +125,8 @@ class LinearSquareLoss(ClassificationLoss):
         out_features: d1, ..., dK; the weight of ``self.linear`` is of shape (C * d1 * ... * dK, d).
         bias: whether the layer has one.
         device, dtype: of the layer's parameters.
-        weight, ignore_index, reduction, label_smoothing, k, M, prior_weight, impl: as in :func:`linear_square_loss`.
+        weight, ignore_index, reduction, label_smoothing, k, M, prior_weight, impl, precise_value: as in
+            :func:`linear_square_loss`.
 
     Raises:
         ValueError, RuntimeError: as :func:`linear_square_loss`.
@@ -134,6 +151,7 @@ class LinearSquareLoss(ClassificationLoss):
         M: float = 1.0,
         prior_weight: Tensor | None = None,
         impl: str = "auto",
+        precise_value: bool = False,
     ) -> None:
         super().__init__(weight, reduction=reduction, label_smoothing=label_smoothing)
         _check_form(k, M, impl)
@@ -146,6 +164,7 @@ class LinearSquareLoss(ClassificationLoss):
         self.k = k
         self.M = M
         self.impl = impl
+        self.precise_value = precise_value
 
     def forward(self, input: Tensor, target: Tensor, accumulation: GradientAccumulation | None = None) -> Tensor:
         """The loss; shapes as in :func:`linear_square_loss`."""
@@ -164,6 +183,7 @@ class LinearSquareLoss(ClassificationLoss):
             M=self.M,
             prior_weight=self.prior_weight,
             impl=self.impl,
+            precise_value=self.precise_value,
             accumulation=accumulation,
         )
         return loss
@@ -187,6 +207,7 @@ class _Arguments(NamedTuple):
     k: float
     M: float
     prior_weight: Tensor | None
+    precise_value: bool
 
     @property
     def ignored_class(self) -> int:
@@ -248,7 +269,8 @@ def _check_layer(arguments: _Arguments) -> None:
         RuntimeError: input and weight of different dtypes.
         ValueError: anything else that does not fit.
     """
-    input, W, b, target, weight, *_, prior_weight = arguments
+    input, W, b, target, weight = arguments[:5]
+    prior_weight = arguments.prior_weight
     check_input(input)
     if input.dim() not in (1, 2):
         raise ValueError(f"the input is of shape (d) or (N, d), got {tuple(input.shape)}")
@@ -300,10 +322,11 @@ def _dispatch(
         if kept is not None:
             arguments = arguments._replace(input=input[kept], target=target[kept])
     steps = accumulation.steps if accumulation else 1
-    # The precision that a small k lacks is that of a value near zero, and with prior weights zero is nowhere special.
-    k = arguments.k if arguments.prior_weight is None else math.inf
     if impl == "gram" or (
-        impl == "auto" and no_gram is None and not small and prefers_gram(arguments.input, W, k, steps)
+        impl == "auto"
+        and no_gram is None
+        and not small
+        and prefers_gram(arguments.input, W, steps, arguments.precise_value)
     ):
         loss = _gram_form(arguments, accumulation, shard)
     else:
@@ -384,6 +407,7 @@ def _gram_form(arguments: _Arguments, accumulation: GradientAccumulation | None,
         M=target_output,
         constant=constant,
         dtype=product_dtype(input),
+        value_dtype=torch.float64 if arguments.precise_value else product_dtype(input),
         first_class=shard.first if shard else 0,
         num_classes=C,
     )
