@@ -3,10 +3,10 @@
     python -m benchmarks.linear_square --json linear_square_cpu.json --plot linear_square_cpu.png
     python -m benchmarks.linear_square --device cuda --dtype bfloat16 --json linear_square_cuda.json
 
-Forward and backward, gradients of input and weight, k = 15, M = 30. Every round times all of them in turn and in a new
-order; the table has medians over the rounds, and medians of each round's ratio to the fastest cross-entropy. Roofline:
-4 d^2 (N + C) operations at the speed of the fastest square matrix product of the run; on a CPU the Gram form may go
-beyond it, since it computes G and H^T H by halves.
+Forward and backward, gradients of input and weight, k = 15, M = 30 unless said. Every round times all of them in turn
+and in a new order; the table has medians over the rounds, and medians of each round's ratio to the fastest
+cross-entropy. Roofline: 4 d^2 (N + C) operations at the speed of the fastest square matrix product of the run; on a CPU
+the Gram form may go beyond it, since it computes G and H^T H by halves.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def dense_cross_entropy(H: Tensor, W: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(F.linear(H, W), y)
 
 
-def square(impl: str) -> Loss:
+def square(impl: str, k: float = 15.0, M: float = 30.0) -> Loss:
     """One of this package's forms."""
-    return lambda H, W, y: linear_square_loss(H, W, y, k=15.0, M=30.0, impl=impl)
+    return lambda H, W, y: linear_square_loss(H, W, y, k=k, M=M, impl=impl)
 
 
 def cross_entropies(device: str) -> dict[str, Loss]:
@@ -73,7 +73,13 @@ def cross_entropies(device: str) -> dict[str, Loss]:
     return found
 
 
-SQUARES = {"square direct": square("direct"), "square gram": square("gram"), "square auto": square("auto")}
+PLAIN = "square auto, k = M = 1"
+SQUARES = {
+    "square direct": square("direct"),
+    "square gram": square("gram"),
+    "square auto": square("auto"),
+    PLAIN: square("auto", 1.0, 1.0),
+}
 
 
 def measure(shape: tuple[int, int, int], losses: dict[str, Loss], rounds: int, device: str, dtype: torch.dtype) -> Any:
@@ -125,7 +131,7 @@ def print_shapes(rows: dict[str, Any], peak: float) -> None:
     table = [["shape", "N, d, C", "loss", "ms", "speed / fastest CE", "peak MiB", "of the roofline"]]
     for name, row in rows.items():
         for loss, figures in row["losses"].items():
-            chosen = loss == "square auto"
+            chosen = loss in ("square auto", PLAIN)
             ideal = 4.0 * row["d"] ** 2 * (row["N"] + row["C"]) / peak
             share = 1e3 * ideal / figures["milliseconds"]
             label = f"{loss} ({row['auto takes']})" if chosen else loss

@@ -43,7 +43,7 @@ def test_linear_square(tmp_path, monkeypatch, capsys):
     assert run(linear_square, monkeypatch, "--rounds", 1, "--threads", 1, "--json", tmp_path / "a.json") == 0
     result = json.loads((tmp_path / "a.json").read_text())
     found = result["shapes"]["tiny"]["losses"]
-    assert set(found) == {"CE dense", "square direct", "square gram", "square auto"}
+    assert set(found) == {"CE dense", "square direct", "square gram", "square auto", linear_square.PLAIN}
     assert found["CE dense"]["speed"] == 1.0
     # The outputs, three times, and both gradients; on no account nothing.
     assert found["CE dense"]["megabytes"] * 2**20 >= 4 * (4 * 5 + 4 * 8 + 5 * 8)
