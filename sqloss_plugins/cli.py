@@ -25,6 +25,9 @@ class _Command(NamedTuple):
 COMMANDS = {
     "glue": _Command("sqloss_plugins.hf.tasks.glue", "hf", "fine-tune a pre-trained model on a GLUE task"),
     "classify": _Command("sqloss_plugins.hf.tasks.classification", "hf", "fine-tune one on labelled texts of your own"),
+    "reverse_dictionary": _Command(
+        "sqloss_plugins.hf.tasks.reverse_dictionary", "hf", "train a reverse dictionary on WordNet: 86,571 classes"
+    ),
     "images": _Command("sqloss_plugins.hf.tasks.images", "vision", "train or fine-tune an image classifier"),
     "lm": _Command(
         "sqloss_plugins.hf.tasks.language_model", "hf", "train or fine-tune a language model, causal or masked"

@@ -90,11 +90,23 @@ def _accuracy(predictions: Array, references: Array) -> float:
     return float(accuracy_score(references, predictions))
 
 
-def _top5(outputs: Array, references: Array) -> float:
-    import torch
+def hit_rate(best: Array, references: Array) -> float:
+    """The share of examples whose class is among some that were chosen for it.
 
-    found = torch.from_numpy(outputs).topk(min(5, outputs.shape[1])).indices.numpy()
-    return float((found == references[:, None]).any(axis=1).mean())
+    Args:
+        best: class numbers, shape (N, n).
+        references: the true ones, shape (N,).
+    """
+    return float((best == references[:, None]).any(axis=1).mean())
+
+
+def _top(count: int) -> Callable[[Array, Array], float]:
+    def compute(outputs: Array, references: Array) -> float:
+        import torch
+
+        return hit_rate(torch.from_numpy(outputs).topk(min(count, outputs.shape[1])).indices.numpy(), references)
+
+    return compute
 
 
 def _f1(predictions: Array, references: Array, *, average: str = "binary") -> float:
@@ -320,7 +332,8 @@ METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
         Metric("accuracy", higher_is_better=True, inputs="labels", function=_accuracy),
-        Metric("top5", higher_is_better=True, inputs="outputs", function=_top5),
+        Metric("top5", higher_is_better=True, inputs="outputs", function=_top(5)),
+        Metric("top10", higher_is_better=True, inputs="outputs", function=_top(10)),
         Metric("f1", higher_is_better=True, inputs="labels", function=_f1),
         Metric("f1_macro", higher_is_better=True, inputs="labels", function=_f1_macro),
         Metric("f1_micro", higher_is_better=True, inputs="labels", function=_f1_micro),
@@ -363,8 +376,8 @@ def compute(name: str, predictions: Any, references: Any, **options: Any) -> flo
 
     * ``accuracy`` (of label sets: the share of those that are predicted exactly), ``matthews_correlation`` (of class
       numbers), ``f1`` (of class 1; ``average`` as scikit-learn's, for more classes and for label sets).
-    * ``top5``: the share of examples whose class is among the five largest outputs; of equal outputs those count that
-      torch.topk takes. Of five classes and less it is 1.
+    * ``top5``, ``top10``: the share of examples whose class is among the five or ten largest outputs; of equal outputs
+      those count that torch.topk takes. Of so few classes and less it is 1.
     * ``f1_macro``: the mean of the F1 of each class. ``f1_micro``: F1 of all decisions together, which for class
       numbers is the accuracy. An F1 where nothing is predicted and nothing there counts as 0.
     * ``pearson``, ``spearmanr``: 0 where one side is constant, which leaves them undefined; nan where a number is.

@@ -1,7 +1,12 @@
-"""Scores of language models: a few sums over each row of tokens, rather than an output for every class of each."""
+"""What evaluation keeps of outputs, where there are too many of them.
+
+Of language models these are a few sums over each row of tokens, of classifiers with very many classes the likeliest
+classes of each example.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -32,7 +37,67 @@ def parts_that_count(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
     yield from torch.split((labels != IGNORE_INDEX).nonzero().squeeze(1), max(1, at_once // num_classes))
 
 
-class TokenScores:
+class OutputScores(ABC):
+    """The Trainer's ``preprocess_logits_for_metrics`` that needs the outputs of some targets at a time only.
+
+    Given to a SquareLossTrainer with ``without_logits``, the outputs of a whole batch are never built.
+    """
+
+    @abstractmethod
+    def __call__(self, outputs: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        """What is kept of each row, from outputs of shape (rows, ..., C) and labels of shape (rows, ...)."""
+
+    @abstractmethod
+    def no_values(self, targets: Tensor) -> Tensor:
+        """What :meth:`of_tokens` gives for targets that do not count, of shape (N, columns); targets: shape (N)."""
+
+    @abstractmethod
+    def of_tokens(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What is kept of each target by itself, of shape (n, columns).
+
+        Args:
+            outputs: float32, of shape (n, C).
+            targets: the true classes, of shape (n).
+        """
+
+    def of_rows(self, values: Tensor) -> Tensor:
+        """What is kept of each row: the sums over its targets.
+
+        Args:
+            values: of the targets, of shape (rows, ..., columns).
+
+        Returns:
+            Shape (rows, columns).
+        """
+        return values.flatten(1, -2).sum(1) if values.dim() > 2 else values
+
+
+class BestClasses(OutputScores):
+    """The numbers of the classes with the largest outputs, the largest first, of a classifier with one label.
+
+    They are float32, which is exact up to 16.7 million classes.
+
+    Args:
+        count: how many are wanted, and at most as many as there are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __call__(self, outputs: Tensor | tuple[Tensor, ...], labels: Tensor) -> Tensor:
+        """Of outputs of shape (N, C), shape (N, count)."""
+        return self.of_tokens(outputs[0] if isinstance(outputs, tuple) else outputs, labels)
+
+    def no_values(self, targets: Tensor) -> Tensor:
+        """-1, which is no class."""
+        return torch.full((len(targets), self._count), -1.0, device=targets.device)
+
+    def of_tokens(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The classes of each row, of shape (n, count)."""
+        return outputs.topk(self._count).indices.float()
+
+
+class TokenScores(OutputScores):
     """The Trainer's ``preprocess_logits_for_metrics`` of a language model, and what follows from its sums.
 
     Called with outputs, of shape (rows, length, C), and labels, of shape (rows, length), it returns, of shape (rows,
@@ -77,7 +142,7 @@ class TokenScores:
         values = self.no_values(targets)
         for part in parts_that_count(targets, flat.shape[1]):
             values[part] = self.of_tokens(flat[part].float(), targets[part])
-        return values.view(*labels.shape, -1).sum(1)
+        return self.of_rows(values.view(*labels.shape, -1))
 
     def no_values(self, targets: Tensor) -> Tensor:
         """What :meth:`of_tokens` gives for tokens that do not count: zeros, of shape (N, columns)."""
@@ -122,4 +187,4 @@ class TokenScores:
         return float(right / count), by_method
 
 
-__all__ = ["IGNORE_INDEX", "TokenScores", "parts_that_count"]
+__all__ = ["IGNORE_INDEX", "BestClasses", "OutputScores", "TokenScores", "parts_that_count"]

@@ -33,7 +33,7 @@ from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, Distillation, load_teacher
 from sqloss_plugins.hf.pipelines import about_outputs, class_probabilities
 from sqloss_plugins.hf.prior import RowSteps, row_scales, start_at_prior
-from sqloss_plugins.hf.token_scores import TokenScores
+from sqloss_plugins.hf.token_scores import OutputScores
 from sqloss_plugins.hf.trainer_loss import TrainerLoss
 from sqloss_plugins.hf.without_logits import HeadWithoutLogits, output_layer
 from sqloss_plugins.losses import LOSSES, prior_weights
@@ -113,10 +113,10 @@ class SquareLossTrainer(Trainer):
         # What the Trainer counts must be what the loss adds up; by itself it knows some causal models only (not GPT-2).
         self._loss_shifts_labels = shift_labels
         self._logged = ""
-        # Scores of tokens are taken in the prediction step, which can do without logits.
-        self._token_scores: TokenScores | None = None
-        if isinstance(self.preprocess_logits_for_metrics, TokenScores):
-            self._token_scores = self.preprocess_logits_for_metrics
+        # They are taken in the prediction step, which can do without logits.
+        self._output_scores: OutputScores | None = None
+        if isinstance(self.preprocess_logits_for_metrics, OutputScores):
+            self._output_scores = self.preprocess_logits_for_metrics
             self.preprocess_logits_for_metrics = None
         self.class_weights = class_weights
         self.class_counts = class_counts
@@ -410,9 +410,9 @@ class SquareLossTrainer(Trainer):
     ) -> tuple[Tensor | None, Any, Any]:
         """The Trainer's, without logits where ``without_logits`` is set and they are not asked for themselves.
 
-        With :class:`~sqloss_plugins.hf.token_scores.TokenScores` it returns their sums in the place of logits.
+        With :class:`~sqloss_plugins.hf.token_scores.OutputScores` it returns what they keep in the place of logits.
         """
-        scores, head, labels = self._token_scores, self.compute_loss_func.head, inputs.get("labels")
+        scores, head, labels = self._output_scores, self.compute_loss_func.head, inputs.get("labels")
         without = (
             head is not None
             and (prediction_loss_only or scores is not None)

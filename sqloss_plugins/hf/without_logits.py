@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sqloss_plugins.hf.token_scores import TokenScores, parts_that_count
+from sqloss_plugins.hf.token_scores import OutputScores, parts_that_count
 from sqloss_plugins.losses import GradientAccumulation
 from sqloss_plugins.losses._products import NARROW
 
@@ -47,7 +47,7 @@ class HeadWithoutLogits:
         if accumulation_steps > 1:
             self.accumulation = GradientAccumulation(self.layer.weight, self.layer.bias, steps=accumulation_steps)
         self.sums: Tensor | None = None
-        self._scores: TokenScores | None = None
+        self._scores: OutputScores | None = None
         self._given: Tensor | None = None
         self._dtype = self.layer.weight.dtype
         self._checked = False
@@ -58,7 +58,7 @@ class HeadWithoutLogits:
         return "forward" in vars(self.layer)
 
     @contextmanager
-    def opened(self, scores: TokenScores | None = None) -> Iterator[None]:
+    def opened(self, scores: OutputScores | None = None) -> Iterator[None]:
         """While this lasts, the layer hands its input through.
 
         Args:
@@ -130,7 +130,9 @@ class HeadWithoutLogits:
             total = total + loss(outputs, labels[part])
             if values is not None and scores is not None:
                 values[part] = scores.of_tokens(outputs, labels[part])
-        self.sums = None if values is None else values.view(*returned.shape[:-1], -1).sum(1)
+        self.sums = None
+        if values is not None and scores is not None:
+            self.sums = scores.of_rows(values.view(*returned.shape[:-1], -1))
         return total
 
     @torch.no_grad()

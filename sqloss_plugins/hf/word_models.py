@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.options import check_at_least, refuse_given
 from sqloss_plugins.hf.task import TaskArguments
-from sqloss_plugins.models import ARCHITECTURES
-from sqloss_plugins.models.pairs import PairModel
+from sqloss_plugins.models import ARCHITECTURES, OF_ONE_TEXT
+from sqloss_plugins.models.pairs import WordModel
 from sqloss_plugins.models.words import WordVectors, longest, read_word_vectors, set_word_vectors, train_tokenizer
 from sqloss_plugins.paper import hyperparameters
 
@@ -105,7 +105,7 @@ def new_word_model(
     texts: Callable[[], Iterable[str]],
     longest_text: int | None,
     about_labels: dict[str, Any],
-) -> tuple[PairModel, PreTrainedTokenizerBase]:
+) -> tuple[WordModel, PreTrainedTokenizerBase]:
     """A new model of ``--arch``, with random weights, and its tokenizer.
 
     Args:
@@ -117,7 +117,7 @@ def new_word_model(
     Raises:
         UserError: the training texts have no words; or word vectors that cannot be read, or are of other words.
     """
-    entry, tokenizer = ARCHITECTURES[args.arch], train_tokenizer(texts())
+    entry, tokenizer = {**ARCHITECTURES, **OF_ONE_TEXT}[args.arch], train_tokenizer(texts())
     words = set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens)
     if not words:
         raise UserError("there are no words in the training texts")

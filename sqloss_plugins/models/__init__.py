@@ -18,8 +18,9 @@ from transformers import (
     AutoModelForSequenceClassification,
 )
 
+from sqloss_plugins.models.bag_of_words import BagOfWordsConfig, BagOfWordsForSequenceClassification
 from sqloss_plugins.models.esim import EsimConfig, EsimForSequenceClassification
-from sqloss_plugins.models.pairs import PairConfig, PairModel
+from sqloss_plugins.models.pairs import PairConfig, WordModel
 from sqloss_plugins.models.pairwise_word_interaction import (
     PairwiseWordInteractionConfig,
     PairwiseWordInteractionForSequenceClassification,
@@ -46,7 +47,7 @@ class Architecture:
     """
 
     config: type[PairConfig]
-    model: type[PairModel]
+    model: type[WordModel]
     about: str
     training: Mapping[str, Any]
     trains_word_vectors: bool
@@ -70,9 +71,21 @@ ARCHITECTURES: dict[str, Architecture] = {
         trains_word_vectors=False,
     ),
 }
-"""Names as in the paper's tables -> architectures."""
+"""Names as in the paper's tables -> architectures, for pairs of texts."""
 
-for _entry in ARCHITECTURES.values():
+OF_ONE_TEXT: dict[str, Architecture] = {
+    "bag_of_words": Architecture(
+        BagOfWordsConfig,
+        BagOfWordsForSequenceClassification,
+        "the mean of the words' vectors, and a hidden layer",
+        {"learning_rate": 1e-3, "num_train_epochs": 20.0, "per_device_train_batch_size": 256},
+        trains_word_vectors=True,
+        mini={"learning_rate": 1e-2, "per_device_train_batch_size": 32},
+    ),
+}
+"""Architectures for single texts, which the paper does not have."""
+
+for _entry in (*ARCHITECTURES.values(), *OF_ONE_TEXT.values()):
     AutoConfig.register(_entry.config.model_type, _entry.config)
     AutoModelForSequenceClassification.register(_entry.config, _entry.model)
 
@@ -86,4 +99,4 @@ for _config, _model in (
 AutoConfig.register(TransformerXLConfig.model_type, TransformerXLConfig)
 AutoModelForCausalLM.register(TransformerXLConfig, TransformerXLForCausalLM)
 
-__all__ = ["ARCHITECTURES", "Architecture"]
+__all__ = ["ARCHITECTURES", "OF_ONE_TEXT", "Architecture"]

@@ -1,4 +1,4 @@
-"""What the models of pairs share: two texts out of one row of words, and a bidirectional LSTM that knows no padding."""
+"""What the models on words share, and those of pairs: two texts out of one row of words, and a bidirectional LSTM."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class PairConfig(PreTrainedConfig):
-    """What the configurations of all models of pairs have.
+    """What the configurations of all models on words have.
 
     Attributes:
         vocab_size: words, padding and the unknown word included.
         embedding_size: width of the word vectors.
-        hidden_size: width of the LSTMs in each direction.
+        hidden_size: width of the LSTMs in each direction, or of the hidden layer.
         dropout: what share of values is dropped in training.
         longest_text: how many words of each text the model is trained on; None for all.
         train_embeddings: whether the word vectors are trained.
@@ -116,11 +116,8 @@ class BiLSTM(nn.Module):
         return forwards * mask[..., None], backwards * mask[..., None]
 
 
-class PairModel(PreTrainedModel):
-    """A model that gives a pair of texts as many outputs as there are classes, without a softmax.
-
-    What is left to an architecture: its layers, after this class's ``__init__``; ``compare``; and ``_init_weights``.
-    """
+class WordModel(PreTrainedModel):
+    """A model with a vector for each word."""
 
     base_model_prefix = "model"
     config: PairConfig
@@ -133,6 +130,20 @@ class PairModel(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Embedding:
         """The word vectors."""
         return self.embedding
+
+    def _init_embedding(self, std: float = 1.0) -> None:
+        """Gaussian word vectors, and 0 for padding."""
+        weight = self.embedding.weight
+        if not getattr(weight, "_is_hf_initialized", False):  # or they come from a file
+            init.normal_(weight, std=std)
+            init.zeros_(weight[self.config.pad_token_id])
+
+
+class PairModel(WordModel):
+    """A model that gives a pair of texts as many outputs as there are classes, without a softmax.
+
+    What is left to an architecture: its layers, after this class's ``__init__``; ``compare``; and ``_init_weights``.
+    """
 
     @abstractmethod
     def compare(self, first: Words, second: Words) -> Tensor:
@@ -162,10 +173,3 @@ class PairModel(PreTrainedModel):
         logits = self.compare(*take_apart(input_ids, token_type_ids, attention_mask, self.config.pad_token_id))
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return SequenceClassifierOutput(loss=loss, logits=logits)
-
-    def _init_embedding(self) -> None:
-        """Standard Gaussian word vectors, and 0 for padding."""
-        weight = self.embedding.weight
-        if not getattr(weight, "_is_hf_initialized", False):  # or they come from a file
-            init.normal_(weight)
-            init.zeros_(weight[self.config.pad_token_id])
