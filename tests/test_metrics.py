@@ -355,7 +355,7 @@ def test_every_metric_says_what_it_needs():
         assert Metric(name, **found.direction).direction == found.direction
     higher = {name for name, found in METRICS.items() if found.higher_is_better}
     assert higher == {
-        *("accuracy", "top5", "f1", "f1_macro", "f1_micro", "matthews_correlation", "pearson", "spearmanr")
+        *("accuracy", "top5", "top10", "f1", "f1_macro", "f1_micro", "matthews_correlation", "pearson", "spearmanr")
     }
 
 

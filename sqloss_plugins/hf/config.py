@@ -16,7 +16,7 @@ PROTOCOLS = ("early_stopping", "same_epochs")
 
 LOSS_ARGUMENTS = (
     *("loss", "k", "M", "rescaling", "paper_task", "prior_exponent", "without_logits", "label_smoothing_factor"),
-    "distillation_weight",
+    *("factorised_head", "head_learning_rate", "distillation_weight"),
 )
 """The training arguments that the loss is made from."""
 
@@ -43,6 +43,14 @@ class SquareLossConfig(TrainingArguments):
             (:class:`sqloss_plugins.hf.token_scores.TokenScores` as ``preprocess_logits_for_metrics``), and as ever
             where the logits themselves are asked for. Not with DataParallel, FSDP, DeepSpeed or torch.compile.
             None means False, unless a training script says otherwise.
+        factorised_head: train the output layer by exact SGD in factorised form, whose steps cost the same for any
+            number of classes (:class:`sqloss_plugins.losses.FactorisedSquareHead`); ``optim`` is for the rest of the
+            model, and ``without_logits`` is implied. Gradient clipping, the schedule and weight decay (as AdamW's) are
+            those of the rest; the layer has no momentum. What is saved is a plain model. Between a step and the next
+            evaluation or checkpoint, a callback that reads the layer's weight reads a part of it. On one process, in
+            float32, or bfloat16 by autocast.
+        head_learning_rate: the learning rate of that SGD, which follows the schedule; of the usual size times C,
+            because the loss is divided by C.
         protocol: ``early_stopping``: at most ``num_train_epochs`` epochs, ended when the validation metric has not
             improved for ``patience`` epochs, and the best epoch's model. ``same_epochs``: exactly ``num_train_epochs``
             epochs, and the last model. None: as the other arguments say.
@@ -92,6 +100,19 @@ class SquareLossConfig(TrainingArguments):
             "float32 with k below 12, more precise; and score tokens without those of a whole batch."
         },
     )
+    factorised_head: bool = field(
+        default=False,
+        metadata={
+            "help": "Square loss: train the output layer by an exact SGD whose steps cost the same for any number of "
+            "classes, beside --optim for the rest."
+        },
+    )
+    head_learning_rate: float | None = field(
+        default=None,
+        metadata={
+            "help": "The learning rate of --factorised_head: of the usual size for SGD times the number of classes."
+        },
+    )
     protocol: str | None = field(
         default=None,
         metadata={
@@ -128,6 +149,8 @@ class SquareLossConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Checks what can be checked before there is a model."""
+        if self.factorised_head and self.without_logits is None:
+            self.without_logits = True
         self.check_loss()
         self._check_protocol()
         super().__post_init__()
@@ -155,6 +178,7 @@ class SquareLossConfig(TrainingArguments):
             check_rescaling(1.0 if self.k is None else self.k, 1.0 if self.M is None else self.M)
         except ValueError as error:
             raise ValueError(f"--{error}") from None
+        self._check_head(spec.of_linear_layer is not None)
         if self.without_logits and spec.of_linear_layer is None:
             raise ValueError(f"--without_logits needs a loss that can be had without logits, and {self.loss} cannot")
         if self.prior_exponent is not None:
@@ -168,6 +192,28 @@ class SquareLossConfig(TrainingArguments):
             raise ValueError("--teacher is empty: give a folder or a name on the hub, or leave it out")
         if self.distillation_weight is not None and not 0.0 <= self.distillation_weight <= 1.0:
             raise ValueError(f"--distillation_weight must be between 0 and 1, got {self.distillation_weight:g}")
+
+    def _check_head(self, has_form: bool) -> None:
+        if not self.factorised_head:
+            if self.head_learning_rate is not None:
+                raise ValueError("--head_learning_rate is of --factorised_head: leave it out")
+            return
+        if not has_form:
+            raise ValueError(f"--factorised_head is for the square loss, and --loss is {self.loss}: leave it out")
+        if not self.without_logits:
+            raise ValueError("--factorised_head trains without logits: leave --without_logits out")
+        if self.prior_exponent is not None:
+            raise ValueError("--factorised_head has no prior weights: leave it or --prior_exponent out")
+        if self.fp16:
+            raise ValueError("--factorised_head has no scaled loss, as --fp16 needs it: take --bf16")
+        if not self.learning_rate > 0.0:
+            raise ValueError("--factorised_head needs a --learning_rate greater than 0, by which the schedule is told")
+        if self.head_learning_rate is None:
+            raise ValueError("--factorised_head needs --head_learning_rate, the usual size for SGD times the classes")
+        if not 0.0 < self.head_learning_rate < math.inf:
+            raise ValueError(
+                f"--head_learning_rate must be a finite number greater than 0, got {self.head_learning_rate:g}"
+            )
 
     def _check_protocol(self) -> None:
         if self.protocol is not None:

@@ -64,7 +64,7 @@ _NOT_DECISIVE |= {"logging_first_step", "logging_nan_inf_filter", "save_total_li
 _NOT_DECISIVE |= {"per_device_eval_batch_size", "eval_accumulation_steps", "rescaling", "paper_task", "token"}
 _NOT_DECISIVE |= {"model_name_or_path", "cross_entropy_run", "cache_dir"}
 _NOT_DECISIVE_PREFIXES = ("hub_", "push_to_hub", "trackio_", "dataloader_")
-_SAME_WHEN_RESUMED = ("task", "loss", "k", "M", "prior_exponent", "model", "data_fingerprint")
+_SAME_WHEN_RESUMED = ("task", "loss", "k", "M", "prior_exponent", "factorised_head", "model", "data_fingerprint")
 _NEEDS = (("do_train", "train"), ("do_train", "validation"), ("do_eval", "validation"), ("do_predict", "test"))
 _BASELINE = "cross_entropy"
 
@@ -397,6 +397,8 @@ def _print_banner(task: Task) -> None:
         loss = f"mean squared error ({task.name} is a regression; --loss {config.loss} makes no difference)"
     if config.prior_exponent is not None:
         loss += f"; prior exponent {config.prior_exponent:g}"
+    if config.factorised_head:
+        loss += f"; factorised output layer, lr {config.head_learning_rate:g}"
     if config.teacher:
         share = DEFAULT_WEIGHT if config.distillation_weight is None else config.distillation_weight
         loss += f"; {share:g} of the targets by the teacher {config.teacher}"

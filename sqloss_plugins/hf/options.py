@@ -192,7 +192,8 @@ def _check(task: Task) -> None:
     if not task.counts_classes:
         refuse_given(given, ("prior_exponent",), "is for language models")
     if not config.do_train:
-        refuse_given(given, ("teacher", "prior_exponent"), "is for training, and nothing is trained")
+        of_training = ("teacher", "prior_exponent", "factorised_head", "head_learning_rate")
+        refuse_given(given, of_training, "is for training, and nothing is trained")
     if config.stops_early:
         refuse_given(given, ("cross_entropy_run",), "is of --protocol same_epochs")
         if chosen_by not in task.metrics:

@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -31,6 +30,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from sqloss_plugins.errors import RunError, listed
 from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square_loss_config
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, Distillation, load_teacher
+from sqloss_plugins.hf.factorised_head import FactorisedHead, FactorisedHeadTrainer
 from sqloss_plugins.hf.pipelines import about_outputs, class_probabilities
 from sqloss_plugins.hf.prior import RowSteps, row_scales, start_at_prior
 from sqloss_plugins.hf.token_scores import OutputScores
@@ -42,7 +42,7 @@ from sqloss_plugins.paper import Rescaling
 logger = logging.getLogger(__name__)
 
 
-class SquareLossTrainer(Trainer):
+class SquareLossTrainer(FactorisedHeadTrainer):
     """A Trainer whose training and evaluation loss is the square loss, or another of this package's.
 
     Used as :class:`transformers.Trainer` is, with everything it takes. What the loss is, the arguments say:
@@ -142,6 +142,7 @@ class SquareLossTrainer(Trainer):
     def _set_loss(self) -> None:
         """Makes the loss that the arguments ask for now, for the model that is trained now."""
         args, model = self.args, self._bare_model()
+        self._release_head()
         args.check_loss()
         num_classes, is_multi_label = _num_classes(model), _is_multi_label(model)
         self.rescaling = found = args.choose_rescaling(num_classes, is_multi_label)
@@ -218,6 +219,9 @@ class SquareLossTrainer(Trainer):
         return optimizer
 
     def _head_without_logits(self, model: nn.Module, num_classes: int | None) -> HeadWithoutLogits:
+        if self.args.factorised_head:
+            rate = float(self.args.head_learning_rate or 0.0)
+            return self._with_steps(FactorisedHead(model, num_classes or 0, rate, **self.compute_loss_func.options))
         loss = LOSSES[self.args.loss].of_linear_layer
         assert loss is not None, "check_loss refuses without_logits for such a loss"
         # An accumulation is of the layer's own rows, and there can be none with prior weights.
@@ -330,6 +334,7 @@ class SquareLossTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         """The Trainer's, for models whose weights are saved by other names, too."""
+        self._fold_head()
         if not self._load_renamed(self.state.best_model_checkpoint):
             super()._load_best_model()
 
@@ -447,8 +452,14 @@ class SquareLossTrainer(Trainer):
             reason = "a compiled model has its output layer compiled in"
         elif "lomo" in str(self.args.optim).lower() and self.args.gradient_accumulation_steps > 1:
             reason = "LOMO steps within the backward pass"
+        elif self.args.factorised_head:
+            if self.args.world_size > 1:
+                raise ValueError("--factorised_head is for one process, and there are several: leave it out")
+            if self.class_weights is not None:
+                raise ValueError("--factorised_head has no class weights: leave it or them out")
         if reason is not None:
-            raise ValueError(f"--without_logits is for plain training of classifiers, and {reason}")
+            option = "--factorised_head" if self.args.factorised_head else "--without_logits"
+            raise ValueError(f"{option} is for plain training of classifiers, and {reason}")
 
     def _refuse_bypasses(self, model: nn.Module) -> None:
         """Refuses, with a reason, what would train on another loss than the one asked for."""
