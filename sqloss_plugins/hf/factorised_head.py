@@ -53,11 +53,11 @@ class FactorisedHead(HeadWithoutLogits):
                 f"--factorised_head needs an output layer of its own in float32, and that of {self.name} "
                 f"{reason}: leave it out"
             )
-        sizes = {"bias": layer.bias is not None, "device": "meta", "dtype": layer.weight.dtype}
+        sizes: dict[str, Any] = {"bias": layer.bias is not None, "device": "meta", "dtype": layer.weight.dtype}
         self._factorised = FactorisedSquareHead(layer.in_features, layer.out_features, **sizes, **options)
         # In the place of its own parameters; all that they have to be is the same memory.
-        self._factorised.weight = layer.weight
-        self._factorised.bias = layer.bias
+        for name, parameter in layer.named_parameters():
+            self._factorised.register_parameter(name, parameter)
         layer.requires_grad_(False)
 
     def loss(
@@ -80,7 +80,7 @@ class FactorisedHead(HeadWithoutLogits):
         """
         others = [parameter for parameter in parameters if parameter.grad is not None]
         norms = (get_total_norm([p.grad for p in others if p.grad is not None]), self._factorised.gradient_norm())
-        norm = torch.stack([value.double() for value in norms]).norm()
+        norm: Tensor = torch.stack([value.double().to(self.layer.weight.device) for value in norms]).norm()
         clip_grads_with_norm_(others, max_norm, norm)
         self._factorised.scale_gradient((max_norm / (norm + 1e-6)).clamp_max(1.0))
         return norm
