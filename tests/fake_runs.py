@@ -38,7 +38,7 @@ def main(argv):
     parser.add_argument("--learning_rate", type=float, default=1e-4)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--output_dir", type=Path)
-    args = parser.parse_args(argv)
+    args, _ = parser.parse_known_args(argv)  # the others are the real command's
     print("fake: gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), "threads", os.environ.get("OMP_NUM_THREADS"))
     if args.refused:
         print("fake: error: an option that is wrong", file=sys.stderr)

@@ -172,13 +172,13 @@ def _interval(row: Row) -> str:
 
 def table(rows: Iterable[Row]) -> str:
     """The table, in Markdown."""
-    heading = ["task", "model", "measured", "seeds", "square", "cross-entropy", "ahead by (95 % interval)", "paper"]
+    heading = ["task, model: measured", "square", "cross-entropy", "ahead by (95 % interval)", "seeds", "paper"]
     shown = [heading]
     for row in rows:
         published = "" if row.published is None else f"{row.published:+.1f}"
-        cells = [_name(row), _model(row), _measure(row), str(len(row.ahead)), row.square]
+        cells = [f"{_name(row)}, {_model(row)}: {_measure(row)}", row.square, row.cross_entropy]
         ahead = f"{row.mean:+.2f} ({_interval(row)})" + (" †" if row.is_earlier else "")
-        shown.append([*cells, row.cross_entropy, ahead, published])
+        shown.append([*cells, ahead, str(len(row.ahead)), published])
     return markdown_table(shown)
 
 

@@ -22,6 +22,8 @@ from sqloss_plugins.results import markdown_table
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "recipes/RESULTS/report.json"
 TOP = {"CONTRIBUTING.md": "How to add to it", "CHANGELOG.md": "Changes"}
+OVERVIEW = "overview.md"
+"""The README on the site, whose index.md is another page."""
 _DOMAINS = {"text": "Texts", "speech": "Speech", "vision": "Images"}
 _FENCE = re.compile(r"(^```.*?^```|^(?: {4}|\t).*?$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
@@ -34,7 +36,8 @@ def outside() -> dict[str, Path]:
     patterns = ("recipes/*/*.md", "recipes/*/figures/*.[ps][nv]g", "benchmarks/*.md", "benchmarks/results/*.png")
     paths = [path for pattern in (*patterns, "patches/**/*.md") for path in ROOT.glob(pattern)]
     paths += [ROOT / name for name in TOP]
-    return {path.relative_to(ROOT).as_posix(): path for path in sorted(paths) if path.exists()}
+    there = {path.relative_to(ROOT).as_posix(): path for path in sorted(paths) if path.exists()}
+    return {OVERVIEW: ROOT / "README.md", **there}
 
 
 def target(link: str, page: str) -> str | None:
@@ -47,7 +50,7 @@ def target(link: str, page: str) -> str | None:
     place = page if page in outside() else f"docs/{page}"
     found = posixpath.normpath(posixpath.join(posixpath.dirname(place), link))
     if found == "README.md":
-        return "index.md"
+        return OVERVIEW
     if (ROOT / found / "README.md").exists():
         found = f"{found}/README.md"
     if found.startswith("docs/") and not (ROOT / found).is_dir():
@@ -151,7 +154,7 @@ def on_config(config: Any) -> Any:
     others: list[dict[str, str]] = []
     for path in outside():
         folder, _, name = path.removeprefix("recipes/").rpartition("/")
-        if path in TOP or not path.endswith(".md"):
+        if path in (OVERVIEW, *TOP) or not path.endswith(".md"):
             continue
         if path.startswith("recipes/"):
             title = {"README": "How to run it", "RESULTS": "What came out"}.get(Path(name).stem, Path(name).stem)
@@ -176,7 +179,12 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Moves its links; what the page of tasks has in the repository says no more than where it comes from."""
+    """Moves its links; what the page of tasks has in the repository says no more than where it comes from.
+
+    Searches find the guides before the reference and the recipes.
+    """
+    if page.file.src_uri not in outside() and not page.file.src_uri.startswith("reference/"):
+        page.meta.setdefault("search", {"boost": 4})
     return moved_links(tasks_page() if page.file.src_uri == "tasks.md" else markdown, page.file.src_uri)
 
 
