@@ -8,7 +8,7 @@ from pathlib import Path
 from sqloss_plugins.experiments import sweep
 from sqloss_plugins.experiments.comparison import compare_group, find_runs, grouped
 
-LINES = [f"number {day}: the film was {word},{word}" for day in range(30) for word in ("good", "bad")]
+LINES = [f"number {day}: the film was {word},{word}" for day in range(60) for word in ("good", "bad")]
 
 if __name__ == "__main__":
     Path("films.csv").write_text("\n".join(["text,label", *LINES]), encoding="utf-8")
@@ -16,9 +16,9 @@ if __name__ == "__main__":
         [
             "classify",
             *("--train_file", "films.csv"),
-            *("--model_name_or_path", "minilm-l6", "--num_train_epochs", "1", "--use_cpu"),
+            *("--model_name_or_path", "minilm-l6", "--num_train_epochs", "2", "--use_cpu"),
             *("--losses", "square,cross_entropy"),
-            *("--grid", "learning_rate=5e-5,2e-4"),
+            *("--grid", "learning_rate=1e-4,4e-4"),
             *("--seeds", "2"),
             *("--exp", "runs/sweep_example"),
         ]

@@ -122,7 +122,7 @@ def test_rows_of_a_report():
         None,
     )
     shown = front_page.table([row])
-    assert "| cats, net: accuracy %  |" in shown
+    assert "| cats, net: accuracy % | 93.46 +- 0.50 | 90.50         |" in shown
     assert "| +3.00 (-3.6 to +9.6)     | 3     |" in shown  # 3 +- 4.303 * sqrt(7 / 3), by hand
 
 
