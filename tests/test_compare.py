@@ -56,7 +56,7 @@ def test_a_comparison(tmp_path, capsys):
 def test_options_that_an_earlier_version_did_not_have(tmp_path, capsys):
     """What is not given is no difference; what is given is one."""
     write(tmp_path / "old", seed=1)
-    write(tmp_path / "new", seed=2, hyperparameters={"learning_rate": 1e-4, "teacher": None})
+    write(tmp_path / "new", seed=2, hyperparameters={"learning_rate": 1e-4, "teacher": None, "some_switch": False})
     assert compare([str(tmp_path)]) == 0
     assert rows(capsys.readouterr().out, "loss")[0]["seeds"] == "2"
     write(tmp_path / "other", seed=3, hyperparameters={"learning_rate": 1e-4, "teacher": "runs/other"})

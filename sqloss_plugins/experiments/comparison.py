@@ -97,8 +97,11 @@ class Group:
         """The group of a run."""
         result = run.result
         left_out = _VARIED | _OF_TESTS
-        settings = {  # an option that was not given is one that an earlier version did not have
-            name: value for name, value in result.hyperparameters.items() if name not in left_out and value is not None
+        # An option that was not given, or a switch that is off, is one that an earlier version did not have.
+        settings = {
+            name: value
+            for name, value in result.hyperparameters.items()
+            if name not in left_out and value is not None and value is not False
         }
         return cls(
             result.task,
