@@ -28,8 +28,11 @@ FOLDER = Path(__file__).parent
 
 
 def changed_files(patch: Path) -> dict[str, str]:
-    """The files of upstream that a patch changes, without those that it adds, and the git hash of each as it was."""
-    found = re.findall(r"^index ([0-9a-f]{40})\.\.[0-9a-f]{40} \d+\n--- a/(.+)$", patch.read_text(), re.MULTILINE)
+    """The files of upstream that a patch changes, without those that it adds, and the git hash of each as it was.
+
+    The hash is empty where the patch does not say it, because the release's own file was not at hand.
+    """
+    found = re.findall(r"^(?:index ([0-9a-f]{40})\.\..+\n)?--- a/(.+)$", patch.read_text(), re.MULTILINE)
     return {name: before for before, name in found}
 
 

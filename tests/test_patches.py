@@ -3,6 +3,7 @@
 import copy
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from patching import INSTALLED, PATCHES, patched
 from test_espnet import DECODERS, TOKENS, C, build, data, train  # noqa: F401  (data is a fixture)
 from transformers import Trainer, TrainingArguments
 
-from patches.renew import apply, changed_files, copy_upstream, main
+from patches.renew import FOLDER, apply, changed_files, copy_upstream, main
+from sqloss_plugins.hf.trainer_loss import TrainerLoss
 
 SQUARE = {"loss": "square", "k": 15.0, "M": 2.6}
 
@@ -227,6 +229,38 @@ def test_bert_is_trained_alike_with_and_without_accumulation(bert, tmp_path):
     whole = step(True, 1)
     assert torch.allclose(step(True, 3), whole, atol=1e-7)
     assert torch.allclose(step(False, 3), 3 * whole, atol=1e-6)
+
+
+RUN_GLUE = FOLDER / "transformers_run_glue-5.0.patch"
+"""Changes a script that is in no wheel."""
+
+
+@pytest.mark.parametrize(("k", "M"), [(1.0, 1.0), (15.0, 2.6)])
+def test_the_loss_in_run_glue_is_that_of_the_trainer(k, M):
+    added = "\n".join(line[1:] for line in RUN_GLUE.read_text().splitlines() if line.startswith("+"))
+    (function,) = re.findall(r"^def square_loss.+?^    return compute_loss$", added, re.MULTILINE | re.DOTALL)
+    names = {"torch": torch}
+    exec(function, names)
+    theirs, ours = names["square_loss"](k, M), TrainerLoss("square", k=k, M=M)
+    outputs, labels = {"logits": torch.randn(6, 3)}, torch.randint(3, (6,))
+    for items in (None, torch.tensor(18)):
+        expected = ours(outputs, labels, num_items_in_batch=items)
+        assert torch.allclose(theirs(outputs, labels, num_items_in_batch=items), expected, rtol=1e-6)
+
+
+def test_the_patch_of_run_glue_is_found_for_a_checkout(tmp_path, capsys):
+    """Of the script only the lines that the patch knows."""
+    (name,) = changed_files(RUN_GLUE)
+    before = [
+        line[1:] for line in RUN_GLUE.read_text().splitlines() if line.startswith((" ", "-")) and line[1:3] != "--"
+    ]
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).write_text("\n".join(before) + "\n")
+    assert main(["--upstream", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.split() == f"{RUN_GLUE.name} fits other files than it was made from".split()
+    (tmp_path / name).write_text("\n".join(before).replace("processing_class=", "tokenizer=") + "\n")
+    assert main(["--upstream", str(tmp_path)]) == 1
+    assert f"{name}, hunk 4 of 4 (line " in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- whole programs
