@@ -3,9 +3,9 @@
     python -m benchmarks.factorised_head --json benchmarks/results/factorised_head_cpu.json
 
 Processor time of one thread, in one process, each method in turn; cross-entropy, the slowest by far, once. "Factorised"
-is :class:`sqloss_plugins.losses.FactorisedSquareHead`: in a step as most are; in one that moves a direction of U into V,
-which is a pass over V; and in one that moves as many as can be with normal inputs. Memory is the peak of what a step
-allocates, beside the layer's weight.
+is :class:`sqloss_plugins.losses.FactorisedSquareHead`: in a step as most are; in one that moves a direction of U into
+V, which is a pass over V; and in one that moves as many as can be with normal inputs. "In place" is the same with
+``keep_plain``. Memory is the peak of what a step allocates, beside the layer's weight.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ ROWS, FEATURES, CLASSES = 4096, 128, 1_000_000
 GROWTH_FEATURES, GROWTH = 64, (100_000, 1_000_000, 10_000_000)
 
 USUAL, MOVED, MANY = "factorised", "factorised, moving one direction", "factorised, moving many directions"
+IN_PLACE = "in place"
 _OUTPUTS = 1 << 26
 """Outputs that cross-entropy builds at once."""
 
@@ -92,11 +93,13 @@ def measure_methods(rounds: int) -> list[dict[str, Any]]:
     H, y = batch(d, C)
     shifted = (H.detach() + 1.0).requires_grad_()  # one direction is much longer than the others
     head = FactorisedSquareHead(d, C, bias=False, k=15.0, M=30.0)
+    plain = FactorisedSquareHead(d, C, bias=False, k=15.0, M=30.0, keep_plain=True)
     W = (torch.randn(C, d) * 0.02).requires_grad_()
     runs = {
         USUAL: factorised_step(head, H, y, 0.01),
         MOVED: factorised_step(head, shifted, y, 0.95),
         MANY: factorised_step(head, H, y, 0.95),
+        IN_PLACE: factorised_step(plain, H, y, 0.01),
         "square loss and SGD, k = 15, M = 30": with_sgd(W, H, y, square(15.0, 30.0)),
         "square loss and SGD, k = M = 1": with_sgd(W, H, y, square(1.0, 1.0)),
     }

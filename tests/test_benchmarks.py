@@ -56,7 +56,7 @@ def test_factorised_head(tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(factorised_head, name, value)
     assert run(factorised_head, monkeypatch, "--rounds", 1, "--json", tmp_path / "a.json") == 0
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
-    assert [row["C"] for row in rows] == [50] * 6 + [10, 20]
+    assert [row["C"] for row in rows] == [50] * 7 + [10, 20]
     assert all(row["milliseconds"] > 0 for row in rows)
     assert "time / factorised" in capsys.readouterr().out
 

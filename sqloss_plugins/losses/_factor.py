@@ -157,17 +157,21 @@ class Step(NamedTuple):
 
     Attributes:
         factor: afterwards.
+        product: matrix, (p, p), and row, (p), of V <- V matrix + 1 row^T, where V stays the weight; else None.
         move: left, (p, m), and right, (m, p), of V <- V + V left right, of all rows; None for most steps.
         classes, rows: what is added to V's rows of the true classes then.
     """
 
     factor: Factor
+    product: tuple[Tensor, Tensor] | None
     move: tuple[Tensor, Tensor] | None
     classes: Tensor
     rows: Tensor
 
     def write(self, V: StoredRows) -> None:
         """Writes it into V."""
+        if self.product is not None:
+            V.multiply_(*self.product)
         if self.move is not None:
             V.add_product_(*self.move)
         V.add_(self.classes, self.rows)
@@ -194,7 +198,7 @@ def fold(V: StoredRows, factor: Factor) -> Factor:
     return plain_factor(V)
 
 
-def sgd_step(W: FactoredRows, gradient: Gradient, lr: float, decay: Tensor) -> Step:
+def sgd_step(W: FactoredRows, gradient: Gradient, lr: float, decay: Tensor, keep_plain: bool) -> Step:
     """An SGD step.
 
     Args:
@@ -202,6 +206,7 @@ def sgd_step(W: FactoredRows, gradient: Gradient, lr: float, decay: Tensor) -> S
         gradient: its gradient.
         lr: learning rate.
         decay: weight decay of each column, of shape (p), float64.
+        keep_plain: whether V stays the weight, which takes a pass over it.
 
     Raises:
         FloatingPointError: the gradient, or the weight after the step, is not finite.
@@ -231,6 +236,9 @@ def sgd_step(W: FactoredRows, gradient: Gradient, lr: float, decay: Tensor) -> S
     move, limit = None, 1e-3 * torch.finfo(dtype).max
     if not _are_finite(U, shared, gram) or gram.trace().sqrt() > limit:
         raise _too_large(lr)
+    if keep_plain:
+        kept = W.factor._replace(gram=gram, total=total)
+        return Step(kept, (U.to(dtype), shared.to(dtype)), None, gradient.classes, -E)
     inverse = _well_conditioned_inverse(U)
     if inverse is None:
         U, inverse, left, right = _move_directions(U)
@@ -238,7 +246,7 @@ def sgd_step(W: FactoredRows, gradient: Gradient, lr: float, decay: Tensor) -> S
     rows = E @ inverse.to(dtype).neg()
     if not _are_finite(rows):
         raise _too_large(lr)
-    return Step(Factor(U, shared, gram, total, False), move, gradient.classes, rows)
+    return Step(Factor(U, shared, gram, total, False), None, move, gradient.classes, rows)
 
 
 def _too_large(lr: float) -> FloatingPointError:

@@ -64,6 +64,9 @@ class FactorisedSquareHead(nn.Module):
         num_classes: C.
         bias: whether the layer has one.
         ignore_index, reduction, label_smoothing, k, M: as in :func:`sqloss_plugins.losses.square_loss`.
+        keep_plain: whether the weight is kept as it is, and every step multiplies it by a d x d matrix in place: 2 d^2
+            C operations more, but no gradient of the weight's size. For some 10,000 classes, and where other code reads
+            the weight at every step.
         device, dtype: of the weight; float32 or float64. Parts of size d x d are kept in float64.
 
     Raises:
@@ -85,6 +88,7 @@ class FactorisedSquareHead(nn.Module):
         label_smoothing: float = 0.0,
         k: float = 1.0,
         M: float = 1.0,
+        keep_plain: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -95,7 +99,7 @@ class FactorisedSquareHead(nn.Module):
             raise ValueError(f"there must be a feature and a class, got {in_features} and {num_classes}")
         self.in_features, self.num_classes = in_features, num_classes
         self.ignore_index, self.reduction, self.label_smoothing = ignore_index, reduction, label_smoothing
-        self.k, self.M = k, M
+        self.k, self.M, self.keep_plain = k, M, keep_plain
         weight = torch.empty(num_classes, in_features, device=device, dtype=dtype)
         _check_dtype(weight.dtype)
         # Not by attribute, which reads W: these are the parameters' places.
@@ -234,7 +238,7 @@ class FactorisedSquareHead(nn.Module):
             rows = self._rows()
             decay = torch.zeros_like(rows.factor.total)
             decay[: self.in_features] = float(weight_decay)
-            step = sgd_step(rows, self._pending.gradient(), float(lr), decay)
+            step = sgd_step(rows, self._pending.gradient(), float(lr), decay, self.keep_plain)
             step.write(rows.stored)
             self._keep(step.factor)
         self.zero_grad()
