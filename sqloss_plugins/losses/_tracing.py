@@ -1,4 +1,4 @@
-"""Where the losses may not use a backward pass or a fast path of their own."""
+"""Where the losses may not use a backward pass or a fast path of their own, and where a fast path pays."""
 
 from __future__ import annotations
 
@@ -29,6 +29,32 @@ def is_traced(*tensors: Tensor | None) -> bool:
 
 
 _PLAIN_TYPES = (Tensor, nn.Parameter, type(None))
+
+
+_SMALL = 1 << 16
+"""Outputs (N x C) up to which Python's overhead is most of a loss's time."""
+
+
+def is_small(input: Tensor, target: Tensor, ignore_index: int, reduction: str) -> bool:
+    """Whether a loss may take a way of few operations, on outputs (N, C) and class indices.
+
+    Fine-tuning a classifier calls the loss on outputs of shape (32, 2) or so. That no target is ignored or out of range
+    is left to the operations on them, which raise RuntimeError.
+    """
+    return (
+        not is_traced(input, target)  # first, so that no condition on the shapes enters a graph
+        and input.is_cpu
+        and target.is_cpu
+        and input.dtype in (torch.float32, torch.float64)
+        and input.dim() == 2
+        and 0 < input.numel() <= _SMALL
+        and target.dtype == torch.int64
+        and target.dim() == 1
+        and len(target) == len(input)
+        and not 0 <= ignore_index < input.size(1)
+        and reduction in ("mean", "sum")
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def needs_plain_operations(*tensors: Tensor | None) -> bool:

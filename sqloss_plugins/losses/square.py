@@ -41,7 +41,7 @@ from sqloss_plugins.losses._targets import (
     probability_targets,
     result_dtype,
 )
-from sqloss_plugins.losses._tracing import is_traced
+from sqloss_plugins.losses._tracing import is_small
 
 
 def square_loss(
@@ -85,8 +85,8 @@ def square_loss(
     Source: Hui & Belkin (2021), Section 5; rescaling of the paper's tasks in their Table 9.
     """
     check_rescaling(k, M)
-    if k == 1.0 and weight is None and prior_weight is None and label_smoothing == 0.0:
-        loss = _small_mean_squared_error(input, target, ignore_index, reduction, M)
+    if weight is None and prior_weight is None and label_smoothing == 0.0:
+        loss = _small_square_loss(input, target, ignore_index, reduction, k, M)
         if loss is not None:
             return loss
     return quadratic_loss(
@@ -140,36 +140,20 @@ class SquareLoss(ClassificationLoss):
         return f"k={self.k:g}, M={self.M:g}"
 
 
-_SMALL = 1 << 16
-"""Outputs (N x C) up to which Python's overhead is most of the loss's time."""
-
-
-def _small_mean_squared_error(
-    input: Tensor, target: Tensor, ignore_index: int, reduction: str, M: float
+def _small_square_loss(
+    input: Tensor, target: Tensor, ignore_index: int, reduction: str, k: float, M: float
 ) -> Tensor | None:
-    """The plain square loss of a small input, in as few operations as possible; None where it does not apply.
-
-    Fine-tuning a classifier calls the loss on outputs of shape (32, 2) or so.
-    """
-    if (
-        is_traced(input, target)  # first, so that no condition on the shapes enters a graph
-        or not (input.is_cpu and target.is_cpu)
-        or input.dtype not in (torch.float32, torch.float64)
-        or input.dim() != 2
-        or not 0 < input.numel() <= _SMALL
-        or target.dtype != torch.int64
-        or target.dim() != 1
-        or len(target) != len(input)
-        or 0 <= ignore_index < input.size(1)
-        or reduction not in ("mean", "sum")
-        or torch.is_autocast_enabled("cpu")
-    ):
+    """The square loss of a small input, in as few operations as possible; None where it does not apply."""
+    if not is_small(input, target, ignore_index, reduction):
         return None
+    true_class = target.unsqueeze(1)
+    minus_M = torch.full((1, 1), -M, dtype=input.dtype).expand(len(input), 1)
     try:
-        minus_M = torch.full((1, 1), -M, dtype=input.dtype).expand(len(input), 1)
-        residual = input.scatter_add(1, target.unsqueeze(1), minus_M)
+        residual = input.scatter_add(1, true_class, minus_M)
     except RuntimeError:  # a target that is ignored or out of range: the general way knows which
         return None
+    if k != 1.0:
+        residual = residual * torch.ones_like(residual).scatter_(1, true_class, math.sqrt(k))
     loss = F.mse_loss(residual, torch.zeros_like(residual), reduction=reduction)
     return loss if reduction == "mean" else loss / input.shape[1]
 
