@@ -1,12 +1,13 @@
 """The patches for source checkouts: they apply to the files of the installed releases, and what is patched runs."""
 
 import copy
-import importlib
+import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
+import unittest
 
 import pytest
 import torch
@@ -56,6 +57,42 @@ def test_a_patch_is_applied_and_taken_back_by_the_commands_of_its_readme(what, t
     assert all(path.read_bytes() != content for path, content in before.items())
     apply(PATCHES[what], tmp_path, "-R")
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.py")} == before
+
+
+def failures(path):
+    """The tests of a file in upstream's style, functions or unittest's, that fail."""
+    spec = importlib.util.spec_from_file_location("test_of_upstream", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ImportError as error:
+        return [str(error)]
+    result = unittest.TestResult()
+    unittest.defaultTestLoader.loadTestsFromModule(module).run(result)
+    failed = [test.id() for test, _ in (*result.failures, *result.errors)]
+    for name, function in vars(module).items():
+        if name.startswith("test_"):
+            try:
+                function()
+            except Exception as error:
+                failed.append(f"{name}: {error}")
+    return failed
+
+
+@pytest.mark.parametrize(
+    ("what", "before"),
+    [
+        ("espnet2", ["No module named 'espnet2.asr.square_loss'"]),
+        ("transformers_bert", [".*BertNumItemsInBatch.*"] * 3),
+    ],
+)
+def test_the_tests_of_a_patch_fail_before_it_and_pass_after(what, before, tmp_path):
+    with patched(what, tmp_path) as tests:
+        (path,) = tests
+        assert failures(path) == []
+    failed = failures(path)
+    assert len(failed) == len(before)
+    assert all(re.fullmatch(pattern, name) for pattern, name in zip(before, failed, strict=True))
 
 
 @pytest.mark.parametrize("decoder", list(DECODERS))
