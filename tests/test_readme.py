@@ -141,10 +141,12 @@ def test_earlier_rows_are_those_of_their_pages():
 
 
 def test_the_paper_is_beside_its_own_model_alone():
-    row = front_page.Row("mrpc", "lstm_cnn", "accuracy", "", "", [1.0], False)
+    row = front_page.Row("mrpc", "lstm_cnn", "accuracy", "", "", [1.0], "paper")
     assert row.published == 3.8  # 73.2 - 69.4
     assert row._replace(task="wsj", model="transformer", metric="wer").published == 0.1  # 5.8 - 5.7, fewer errors
     assert row._replace(model="minilm-l6").published is None
+    assert row._replace(origin="own").published is None
+    assert "MRPC (sentence pairs), part of the data, LSTM+CNN" in front_page.table([row._replace(origin="own")])
 
 
 # ---------------------------------------------------------------- the site's pages

@@ -48,6 +48,8 @@ _TASKS = {
 _MODELS = {"minilm-l6": "MiniLM-L6", "conformer": "Conformer"}
 """Likewise for models that the paper does not have."""
 
+LEAST_SEEDS = 3
+"""Of a row: with fewer there is next to nothing to say."""
 _ERRORS = ("per", "cer", "wer")
 """The metrics of speech."""
 
@@ -60,7 +62,8 @@ class Row(NamedTuple):
         metric: the one that decides.
         square, cross_entropy: mean +- standard deviation on test data.
         ahead: points of the square loss ahead of cross-entropy, seed by seed; positive is better.
-        is_earlier: whether the result files were not kept.
+        origin: ``paper``: the paper's task, model and data. ``own``: others, or a part of the data. ``earlier``:
+            likewise, and the result files were not kept.
     """
 
     task: str
@@ -69,7 +72,7 @@ class Row(NamedTuple):
     square: str
     cross_entropy: str
     ahead: Sequence[float]
-    is_earlier: bool
+    origin: str
 
     @property
     def mean(self) -> float:
@@ -78,9 +81,9 @@ class Row(NamedTuple):
 
     @property
     def published(self) -> float | None:
-        """By how many points the square loss is ahead in the paper; None where it does not have task and model."""
+        """By how many points the square loss is ahead in the paper; None where that is not the same."""
         values = paper.test_results(self.task, self.model).get(self.metric)
-        if values is None:
+        if values is None or self.origin != "paper":
             return None
         sign = 1 if metric(self.metric).higher_is_better else -1
         return round(sign * (values["square"] - values["cross_entropy"]), 1) + 0.0
@@ -98,7 +101,8 @@ def rows_of_report(report: Mapping[str, Any]) -> list[Row]:
     """
     tables = _sections(report)
     chosen: dict[tuple[str, str], dict[str, Any]] = {}
-    for record in [*tables.get("differences", []), *tables.get("own_differences", [])]:
+    origins = {"differences": "paper", "own_differences": "own"}
+    for record in ({**each, "origin": origins[name]} for name in origins for each in tables.get(name, [])):
         if not (record["is_main"] and record["loss"].startswith("square") and record["protocol"] != "same_epochs"):
             continue
         other = chosen.setdefault((record["task"], record["arch"]), record)
@@ -108,7 +112,7 @@ def rows_of_report(report: Mapping[str, Any]) -> list[Row]:
     for (task, model), record in chosen.items():
         ahead = [float(pair.partition(":")[2]) for pair in record["by_seed"].split()]
         square, baseline = (_measured(tables, record, loss) for loss in (record["loss"], "cross_entropy"))
-        rows.append(Row(task, _paper_name(task, model), record["metric"], square, baseline, ahead, False))
+        rows.append(Row(task, _paper_name(task, model), record["metric"], square, baseline, ahead, record["origin"]))
     return rows
 
 
@@ -140,11 +144,11 @@ def _spread(mean: float, deviation: float | None) -> str:
 def earlier_rows(text: str) -> list[Row]:
     """The rows of recipes/earlier_runs.yaml."""
     names = ("task", "model", "metric", "square", "cross_entropy", "ahead")
-    return [Row(**{name: entry[name] for name in names}, is_earlier=True) for entry in yaml.safe_load(text)]
+    return [Row(**{name: entry[name] for name in names}, origin="earlier") for entry in yaml.safe_load(text)]
 
 
 def all_rows(report: Mapping[str, Any]) -> list[Row]:
-    """Speech last; a task and model that are in the report are not taken from earlier runs."""
+    """Every comparison, speech last; a task and model that are in the report are not taken from earlier runs."""
     found = rows_of_report(report)
     there = {(row.task, row.model) for row in found}
     rows = [*found, *(row for row in earlier_rows(EARLIER.read_text("utf-8")) if (row.task, row.model) not in there)]
@@ -152,7 +156,8 @@ def all_rows(report: Mapping[str, Any]) -> list[Row]:
 
 
 def _name(row: Row) -> str:
-    return _TASKS.get(row.task, row.task)
+    part = row.origin == "own" and bool(paper.test_results(row.task, row.model))
+    return _TASKS.get(row.task, row.task) + (", part of the data" if part else "")
 
 
 def _model(row: Row) -> str:
@@ -167,7 +172,7 @@ def _measure(row: Row) -> str:
 
 def _interval(row: Row) -> str:
     interval = mean_interval(list(row.ahead))
-    return "one seed" if interval is None else f"{interval.low:+.1f} to {interval.high:+.1f}"
+    return "no interval" if interval is None else f"{interval.low:+.1f} to {interval.high:+.1f}"
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -177,13 +182,17 @@ def table(rows: Iterable[Row]) -> str:
     for row in rows:
         published = "" if row.published is None else f"{row.published:+.1f}"
         cells = [f"{_name(row)}, {_model(row)}: {_measure(row)}", row.square, row.cross_entropy]
-        ahead = f"{row.mean:+.2f} ({_interval(row)})" + (" †" if row.is_earlier else "")
+        ahead = f"{row.mean:+.2f} ({_interval(row)})" + (" †" if row.origin == "earlier" else "")
         shown.append([*cells, ahead, str(len(row.ahead)), published])
     return markdown_table(shown)
 
 
+def _enough(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if len(row.ahead) >= LEAST_SEEDS]
+
+
 def not_run(report: Mapping[str, Any]) -> str:
-    """Which of the paper's results were run with its model on its data, in one paragraph."""
+    """Which of the paper's results were run with its model on its data, and what is in no row; one paragraph."""
     tables = _sections(report)
     records = [record for name in ("table2", "table5", "table7") for record in tables[name]]
     records = [record for record in records if record["metric"] != "top5"]
@@ -191,27 +200,27 @@ def not_run(report: Mapping[str, Any]) -> str:
     names = paper.tables()["names"]
     ran = dict.fromkeys(f"{names['tasks'][each['task']]} with {names['models'][each['model']]}" for each in run)
     those = f" ({', '.join(ran)})" if ran else ""
+    left_out = [row for row in all_rows(report) if len(row.ahead) < LEAST_SEEDS]
+    few = f" ({'; '.join(f'{_name(row)}, {_model(row)}' for row in left_out)})" if left_out else ""
     words = (
         f"**What was not run.** The paper's Tables 2, 5 and 7 have {len(records)} results without Top-5. With the "
         f"paper's own model and data, {len(run)} of them were run here{those}, and {len(records) - len(run)} were not: "
-        "most need a GPU for days or data that is sold. Their commands are ready. Runs on synthetic data are in no row."
+        "most need a GPU for days or data that is sold. Their commands are ready. Runs on synthetic data are in no "
+        f"row, nor are those with fewer than {LEAST_SEEDS} seeds{few}."
     )
     return textwrap.fill(words, 120, break_long_words=False)
 
 
 def text(report: Mapping[str, Any]) -> str:
     """What stands between the markers."""
-    return f"{table(all_rows(report))}\n\n{not_run(report)}\n"
+    return f"{table(_enough(all_rows(report)))}\n\n{not_run(report)}\n"
 
 
 def figure(rows: Sequence[Row]) -> Lines:
     """The same differences, drawn: ours with their intervals and seeds, and the paper's."""
     lines = []
     for row in rows:
-        interval = mean_interval(list(row.ahead))
-        # The interval of two seeds is so wide that nothing else could be seen.
-        is_shown = interval is not None and len(row.ahead) > 2
-        low, high = interval if interval and is_shown else (None, None)
+        low, high = mean_interval(list(row.ahead)) or (None, None)
         ours = Mark(row.mean, low, high, row.ahead)
         theirs = None if row.published is None else Mark(row.published)
         lines.append(Line(f"{_name(row).partition(' (')[0]}, {_model(row)}", theirs, ours))
@@ -243,7 +252,7 @@ def _run(check: bool) -> None:
         return
     README.write_text(new, encoding="utf-8")
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    drawn = figure(all_rows(report)).drawn
+    drawn = figure(_enough(all_rows(report))).drawn
     for path in save_figure(FIGURE.parent, "results", drawn):
         if path != FIGURE:
             path.unlink()

@@ -10,7 +10,7 @@ import functools
 import json
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,12 @@ def _measured(record: Mapping[str, Any], column: str) -> str:
     return f"{mean:.2f} ({seeds})" if mean is not None and seeds else ""
 
 
+def programs() -> str:
+    """The programs in examples/, each in a section of its own."""
+    paths = sorted((ROOT / "examples").glob("*.py"))
+    return "".join(f"\n## {path.name}\n\n```python\n{path.read_text(encoding='utf-8')}```\n" for path in paths)
+
+
 # ---------------------------------------------------------------- called by MkDocs
 
 
@@ -179,13 +185,14 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
-    """Moves its links; what the page of tasks has in the repository says no more than where it comes from.
+    """Moves its links; makes the page of tasks, and adds the programs to that of examples.
 
     Searches find the guides before the reference and the recipes.
     """
     if page.file.src_uri not in outside() and not page.file.src_uri.startswith("reference/"):
         page.meta.setdefault("search", {"boost": 4})
-    return moved_links(tasks_page() if page.file.src_uri == "tasks.md" else markdown, page.file.src_uri)
+    made: dict[str, Callable[[], str]] = {"tasks.md": tasks_page, "examples.md": lambda: markdown + programs()}
+    return moved_links(made.get(page.file.src_uri, lambda: markdown)(), page.file.src_uri)
 
 
 def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
