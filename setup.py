@@ -48,6 +48,7 @@ ESPNET = [
     # What ESPnet's trainer imports only when it is at work: it draws the attention of every epoch, and counts errors.
     "matplotlib",
     "editdistance",
+    "torcheval",  # its classification task
     "tqdm",
     "espeakng-loader",  # the library that reads the mini corpus
 ]

@@ -1,5 +1,6 @@
 """The Python for egs2's recipes: which programs it gives, and the commands of asr.sh by it."""
 
+import importlib.resources
 import os
 import stat
 import subprocess
@@ -26,11 +27,14 @@ OWN = "sqloss_plugins.espnet.bin"
 @pytest.mark.parametrize("before", [[], ["-u", "-X", "dev"], ["-Wignore", "-W", "e", "--check-hash-based-pycs", "x"]])
 def test_programs_of_espnet_are_ours(program, before):
     rest = ["--config", "x", "-m", f"espnet2.bin.{program}"]
-    ours = f"{OWN}.{program}"
-    assert translate([*before, "-m", f"espnet2.bin.{program}", *rest]) == [*before, "-m", ours, *rest]
-    assert translate([*before, "-um", f"espnet2.bin.{program}", *rest]) == [*before, "-um", ours, *rest]
-    assert translate([*before, f"-mespnet2.bin.{program}", *rest]) == [*before, f"-m{ours}", *rest]
-    assert Path(interpreter.__file__).with_name("bin").joinpath(f"{program}.py").is_file()
+    module, *first = PROGRAMS[program]
+    ours = [f"{OWN}.{module}", *first]
+    assert translate([*before, "-m", f"espnet2.bin.{program}", *rest]) == [*before, "-m", *ours, *rest]
+    assert translate([*before, "-um", f"espnet2.bin.{program}", *rest]) == [*before, "-um", *ours, *rest]
+    assert translate([*before, f"-mespnet2.bin.{program}", *rest]) == [*before, "-m", *ours, *rest]
+    for found in (f"espnet2.bin.{program}", f"{OWN}.{module}"):
+        folder, _, name = found.rpartition(".")
+        assert importlib.resources.files(folder).joinpath(f"{name}.py").is_file()
 
 
 @pytest.mark.parametrize(

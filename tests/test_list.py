@@ -9,6 +9,7 @@ from result_files import write
 
 from sqloss_plugins import paper
 from sqloss_plugins.cli import COMMANDS as PROGRAMS
+from sqloss_plugins.espnet.tasks import TASKS as ESPNET_TASKS
 from sqloss_plugins.experiments import listing
 from sqloss_plugins.experiments.tasks import COMMANDS
 
@@ -91,6 +92,18 @@ def test_nothing_is_made_up_where_nothing_was_run(place, capsys):
     assert "GPU-hours of the paper: unmeasured" in printed
 
 
+def test_the_tasks_of_espnet(place, capsys):
+    assert listing.main(["--espnet"]) == 0
+    printed = capsys.readouterr().out
+    for name, task in ESPNET_TASKS.items():
+        (row,) = (line for line in printed.splitlines() if line.startswith(f"| {name} "))
+        assert f"| {name}_train" in row
+        assert ", ".join(task.criteria) in row
+    assert listing.main(["--espnet", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["mt"]["criteria"] == {"criterion_mt": "vocab_size"}
+
+
 def test_mistakes_are_refused(place, capsys):
+    assert_refused(listing.main, ["--espnet", "--budget"], "sqloss list", "leave folders", place / "here", capsys)
     assert_refused(listing.main, ["nowhere"], "sqloss list", "nowhere is not a folder", place / "here", capsys)
     assert_refused(listing.main, ["--json", "--budget"], "sqloss list", "leave --budget out", place / "here", capsys)

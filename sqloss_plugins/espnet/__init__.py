@@ -1,8 +1,9 @@
-"""Host 1: ESPnet's hybrid CTC/attention speech recognition.
+"""Host 1: ESPnet's speech recognition, translation, spoken language understanding, language models and classification.
 
-ESPnet, whose import takes seconds, is imported with the first of the names below. That also registers the model choice
-``sqloss`` with ESPnet's ASR task, as :func:`register` does. Programs that only import ESPnet do not know it: train and
-decode by ``python -m sqloss_plugins.espnet.bin.asr_train`` and ``...asr_inference``, or export the model.
+ESPnet, whose import takes seconds, is imported with the first of the names below. That also registers the model
+choice ``sqloss`` with ESPnet's ASR task, as :func:`register` does for any. Programs that only import ESPnet do not know
+it: train and decode by ``python -m sqloss_plugins.espnet.bin.asr_train``, ``...asr_inference``, ``...train`` and
+``...inference``, or export the model. :mod:`sqloss_plugins.espnet.tasks` is the table of all tasks.
 """
 
 from __future__ import annotations
@@ -10,15 +11,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sqloss_plugins.espnet.tasks import TASKS
+
 if TYPE_CHECKING:
     from sqloss_plugins.espnet.decoding import Speech2Text, use_method
-    from sqloss_plugins.espnet.model import MODEL_NAME, SquareLossASRModel, register
+    from sqloss_plugins.espnet.model import MODEL_NAME, SquareLossASRModel
+    from sqloss_plugins.espnet.registration import model_class, register
 
-__all__ = ["MODEL_NAME", "Speech2Text", "SquareLossASRModel", "register", "use_method"]
+__all__ = ["MODEL_NAME", "Speech2Text", "SquareLossASRModel", "model_class", "register", "use_method"]
+
+_TASK_OF = {task.class_name: name for name, task in TASKS.items()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in (*__all__, *_TASK_OF):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    model = importlib.import_module(f"{__name__}.model")
-    return getattr(model if hasattr(model, name) else importlib.import_module(f"{__name__}.decoding"), name)
+    registration = importlib.import_module(f"{__name__}.registration")
+    if name in _TASK_OF:  # such as SquareLossMTModel, which ESPnet3's _target_ names
+        return registration.model_class(_TASK_OF[name])
+    return getattr(
+        registration if hasattr(registration, name) else importlib.import_module(f"{__name__}.decoding"), name
+    )

@@ -24,6 +24,7 @@ from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.probability import METHODS, log_probabilities
 
 OUTPUT_LAYERS = ("output_layer", "output")  # the Transformer decoders' and the RNN decoder's
+_OF_LANGUAGE_MODELS = ("decoder",)
 _ATTENTIONS = importlib.import_module(initial_att.__module__)  # ESPnet 202611 has it in another place than 202511
 _SCORING_FUNCTIONS = ("score", "batch_score", "forward_one_step", "forward_partially_AR")
 ESPNETS_LOSS = "cross_entropy"
@@ -39,15 +40,22 @@ def methods_of(model: Any) -> tuple[str, ...]:
     return LOSSES[model.loss if _is_ours(model) else ESPNETS_LOSS].methods
 
 
+def _scorer(model: Any) -> nn.Module:
+    """The part of a model that beam search asks: the decoder, or the network of a language model."""
+    scorer: nn.Module = model.lm if hasattr(model, "lm") else model.decoder
+    return scorer
+
+
 def _output_layer(model: nn.Module) -> nn.Module:
-    for name in OUTPUT_LAYERS:
-        layer = getattr(model.decoder, name, None)
+    scorer = _scorer(model)
+    for name in _OF_LANGUAGE_MODELS if hasattr(model, "lm") else OUTPUT_LAYERS:
+        layer = getattr(scorer, name, None)
         if isinstance(layer, nn.Module):
             return layer
-    raise UserError(f"methods other than softmax are not there for the decoder {type(model.decoder).__name__}")
+    raise UserError(f"methods other than softmax are not there for the decoder {type(scorer).__name__}")
 
 
-def _log_probabilities_of(model: nn.Module, method: str, temperature: float | None) -> Callable[[Tensor], Tensor]:
+def log_probabilities_of(model: nn.Module, method: str, temperature: float | None) -> Callable[[Tensor], Tensor]:
     """The function from outputs to log-probabilities."""
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
@@ -76,7 +84,7 @@ def log_probability_outputs(model: nn.Module, method: str, temperature: float | 
     if method == "softmax":
         yield
         return
-    convert = _log_probabilities_of(model, method, temperature)
+    convert = log_probabilities_of(model, method, temperature)
     handle = _output_layer(model).register_forward_hook(lambda module, inputs, outputs: convert(outputs))
     try:
         yield
@@ -88,14 +96,14 @@ def use_method(model: nn.Module, method: str, temperature: float | None = None) 
     """Makes beam search take its probabilities by this method, for the rest of the model's life; once a model.
 
     Args:
-        model: an ASR model with a Transformer-like or RNN attention decoder; changed in place.
+        model: with a Transformer-like or RNN attention decoder, or a language model; changed in place.
         method: one of :data:`sqloss_plugins.probability.METHODS`.
         temperature: T, for the method ``temperature``.
 
     Raises:
         UserError: a method that the model cannot have.
     """
-    convert = _log_probabilities_of(model, method, temperature)
+    convert = log_probabilities_of(model, method, temperature)
     if method == "softmax":
         return
     depth = 0  # scoring functions call each other
@@ -116,9 +124,10 @@ def use_method(model: nn.Module, method: str, temperature: float | None = None) 
         return wrapped
 
     _output_layer(model).register_forward_hook(hook)
+    scorer = _scorer(model)
     for name in _SCORING_FUNCTIONS:
-        if hasattr(model.decoder, name):
-            setattr(model.decoder, name, while_scoring(getattr(model.decoder, name)))
+        if hasattr(scorer, name):
+            setattr(scorer, name, while_scoring(getattr(scorer, name)))
 
 
 def keep_coverage_apart(model: nn.Module) -> None:
@@ -170,6 +179,10 @@ class Speech2Text(asr_inference.Speech2Text):
     """
 
     def __init__(self, *args: Any, method: str | None = None, temperature: float | None = None, **kwargs: Any) -> None:
+        from sqloss_plugins.espnet.registration import register  # which needs what is above
+
+        for task in ("asr", "lm"):
+            register(task)
         given = {**dict(zip(("asr_train_config", "asr_model_file"), args, strict=False)), **kwargs}
         config, model_file = given.get("asr_train_config"), given.get("asr_model_file")
         with told_of_files((config, model_file), (given.get("lm_train_config"), given.get("lm_file"))):

@@ -1,4 +1,4 @@
-"""A Python interpreter for egs2's ``asr.sh``: ESPnet's programs that this package has are this package's.
+"""A Python interpreter for egs2's recipes: ESPnet's programs that this package has are this package's.
 
     ./run.sh --python "$(sqloss espnet-python)" --asr_args "--model sqloss --model_conf loss=square"
 
@@ -17,13 +17,18 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from sqloss_plugins.errors import UserError, run_command
+from sqloss_plugins.espnet.tasks import TASKS
 
 PROGRAM = "sqloss espnet-python"
 SCRIPT = "sqloss-espnet-python"
 """The installed program, an entry point of setup.py."""
 _UPSTREAM, _OWN = "espnet2.bin", "sqloss_plugins.espnet.bin"
-PROGRAMS = ("asr_train", "asr_inference", "lm_train")
-"""The modules of ``espnet2.bin`` that this package has one of the same name for."""
+PROGRAMS = {
+    **{f"{name}_train": ("train", name) for name in TASKS},
+    **{f"{name}_inference": ("inference", name) for name, task in TASKS.items() if task.inference},
+    **{name: (name,) for name in ("asr_train", "asr_inference", "lm_train", "lm_calc_perplexity")},
+}
+"""Module of ``espnet2.bin`` -> the module of ``sqloss_plugins.espnet.bin`` in its place, and its first argument."""
 
 # Single letters, of which only the last can have a value: behind it, or in the next word.
 _LETTERS = re.compile(r"-(?P<flags>[^-cmWX][^cmWX]*)?(?P<option>[cmWX])(?P<value>.*)", re.DOTALL)
@@ -47,17 +52,20 @@ def translate(arguments: Sequence[str]) -> list[str]:
             break
         if found["option"] == "m":
             if found["value"]:
-                words[at] = words[at].removesuffix(found["value"]) + _module(found["value"])
-            elif at + 1 < len(words):
-                words[at + 1] = _module(words[at + 1])
+                words[at : at + 1] = [words[at].removesuffix(found["value"]), found["value"]]
+            words[at + 1 : at + 2] = _module(*words[at + 1 : at + 2])
             break
         at += 1 if found["value"] else 2
     return words
 
 
-def _module(name: str) -> str:
+def _module(name: str = "") -> list[str]:
+    """The module to run in the place of another, and its first argument."""
     package, _, program = name.rpartition(".")
-    return f"{_OWN}.{program}" if package == _UPSTREAM and program in PROGRAMS else name
+    if package != _UPSTREAM or program not in PROGRAMS:
+        return [name] if name else []
+    module, *first = PROGRAMS[program]
+    return [f"{_OWN}.{module}", *first]
 
 
 def run() -> None:

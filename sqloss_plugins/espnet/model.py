@@ -1,26 +1,29 @@
-"""ESPnet's CTC/attention model with a choice of loss for its attention decoder.
+"""ESPnet's models with a choice of loss for their attention decoders.
 
-Of the objective ``ctc_weight * CTC + (1 - ctc_weight) * attention`` only the attention decoder's cross-entropy is
-replaced; CTC, and how ESPnet divides the sum over tokens, stay as they are, so that learning rates and the clipping of
-gradients keep their meaning. All parameters have ESPnet's names: a state_dict fits either model.
+Of speech recognition's objective ``ctc_weight * CTC + (1 - ctc_weight) * attention`` only the attention decoder's
+cross-entropy is replaced; CTC, and how ESPnet divides the sum over tokens, stay as they are, so that learning rates and
+the clipping of gradients keep their meaning. All parameters have ESPnet's names: a state_dict fits either model.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import model_choices
+from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.decoding import ESPNETS_LOSS, log_probability_outputs, methods_of
 from sqloss_plugins.espnet.initialization import check_initialization, initialize_as_espnet1
+from sqloss_plugins.espnet.tasks import TASKS, ESPnetTask
 from sqloss_plugins.losses import DEFAULT_LOSS, check_loss, make_loss
 from sqloss_plugins.paper import Rescaling, choose_rescaling, tasks
 
@@ -28,7 +31,6 @@ MODEL_NAME = "sqloss"
 OPTIONS = ("loss", "k", "M", "rescaling", "paper_task", "lsm_type", "lsm_unigram", "initialization")
 """The keys of ``model_conf`` that ESPnet's own model does not have."""
 
-_CTC_WEIGHT = 0.5  # ESPnet's default
 _FAR = 4.0  # the paper's settings lie within a factor of 2.2 of cross-entropy's level, but for its smallest tasks
 
 logger = logging.getLogger(__name__)
@@ -131,8 +133,20 @@ def _choose(
     return chosen if spec.is_rescaled else None
 
 
-def initial_loss(config: Mapping[str, Any]) -> float:
-    """A token's attention loss where all outputs are 0, of the model that a training's ``config.yaml`` describes."""
+def _is_beside_ctc(task: ESPnetTask, options: Mapping[str, Any]) -> bool:
+    """Whether the decoder is trained together with CTC."""
+    if task.ctc_weight is None:
+        return False
+    return 0.0 < _number(task.ctc_weight, options.get(task.ctc_weight, task.usual_ctc_weight)) < 1.0
+
+
+def initial_loss(config: Mapping[str, Any], task: str = "asr") -> float:
+    """A token's loss where all outputs are 0, of the model that a training's ``config.yaml`` describes.
+
+    Args:
+        config: the content of the file.
+        task: a name of :data:`sqloss_plugins.espnet.tasks.TASKS`.
+    """
     num_classes = len(config["token_list"])
     options = config["model_conf"]
     rescaling: Rescaling | None = None
@@ -141,7 +155,7 @@ def initial_loss(config: Mapping[str, Any]) -> float:
             options.get("loss", DEFAULT_LOSS),
             num_classes,
             options.get("paper_task"),
-            0.0 < _number("ctc_weight", options.get("ctc_weight", _CTC_WEIGHT)) < 1.0,
+            _is_beside_ctc(TASKS[task], options),
             options.get("rescaling", "auto"),
             options.get("k"),
             options.get("M"),
@@ -158,12 +172,11 @@ def _check_smoothing(weight: float, num_classes: int, lsm_type: str, unigram: st
         raise UserError("model_conf: lsm_type unigram, lsm_weight and lsm_unigram go together: give all or none")
 
 
-class SquareLossASRModel(ESPnetASRModel):
-    """``ESPnetASRModel`` whose attention decoder is trained with a loss of one's choice.
+class WithLoss(AbsESPnetModel):  # type: ignore[misc]
+    """What makes a model of ESPnet's one with a loss of one's choice, as the first of two base classes.
 
     Args:
-        vocab_size, token_list, decoder, joint_network, ctc_weight, ignore_id, lsm_weight, length_normalized_loss: as
-            in ESPnet, like all further ones.
+        *args, **kwargs: of ESPnet's model.
         loss: ``square``, ``cross_entropy`` (ESPnet's own, unchanged) or ``squentropy``.
         k, M: rescaling of the square loss.
         rescaling: the rule for whichever of k and M is not given: ``auto``, ``paper`` or ``level``; see
@@ -177,10 +190,10 @@ class SquareLossASRModel(ESPnetASRModel):
         UserError: options that do not go together.
     """
 
+    espnet_task: ClassVar[ESPnetTask]
+
     def __init__(
         self,
-        vocab_size: int,
-        token_list: Any,
         *args: Any,
         loss: str = DEFAULT_LOSS,
         k: float | None = None,
@@ -193,51 +206,67 @@ class SquareLossASRModel(ESPnetASRModel):
         **kwargs: Any,
     ) -> None:
         check_initialization(initialization)
-        for name in ("ctc_weight", "lsm_weight"):
+        task = self.espnet_task
+        for name in (task.ctc_weight, "lsm_weight"):
             if name in kwargs:
-                kwargs[name] = _number(name, kwargs[name])
-        smoothing = kwargs.get("lsm_weight", 0.0)
-        _check_smoothing(smoothing, vocab_size, lsm_type, lsm_unigram)
-        ctc_weight = kwargs.get("ctc_weight", _CTC_WEIGHT)
+                kwargs[name] = _number(str(name), kwargs[name])
+        given = inspect.signature(super().__init__).bind_partial(*args, **kwargs).arguments
+        sizes = {name: given[size] for name, size in task.criteria.items() if given.get(size)}
+        smoothing = given.get("lsm_weight", 0.0)
+        _check_smoothing(smoothing, min(sizes.values()), lsm_type, lsm_unigram)
+        if lsm_unigram is not None and (task.kind != "decoder" or len(sizes) > 1):
+            raise UserError("model_conf: lsm_type unigram is for models with one attention decoder: leave it out")
+        ctc_weight = given.get(task.ctc_weight or "", 0.0)
         if not 0.0 <= ctc_weight <= 1.0:
-            raise UserError(f"model_conf: ctc_weight must be between 0 and 1, got {ctc_weight:g}")
-        chosen = _choose(loss, vocab_size, paper_task, 0.0 < ctc_weight < 1.0, rescaling, k, M)
-        super().__init__(vocab_size, token_list, *args, **kwargs)
+            raise UserError(f"model_conf: {task.ctc_weight} must be between 0 and 1, got {ctc_weight:g}")
+        beside_ctc = _is_beside_ctc(task, given)
+        chosen = {name: _choose(loss, size, paper_task, beside_ctc, rescaling, k, M) for name, size in sizes.items()}
+        super().__init__(*args, **kwargs)
         if initialization is not None:
             initialize_as_espnet1(self)
         self.loss = loss
-        self.rescaling = chosen
+        self.rescaling = next(iter(chosen.values()))
         if loss == ESPNETS_LOSS and lsm_unigram is None:
             return
-        if not hasattr(self, "criterion_att") or self.decoder is None:
-            raise UserError(f"loss {loss} is for an attention decoder, and this model has none: use loss cross_entropy")
-        self.criterion_att = AttentionLoss(
-            loss,
-            self.rescaling.k if self.rescaling else None,
-            self.rescaling.M if self.rescaling else None,
-            vocab_size,
-            self.ignore_id,
-            smoothing,
-            lsm_unigram,
-            bool(kwargs.get("length_normalized_loss", False)),
-        )
-        if self.rescaling:
-            self._log_level(self.rescaling)
+        for name, size in sizes.items():
+            self._replace(name, size, chosen[name], lsm_unigram)
+            found = chosen[name]
+            if found:
+                _log_level(found, size, beside_ctc)
 
-    def _log_level(self, rescaling: Rescaling) -> None:
-        """A token's loss at the start, which decides the balance with CTC, beside that of cross-entropy."""
-        level = rescaling.initial_loss(self.vocab_size)
-        usual = math.log(self.vocab_size)
-        logger.info(
-            f"Square loss, {rescaling}: a token's initial loss is "
-            f"k M^2 / C = {level:.3g}, that of cross-entropy ln C = {usual:.3g} (C = {self.vocab_size})"
-        )
-        if 0.0 < self.ctc_weight < 1.0 and not 1 / _FAR <= level / usual <= _FAR:
-            starving = "attention" if level < usual else "CTC"
-            logger.warning(
-                f"The {starving} branch will get next to no gradient: k M^2 / C = {level:.3g} is far from "
-                f"ln C = {usual:.3g}. rescaling: level (k = 15, M = sqrt(C ln C / 15)) starts both alike"
+    def _replace(self, name: str, size: int, rescaling: Rescaling | None, unigram: str | None) -> None:
+        """Puts the chosen loss in the place of one of the model's."""
+        if not hasattr(self, name) or getattr(self, "decoder", None) is None:
+            raise UserError(
+                f"loss {self.loss} is for an attention decoder, and this model has none: use loss cross_entropy"
             )
+        stock = getattr(self, name)
+        k, M = (rescaling.k, rescaling.M) if rescaling else (None, None)
+        loss = AttentionLoss(
+            self.loss, k, M, size, stock.padding_idx, stock.smoothing, unigram, bool(stock.normalize_length)
+        )
+        setattr(self, name, loss)
+
+
+def _log_level(rescaling: Rescaling, num_classes: int, beside_ctc: bool) -> None:
+    """A token's loss at the start, which decides the balance with CTC, beside that of cross-entropy."""
+    level, usual = rescaling.initial_loss(num_classes), math.log(num_classes)
+    logger.info(
+        f"Square loss, {rescaling}: a token's initial loss is "
+        f"k M^2 / C = {level:.3g}, that of cross-entropy ln C = {usual:.3g} (C = {num_classes})"
+    )
+    if beside_ctc and not 1 / _FAR <= level / usual <= _FAR:
+        starving = "attention" if level < usual else "CTC"
+        logger.warning(
+            f"The {starving} branch will get next to no gradient: k M^2 / C = {level:.3g} is far from "
+            f"ln C = {usual:.3g}. rescaling: level (k = 15, M = sqrt(C ln C / 15)) starts both alike"
+        )
+
+
+class SquareLossASRModel(WithLoss, ESPnetASRModel):  # type: ignore[misc]
+    """``ESPnetASRModel`` whose attention decoder is trained with a loss of one's choice; see :class:`WithLoss`."""
+
+    espnet_task = TASKS["asr"]
 
     def nll(self, *args: Any, **kwargs: Any) -> Tensor:
         """Negative log-likelihood of each utterance, shape (utterances,), by the usual method of the loss."""
@@ -246,9 +275,5 @@ class SquareLossASRModel(ESPnetASRModel):
         return result
 
 
-def register() -> None:
-    """Makes ``--model sqloss`` known to ESPnet's ASR task in this process."""
-    model_choices.classes[MODEL_NAME] = SquareLossASRModel
-
-
-register()
+# Whoever imports the class can build it by its name.
+model_choices.classes[MODEL_NAME] = SquareLossASRModel

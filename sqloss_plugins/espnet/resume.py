@@ -18,6 +18,7 @@ import torch
 from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import RunError, run_command
 from sqloss_plugins.espnet.model_files import read_config
+from sqloss_plugins.espnet.tasks import TASKS
 from sqloss_plugins.processes import die_with_parent
 
 _FAR = 100.0  # times the loss of outputs that are 0
@@ -25,20 +26,21 @@ _LONGEST = 1000  # tokens of an utterance, over which the loss of speech recogni
 _NOT_READABLE = (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
 
 
-def prepare_process(name: str) -> None:
+def prepare_process(name: str, task: str | None = None) -> None:
     """For the top of a module that trains, which the processes that ESPnet starts for several GPUs import, too.
 
     Args:
         name: the module's ``__name__``.
+        task: a name of :data:`sqloss_plugins.espnet.tasks.TASKS`; None for the first argument of the command line.
     """
     if name == "__main__":  # not where a program only imports it
         die_with_parent()
     if name == "__mp_main__":  # so multiprocessing calls the main module in the processes that it starts
         die_with_parent(os.getppid())  # multiprocessing does not know the parent yet
         make_saves_atomic()
-        from sqloss_plugins.espnet.model import register
+        from sqloss_plugins.espnet.registration import register
 
-        register()
+        register(task or sys.argv[1])
 
 
 def make_saves_atomic() -> None:
@@ -100,10 +102,14 @@ def accuracies(folder: Path) -> dict[str, float]:
     return {epoch: float(value) for epoch, value in found.items() if value is not None and math.isfinite(value)}
 
 
-def check_not_diverged(folder: Path) -> None:
+def check_not_diverged(folder: Path, task: str = "asr") -> None:
     """Refuses a training whose last epoch had no finite loss or gradient, or a loss far above that at the start.
 
     ESPnet ends such a training as any other, with the models of its epochs.
+
+    Args:
+        folder: of the training.
+        task: a name of :data:`sqloss_plugins.espnet.tasks.TASKS`.
 
     Raises:
         RunError: it diverged, or an epoch has too few batches for a step.
@@ -130,8 +136,8 @@ def check_not_diverged(folder: Path) -> None:
         from sqloss_plugins.espnet.model import initial_loss
 
         config, last = read_config(folder / "config.yaml"), list(losses.values())[-1]
-        start = initial_loss(config)
-        if last > _FAR * start * (1 if "lm" in config else _LONGEST):
+        start = initial_loss(config, task)
+        if last > _FAR * start * (_LONGEST if TASKS[task].kind == "decoder" else 1):
             reason = f"the loss is {last:.3g}, where outputs of 0 would have about {start:.3g} a token"
     if reason:
         raise RunError(
@@ -168,7 +174,7 @@ def run_training(program: str, task: str, cmd: Sequence[str] | None) -> int:
 
     Args:
         program: the name that errors begin with.
-        task: ``espnet2.tasks.asr.ASRTask``, ``espnet2.tasks.lm.LMTask``, ...
+        task: a name of :data:`sqloss_plugins.espnet.tasks.TASKS`.
         cmd: the arguments, by default the process's.
     """
     arguments = list(sys.argv[1:] if cmd is None else cmd)
@@ -178,14 +184,14 @@ def run_training(program: str, task: str, cmd: Sequence[str] | None) -> int:
     def train() -> None:
         folder = parser.parse_known_args(arguments)[0].output_dir
         make_saves_atomic()
-        from sqloss_plugins.espnet.model import register
+        from sqloss_plugins.espnet.registration import register
 
-        register()
+        register(task)
         if folder:
             repair_checkpoint(folder)
-        espnet_task = pkgutil.resolve_name(task)
+        espnet_task = pkgutil.resolve_name(TASKS[task].task)
         espnet_task.main(args=read_arguments(espnet_task, arguments), cmd=arguments)
         if folder:
-            check_not_diverged(folder)
+            check_not_diverged(folder, task)
 
     return run_command(program, train)

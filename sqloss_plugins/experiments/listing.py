@@ -3,12 +3,13 @@
     sqloss list
     sqloss list runs recipes/an4/runs --budget
     sqloss list --json
+    sqloss list --espnet
 
 Whether data is here is told from its usual places alone, and nothing is read: "yes" is no promise that it is whole.
 Numbers are the paper's on test data, with the square loss / with cross-entropy. Runs are those below the given folders,
 by default runs; of mini data none count. --budget says how long the paper's runs of a task take: five seeds with either
 loss, and with the square loss for cross-entropy's epochs, at the mean time of the runs that are there; where there are
-none, it is unmeasured.
+none, it is unmeasured. --espnet lists ESPnet's tasks instead, whose own programs train with the losses of this package.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.data.corpora import CORPORA
 from sqloss_plugins.data.image_tasks import TASKS as IMAGE_TASKS
 from sqloss_plugins.errors import UserError, run_command
+from sqloss_plugins.espnet.tasks import KINDS
+from sqloss_plugins.espnet.tasks import TASKS as ESPNET_TASKS
 from sqloss_plugins.experiments.comparison import Run, find_runs
 from sqloss_plugins.experiments.tasks import command
 from sqloss_plugins.metrics import metric
@@ -214,12 +217,36 @@ def _total(found: Sequence[Entry]) -> str:
     return f"GPU-hours of {len(on_gpu)} of the paper's {whole}: {hours:.3g}. The others are unmeasured."
 
 
+def _espnet_table() -> str:
+    header = ("task", "what it is", "trained by", "losses replaced", "probabilities", "decoded by", "class in ESPnet3")
+    rows = [header]
+    for name, task in ESPNET_TASKS.items():
+        replaced = ", ".join(task.criteria)
+        decoded = (task.inference_module or "-").removeprefix("espnet2.bin.")
+        rows.append((name, task.summary, f"{name}_train", replaced, KINDS[task.kind], decoded, task.class_name))
+    return (
+        f"{markdown_table(rows)}\n\n"
+        "Programs are of espnet2.bin, and run by the Python of `sqloss espnet-python` or as\n"
+        "python -m sqloss_plugins.espnet.bin.train TASK --model sqloss --model_conf loss=square ... (inference TASK)"
+    )
+
+
 def _run(argv: Sequence[str]) -> None:
     parser = OptionParser(PROGRAM, __doc__)
     parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="where runs are (default: runs)")
     parser.add_argument("--budget", action="store_true", help="say how long the paper's runs take, by those there are")
     parser.add_argument("--json", action="store_true", help="print JSON, with all of it")
+    parser.add_argument("--espnet", action="store_true", help="list the tasks of ESPnet that the losses are for")
     args = parser.parse_args(argv)
+    if args.espnet:
+        if args.folders or args.budget:
+            raise UserError("--espnet lists ESPnet's tasks, which have no runs here: leave folders and --budget out")
+        print(
+            json.dumps({name: asdict(task) for name, task in ESPNET_TASKS.items()}, indent=2)
+            if args.json
+            else _espnet_table()
+        )
+        return
     default = Path("runs")
     folders = args.folders or ([default] if any(default.rglob(RESULT_NAME)) else [])
     found = entries(find_runs(folders) if folders else [])

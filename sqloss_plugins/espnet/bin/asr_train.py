@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from sqloss_plugins.espnet.resume import prepare_process, run_training
 
 # At the top of the module that is run: for several GPUs ESPnet starts processes that import this module and no other.
-prepare_process(__name__)
+prepare_process(__name__, "asr")
 
 
 def main(cmd: Sequence[str] | None = None) -> int:
     """Trains as ESPnet does; returns the exit status."""
-    return run_training("asr_train", "espnet2.tasks.asr.ASRTask", cmd)
+    return run_training("asr_train", "asr", cmd)
 
 
 if __name__ == "__main__":

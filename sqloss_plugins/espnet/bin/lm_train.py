@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 from sqloss_plugins.espnet.resume import prepare_process, run_training
 
-prepare_process(__name__)
+prepare_process(__name__, "lm")
 
 
 def main(cmd: Sequence[str] | None = None) -> int:
     """Trains as ESPnet does; returns the exit status."""
-    return run_training("lm_train", "espnet2.tasks.lm.LMTask", cmd)
+    return run_training("lm_train", "lm", cmd)
 
 
 if __name__ == "__main__":

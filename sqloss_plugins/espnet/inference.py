@@ -1,0 +1,62 @@
+"""ESPnet's decoding programs with a choice of how outputs become probabilities, for every task of the table."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+from sqloss_plugins.errors import UserError
+from sqloss_plugins.espnet.decoding import keep_coverage_apart, keep_within_frames, methods_of, use_method
+from sqloss_plugins.espnet.registration import register
+from sqloss_plugins.espnet.tasks import TASKS, ESPnetTask
+
+
+def decode(name: str, arguments: Sequence[str], method: str | None, temperature: float | None) -> None:
+    """Runs ESPnet's decoding of a task.
+
+    Args:
+        name: a name of :data:`sqloss_plugins.espnet.tasks.TASKS`.
+        arguments: ESPnet's.
+        method: one of :data:`sqloss_plugins.probability.METHODS`; None for the usual one of the model's loss.
+        temperature: T, for the method ``temperature``.
+
+    Raises:
+        UserError: a method that the model cannot have.
+    """
+    task = TASKS[name]
+    if task.inference is None:
+        raise UserError(f"ESPnet has no decoding of the task {name}")
+    if task.kind == "language_model" and (method or temperature):
+        raise UserError("a language model's probabilities are those of its loss: leave --method and --temperature out")
+    for known in {name, "lm"}:  # which decoding may take beside the model
+        register(known)
+    module_name, _, class_name = task.inference.rpartition(".")
+    module = importlib.import_module(module_name)
+    stock = getattr(module, class_name)
+    setattr(module, class_name, _with_method(stock, task, method, temperature))
+    try:
+        module.main(list(arguments))
+    finally:
+        setattr(module, class_name, stock)
+
+
+def _with_method(stock: Any, task: ESPnetTask, method: str | None, temperature: float | None) -> Any:
+    """ESPnet's class whose model scores by the method."""
+    if task.kind == "language_model":
+        return stock
+
+    class WithMethod(stock):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            model = getattr(self, task.decoded)
+            if task.kind == "decoder":
+                keep_coverage_apart(model)
+                keep_within_frames(getattr(self, "beam_search", None))
+                use_method(model, method or methods_of(model)[0], temperature)
+            elif method or temperature:
+                if not hasattr(model, "use_method"):
+                    raise UserError("this model is ESPnet's own, which has the softmax: leave --method out")
+                model.use_method(method or methods_of(model)[0], temperature)
+
+    return WithMethod

@@ -1,0 +1,278 @@
+"""The tasks of ESPnet's in the table: each with its real training, on tiny models and noise."""
+
+import pkgutil
+
+import pytest
+import soundfile
+import torch
+import yaml
+from torch.nn.functional import one_hot
+
+from sqloss_plugins.espnet.bin.inference import main as inference
+from sqloss_plugins.espnet.bin.train import main as train
+from sqloss_plugins.espnet.registration import model_class, register
+from sqloss_plugins.espnet.resume import trained
+from sqloss_plugins.espnet.tasks import TASKS
+from sqloss_plugins.probability import log_probabilities
+
+TOKENS = ["<blank>", "<unk>", *"ABCDEFGHI", "<sos/eos>"]
+SOURCE_TOKENS = ["<blank>", "<unk>", *"JKLMN", "<sos/eos>"]
+MARKS = ["<na>", "<eng>", "<asr>", "<notimestamps>", "<0.00>", "<30.00>", "<sop>", "<sos>", "<eos>"]  # Whisper's
+LABELS = ["cat", "dog", "cow", "<unk>"]  # ESPnet's classifier has no output for the last
+TEXTS = {"a": "AB", "b": "CDE", "c": "F", "d": "GHI"}
+SOURCES = {"a": "JK", "b": "LM", "c": "N", "d": "JN"}
+CLASSES = {"a": "cat", "b": "dog", "c": "cow", "d": "cat"}
+
+ENCODER = {"output_size": 8, "attention_heads": 2, "linear_units": 16, "num_blocks": 1, "dropout_rate": 0.0}
+DECODER = {"attention_heads": 2, "linear_units": 16, "num_blocks": 1, "dropout_rate": 0.0}
+WITH_DECODER = {"encoder": "transformer", "encoder_conf": ENCODER, "decoder": "transformer", "decoder_conf": DECODER}
+FRONTEND = {"frontend_conf": {"fs": "16k", "n_fft": 512, "win_length": 400, "hop_length": 160, "n_mels": 20}}
+SPEECH = {**FRONTEND, "normalize": "utterance_mvn"}
+SHARED = {
+    **{"batch_type": "unsorted", "batch_size": 2, "optim": "adam", "num_workers": 0, "num_att_plot": 0},
+    **{"use_matplotlib": False, "use_tensorboard": False, "token_type": "char"},
+}
+QUIET = {"report_cer": False, "report_wer": False}
+# What each task has beside: settings, data (name -> texts, None for audio), tokens, and options of its decoding.
+CASES = {
+    "asr": ({**WITH_DECODER, **SPEECH, "model_conf": QUIET}, {"speech": None, "text": TEXTS}, TOKENS),
+    "mt": (
+        {**WITH_DECODER, "encoder_conf": {**ENCODER, "input_layer": "linear"}, "src_token_type": "char"}
+        | {"src_token_list": SOURCE_TOKENS, "model_conf": {"report_bleu": False}, "frontend_conf": {"embed_dim": 8}},
+        {"src_text": SOURCES, "text": TEXTS},
+        TOKENS,
+    ),
+    "slu": ({**WITH_DECODER, **SPEECH, "model_conf": QUIET}, {"speech": None, "text": TEXTS}, TOKENS),
+    "s2t": (
+        {
+            **WITH_DECODER,
+            **SPEECH,
+            "model_conf": QUIET,
+            "token_type": "word",
+            "preprocessor_conf": {"speech_length": 1},
+        },
+        {
+            "speech": None,
+            "text": {key: f"_ <eng> <asr> {' '.join(text)}" for key, text in TEXTS.items()},  # the first is dropped
+            "text_prev": dict.fromkeys(TEXTS, "<na>"),
+            "text_ctc": {key: " ".join(text) for key, text in TEXTS.items()},
+        },
+        ["<blank>", "<unk>", *"ABCDEFGHI", *MARKS],
+    ),
+    "st": (
+        {**WITH_DECODER, **SPEECH, "src_token_type": "char", "src_token_list": SOURCE_TOKENS}
+        | {"extra_asr_decoder": "transformer", "extra_asr_decoder_conf": DECODER}
+        | {"model_conf": {**QUIET, "report_bleu": False, "asr_weight": 0.3, "mtlalpha": 0.5}},
+        {"speech": None, "text": TEXTS, "src_text": SOURCES},
+        TOKENS,
+    ),
+    "lm": (
+        {"lm": "transformer", "lm_conf": {"unit": 16, "att_unit": 8, "head": 2, "layer": 1}},
+        {"text": TEXTS},
+        TOKENS,
+    ),
+    "cls": (
+        {**SPEECH, "encoder": "transformer", "encoder_conf": ENCODER, "token_type": "word"},
+        {"speech": None, "label": CLASSES},
+        LABELS,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four utterances of noise."""
+    folder = tmp_path_factory.mktemp("data")
+    generator = torch.Generator().manual_seed(0)
+    for name in TEXTS:
+        soundfile.write(folder / f"{name}.wav", (torch.randn(12000, generator=generator) / 10).numpy(), 16000)
+    (folder / "speech").write_text("".join(f"{name} {folder / name}.wav\n" for name in TEXTS))
+    return folder
+
+
+def command(name, data, folder, **more):
+    """The arguments of a training."""
+    settings, inputs, tokens = CASES[name]
+    settings = {**SHARED, **settings, "token_list": tokens}
+    settings["model_conf"] = {**settings.get("model_conf", {}), **more.pop("model_conf", {})}
+    criterion = ["valid", "loss", "min"] if name == "lm" else ["valid", "acc", "max"]
+    settings |= {"best_model_criterion": [criterion], "optim_conf": {"lr": 0.01}, **more}
+    folder.mkdir(exist_ok=True)
+    for key in ("token_list", "src_token_list"):
+        if key in settings:
+            (folder / key).write_text("".join(f"{token}\n" for token in settings[key]))
+            settings[key] = str(folder / key)
+    (folder / "train.yaml").write_text(yaml.safe_dump(settings))
+    words = ["--config", str(folder / "train.yaml"), "--output_dir", str(folder / "out"), "--resume", "true"]
+    for split in ("train", "valid"):
+        for given, texts in inputs.items():
+            path = data / "speech" if texts is None else folder / given
+            if texts:
+                path.write_text("".join(f"{key} {text}\n" for key, text in texts.items()))
+            words += [f"--{split}_data_path_and_name_and_type", f"{path},{given},{'text' if texts else 'sound'}"]
+        words += [f"--{split}_shape_file", str(data / "speech")]
+    return words
+
+
+def build(name, data, folder, **more):
+    """A model as ESPnet's task builds it, and a batch."""
+    register(name)
+    task = pkgutil.resolve_name(TASKS[name].task)
+    args = task.get_parser().parse_args(command(name, data, folder, **more))
+    torch.manual_seed(0)
+    model = task.build_model(args).eval()
+    collate, preprocess = task.build_collate_fn(args, False), task.build_preprocess_fn(args, False)
+    rows = []
+    for key in TEXTS:
+        row = {given: texts[key] for given, texts in CASES[name][1].items() if texts}
+        if "speech" in CASES[name][1]:
+            row["speech"] = soundfile.read(data / f"{key}.wav", dtype="float32")[0]
+        rows.append((key, preprocess(key, row)))
+    return model, collate(rows)[1]
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_cross_entropy_is_espnets_own(name, data, tmp_path):
+    """Loss, what is logged, and gradients: to the last bit."""
+    (ours, batch), (stock, _) = (
+        build(name, data, tmp_path, model=model, **conf)
+        for model, conf in (("sqloss", {"model_conf": {"loss": "cross_entropy"}}), (STOCK.get(name, "espnet"), {}))
+    )
+    assert type(ours) is model_class(name)
+    assert type(stock) is pkgutil.resolve_name(TASKS[name].model)
+    assert ours.state_dict().keys() == stock.state_dict().keys()
+    mine, theirs = ours(**batch), stock(**batch)
+    assert torch.equal(mine[0], theirs[0])
+    assert mine[1].keys() == theirs[1].keys()
+    mine[0].backward()
+    theirs[0].backward()
+    for (key, one), other in zip(ours.named_parameters(), stock.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None), key
+        assert one.grad is None or torch.equal(one.grad, other.grad), key
+
+
+STOCK = {"mt": "mt", "lm": "lm"}  # ESPnet's names of its own models
+
+
+# ---------------------------------------------------------------- the square loss
+
+K, M = 3.0, 2.0
+SQUARE = {"loss": "square", "k": K, "M": M}
+
+
+def formula(outputs, targets):
+    """Of each row, from the equation; targets are class numbers, shape (rows,)."""
+    f, q = outputs.double(), one_hot(targets, outputs.shape[-1]).double()
+    return ((q * K * (f - M) ** 2 + (1 - q) * f**2).sum(-1)) / outputs.shape[-1]
+
+
+def of_a_decoder(outputs, targets):
+    kept = targets != -1
+    return formula(outputs[kept], targets[kept]).sum().float() / len(targets)
+
+
+def of_a_classifier(outputs, targets):
+    return formula(outputs, targets.argmax(-1)).mean().float()
+
+
+def of_a_language_model(model):
+    def nll(text, lengths):
+        rows = []
+        for row, length in zip(text.tolist(), lengths.tolist(), strict=True):
+            sentence = [C - 1, *row[:length], C - 1]
+            outputs = model.lm(torch.tensor([sentence[:-1]]), None)[0][0]
+            rows.append(formula(outputs, torch.tensor(sentence[1:])).float().sum())
+        return torch.stack(rows), lengths + 1
+
+    C = len(TOKENS)
+    return nll
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_the_loss_is_the_equations(name, data, tmp_path):
+    """ESPnet's own model, with a plain function where it has its cross-entropy."""
+    ours, batch = build(name, data, tmp_path, model="sqloss", model_conf=SQUARE)
+    stock, _ = build(name, data, tmp_path, model=STOCK.get(name, "espnet"))
+    stock.load_state_dict(ours.state_dict())
+    kind = TASKS[name].kind
+    for criterion in TASKS[name].criteria:
+        if kind != "language_model":
+            delattr(stock, criterion)
+        plain = {"decoder": of_a_decoder, "classifier": of_a_classifier, "language_model": of_a_language_model(stock)}
+        setattr(stock, criterion, plain[kind])
+    expected = stock(**batch)[0]
+    found, stats, weight = ours(**batch)
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    assert float(stats["loss"]) == float(found)
+    assert torch.equal(weight, stock(**batch)[2])
+    ours.train()(**batch)[0].backward()
+    assert all(torch.isfinite(parameter.grad).all() for parameter in ours.parameters() if parameter.grad is not None)
+
+
+def test_a_language_models_likelihood_is_that_of_the_square_method(data, tmp_path):
+    model, batch = build("lm", data, tmp_path, model="sqloss", model_conf=SQUARE)
+    row = batch["text"][:1]
+    outputs = model.lm(torch.nn.functional.pad(row, (1, 0), value=len(TOKENS) - 1), None)[0][0]
+    found, lengths = model.nll(batch["text"], batch["text_lengths"])
+    assert lengths.tolist() == (batch["text_lengths"] + 1).tolist()
+    kept = int(batch["text_lengths"][0])
+    log_p = log_probabilities(outputs, "square", k=K, M=M)
+    targets = [*row[0, :kept].tolist(), len(TOKENS) - 1]
+    assert found[0, : kept + 1].tolist() == pytest.approx(
+        [-float(log_p[t, c]) for t, c in enumerate(targets)], rel=1e-5
+    )
+    scored, _ = model.lm.score(torch.tensor([len(TOKENS) - 1]), None, None)
+    assert torch.allclose(scored, log_p[0], atol=1e-5)
+
+
+# ---------------------------------------------------------------- trainings
+
+DECODINGS = {  # the options that name the model and its input, and others
+    "asr": ("asr_train_config", "asr_model_file", "speech", ["--maxlenratio", "-3"]),
+    "mt": ("mt_train_config", "mt_model_file", "src_text", ["--maxlenratio", "-3"]),
+    "slu": ("slu_train_config", "slu_model_file", "speech", ["--maxlenratio", "-3"]),
+    "s2t": ("s2t_train_config", "s2t_model_file", "speech", ["--maxlenratio", "-3"]),
+    "st": ("st_train_config", "st_model_file", "speech", ["--maxlenratio", "-3"]),
+    "lm": ("lm_train_config", "lm_file", "text", ["--maxlen", "3"]),
+    "cls": ("classification_train_config", "classification_model_file", "speech", []),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(CASES))
+def test_training_resumed_and_decoded(name, data, tmp_path):
+    """ESPnet's own training, which goes on in a second call, and its decoding by two methods."""
+    words = command(name, data, tmp_path, model="sqloss", model_conf={"loss": "square"}, max_epoch=2)
+    out = tmp_path / "out"
+    assert train([name, *words, "--max_epoch", "1"]) == 0
+    first = torch.load(out / "1epoch.pth")
+    assert train([name, *words]) == 0
+    assert trained(out)[0] == 2
+    assert any(not torch.equal(value, first[key]) for key, value in torch.load(out / "2epoch.pth").items())
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert (config["model"], config["model_conf"]["loss"]) == ("sqloss", "square")
+
+    config_option, model_option, given, more = DECODINGS[name]
+    texts = CASES[name][1][given]
+    path = tmp_path / given if texts else data / "speech"
+    criterion = "loss" if name == "lm" else "acc"
+    words = [
+        f"--{config_option}",
+        str(out / "config.yaml"),
+        f"--{model_option}",
+        str(out / f"valid.{criterion}.ave.pth"),
+    ]
+    words += ["--data_path_and_name_and_type", f"{path},{given},{'text' if texts else 'sound'}", "--num_workers", "0"]
+    words += [*more, *([] if name == "cls" else ["--beam_size", "2"])]
+    scores = {}
+    for method in ([], ["--method", "square"], ["--method", "softmax"]):
+        folder = tmp_path / f"decoded{len(scores)}"
+        if name == "lm" and method:
+            assert inference([name, *words, "--output_dir", str(folder), *method]) == 2
+            continue
+        assert inference([name, *words, "--output_dir", str(folder), *method]) == 0
+        (score,) = folder.glob("prediction/score" if name == "cls" else "1best_recog/score")
+        scores[" ".join(method)] = score.read_text()
+        assert len(scores[" ".join(method)].splitlines()) == 4
+    if name != "lm":
+        assert scores[""] == scores["--method square"] != scores["--method softmax"]
