@@ -9,6 +9,7 @@ import yaml
 from torch.nn.functional import one_hot
 
 from sqloss_plugins.espnet.bin.inference import main as inference
+from sqloss_plugins.espnet.bin.lm_calc_perplexity import main as lm_calc_perplexity
 from sqloss_plugins.espnet.bin.train import main as train
 from sqloss_plugins.espnet.registration import model_class, register
 from sqloss_plugins.espnet.resume import trained
@@ -18,6 +19,8 @@ from sqloss_plugins.probability import log_probabilities
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHI", "<sos/eos>"]
 SOURCE_TOKENS = ["<blank>", "<unk>", *"JKLMN", "<sos/eos>"]
 MARKS = ["<na>", "<eng>", "<asr>", "<notimestamps>", "<0.00>", "<30.00>", "<sop>", "<sos>", "<eos>"]  # Whisper's
+PROMPTED = {"speech_length": 1, "fs": 16000, "notime_symbol": "<notimestamps>"}
+PROMPTED |= {"first_time_symbol": "<0.00>", "last_time_symbol": "<30.00>"}
 LABELS = ["cat", "dog", "cow", "<unk>"]  # ESPnet's classifier has no output for the last
 TEXTS = {"a": "AB", "b": "CDE", "c": "F", "d": "GHI"}
 SOURCES = {"a": "JK", "b": "LM", "c": "N", "d": "JN"}
@@ -49,7 +52,7 @@ CASES = {
             **SPEECH,
             "model_conf": QUIET,
             "token_type": "word",
-            "preprocessor_conf": {"speech_length": 1},
+            "preprocessor_conf": PROMPTED,
         },
         {
             "speech": None,
@@ -227,23 +230,21 @@ def test_a_language_models_likelihood_is_that_of_the_square_method(data, tmp_pat
 
 # ---------------------------------------------------------------- trainings
 
+SHORT = ["--maxlenratio", "-3", "--beam_size", "2"]
 DECODINGS = {  # the options that name the model and its input, and others
-    "asr": ("asr_train_config", "asr_model_file", "speech", ["--maxlenratio", "-3"]),
-    "mt": ("mt_train_config", "mt_model_file", "src_text", ["--maxlenratio", "-3"]),
-    "slu": ("slu_train_config", "slu_model_file", "speech", ["--maxlenratio", "-3"]),
-    "s2t": ("s2t_train_config", "s2t_model_file", "speech", ["--maxlenratio", "-3"]),
-    "st": ("st_train_config", "st_model_file", "speech", ["--maxlenratio", "-3"]),
-    "lm": ("lm_train_config", "lm_file", "text", ["--maxlen", "3"]),
+    "asr": ("asr_train_config", "asr_model_file", "speech", SHORT),
+    "mt": ("mt_train_config", "mt_model_file", "src_text", SHORT),
+    "slu": ("slu_train_config", "slu_model_file", "speech", SHORT),
+    "s2t": ("s2t_train_config", "s2t_model_file", "speech", SHORT),
+    "st": ("st_train_config", "st_model_file", "speech", SHORT),
     "cls": ("classification_train_config", "classification_model_file", "speech", []),
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", list(CASES))
-def test_training_resumed_and_decoded(name, data, tmp_path):
-    """ESPnet's own training, which goes on in a second call, and its decoding by two methods."""
-    words = command(name, data, tmp_path, model="sqloss", model_conf={"loss": "square"}, max_epoch=2)
-    out = tmp_path / "out"
+def train_twice(name, data, folder):
+    """ESPnet's own training, which goes on in a second call; its configuration and its model."""
+    words = command(name, data, folder, model="sqloss", model_conf={"loss": "square"}, max_epoch=2)
+    out = folder / "out"
     assert train([name, *words, "--max_epoch", "1"]) == 0
     first = torch.load(out / "1epoch.pth")
     assert train([name, *words]) == 0
@@ -251,28 +252,37 @@ def test_training_resumed_and_decoded(name, data, tmp_path):
     assert any(not torch.equal(value, first[key]) for key, value in torch.load(out / "2epoch.pth").items())
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert (config["model"], config["model_conf"]["loss"]) == ("sqloss", "square")
+    return out / "config.yaml", out / f"valid.{'loss' if name == 'lm' else 'acc'}.ave.pth"
 
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(DECODINGS))
+def test_training_resumed_and_decoded(name, data, tmp_path):
+    config, model = train_twice(name, data, tmp_path)
     config_option, model_option, given, more = DECODINGS[name]
     texts = CASES[name][1][given]
     path = tmp_path / given if texts else data / "speech"
-    criterion = "loss" if name == "lm" else "acc"
-    words = [
-        f"--{config_option}",
-        str(out / "config.yaml"),
-        f"--{model_option}",
-        str(out / f"valid.{criterion}.ave.pth"),
-    ]
-    words += ["--data_path_and_name_and_type", f"{path},{given},{'text' if texts else 'sound'}", "--num_workers", "0"]
-    words += [*more, *([] if name == "cls" else ["--beam_size", "2"])]
+    words = [f"--{config_option}", str(config), f"--{model_option}", str(model), "--num_workers", "0", *more]
+    words += ["--data_path_and_name_and_type", f"{path},{given},{'text' if texts else 'sound'}"]
     scores = {}
     for method in ([], ["--method", "square"], ["--method", "softmax"]):
         folder = tmp_path / f"decoded{len(scores)}"
-        if name == "lm" and method:
-            assert inference([name, *words, "--output_dir", str(folder), *method]) == 2
-            continue
         assert inference([name, *words, "--output_dir", str(folder), *method]) == 0
         (score,) = folder.glob("prediction/score" if name == "cls" else "1best_recog/score")
         scores[" ".join(method)] = score.read_text()
         assert len(scores[" ".join(method)].splitlines()) == 4
-    if name != "lm":
-        assert scores[""] == scores["--method square"] != scores["--method softmax"]
+    assert scores[""] == scores["--method square"] != scores["--method softmax"]
+
+
+@pytest.mark.slow
+def test_a_language_model_resumed_and_its_perplexity(data, tmp_path, capsys):
+    config, file = train_twice("lm", data, tmp_path)
+    words = ["--train_config", str(config), "--model_file", str(file), "--output_dir", str(tmp_path / "found")]
+    assert lm_calc_perplexity([*words, "--data_path_and_name_and_type", f"{tmp_path / 'text'},text,text"]) == 0
+    model, batch = build("lm", data, tmp_path, model="sqloss", model_conf={"loss": "square"})
+    model.load_state_dict(torch.load(file))
+    nll, lengths = model.nll(batch["text"], batch["text_lengths"])
+    perplexity = float((nll.sum() / lengths.sum()).exp())
+    assert float((tmp_path / "found/ppl").read_text()) == pytest.approx(perplexity, rel=1e-4)
+    assert inference(["lm"]) == 2
+    assert "ESPnet does not decode the task lm by itself" in capsys.readouterr().err

@@ -22,13 +22,11 @@ def decode(name: str, arguments: Sequence[str], method: str | None, temperature:
         temperature: T, for the method ``temperature``.
 
     Raises:
-        UserError: a method that the model cannot have.
+        UserError: a method that the model cannot have, or a task that does not decode.
     """
     task = TASKS[name]
     if task.inference is None:
-        raise UserError(f"ESPnet has no decoding of the task {name}")
-    if task.kind == "language_model" and (method or temperature):
-        raise UserError("a language model's probabilities are those of its loss: leave --method and --temperature out")
+        raise UserError(f"ESPnet does not decode the task {name} by itself: give its model to another's decoding")
     for known in {name, "lm"}:  # which decoding may take beside the model
         register(known)
     module_name, _, class_name = task.inference.rpartition(".")
@@ -43,8 +41,6 @@ def decode(name: str, arguments: Sequence[str], method: str | None, temperature:
 
 def _with_method(stock: Any, task: ESPnetTask, method: str | None, temperature: float | None) -> Any:
     """ESPnet's class whose model scores by the method."""
-    if task.kind == "language_model":
-        return stock
 
     class WithMethod(stock):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:

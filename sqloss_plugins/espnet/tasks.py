@@ -33,7 +33,7 @@ class ESPnetTask:
         ctc_weight: the model's argument that is the weight of CTC beside the attention decoder; None for no CTC.
         usual_ctc_weight: ESPnet's default of it.
         kind: how outputs become probabilities, a key of :data:`KINDS`.
-        inference: ESPnet's class that decodes.
+        inference: ESPnet's class that decodes; None for none.
         decoded: the attribute of that class that is the model.
         is_hard_coded: whether ESPnet makes its own model whatever ``--model`` says.
     """
@@ -117,7 +117,6 @@ TASKS = {
         class_name="SquareLossLanguageModel",
         criteria={"nll": "vocab_size"},
         kind="language_model",
-        inference="espnet2.bin.lm_inference.GenerateText",
     ),
     "cls": ESPnetTask(
         "classification of sounds",
