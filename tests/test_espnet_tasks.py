@@ -1,20 +1,25 @@
 """The tasks of ESPnet's in the table: each with its real training, on tiny models and noise."""
 
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 import soundfile
 import torch
 import yaml
+from commands import assert_refused
+from hydra.utils import get_class
 from torch.nn.functional import one_hot
 
+from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.bin.inference import main as inference
 from sqloss_plugins.espnet.bin.lm_calc_perplexity import main as lm_calc_perplexity
 from sqloss_plugins.espnet.bin.train import main as train
 from sqloss_plugins.espnet.registration import model_class, register
 from sqloss_plugins.espnet.resume import trained
 from sqloss_plugins.espnet.tasks import TASKS
-from sqloss_plugins.probability import log_probabilities
+from sqloss_plugins.probability import label_probabilities, log_probabilities, probabilities
 
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHI", "<sos/eos>"]
 SOURCE_TOKENS = ["<blank>", "<unk>", *"JKLMN", "<sos/eos>"]
@@ -212,6 +217,72 @@ def test_the_loss_is_the_equations(name, data, tmp_path):
     assert all(torch.isfinite(parameter.grad).all() for parameter in ours.parameters() if parameter.grad is not None)
 
 
+@pytest.mark.parametrize("method", ["softmax", "square"])
+def test_probabilities_of_a_classifier(method, data, tmp_path):
+    model, batch = build("cls", data, tmp_path, model="sqloss", model_conf=SQUARE)
+    model.use_method(method)
+    outputs = model.decoder(*model.encode(batch["speech"][:1], batch["speech_lengths"][:1]))
+    expected = probabilities(outputs, method, k=K, M=M)
+    assert torch.allclose(model.score(batch["speech"][:1]), expected, atol=1e-5)
+
+
+def test_several_labels_of_a_sound(data, tmp_path):
+    conf = {**SQUARE, "classification_type": "multi-label"}
+    model, batch = build("cls", data, tmp_path, model="sqloss", model_conf=conf)
+    outputs = model.decoder(*model.encode(batch["speech"], batch["speech_lengths"]))
+    expected = formula(outputs, batch["label"].squeeze(-1)).mean()  # each has one
+    assert float(model(**batch)[0]) == pytest.approx(float(expected), rel=1e-5)
+    assert torch.allclose(model.classification_function(outputs), label_probabilities(outputs, "square", k=K, M=M))
+    with pytest.raises(UserError, match="one probability for each class: leave --method out"):
+        model.use_method("softmax")
+
+
+@pytest.mark.parametrize(
+    ("name", "conf", "message"),
+    [
+        ("mt", {"loss": "hinge"}, "unknown loss 'hinge'"),
+        ("lm", {"k": "abc"}, "k must be a number, got 'abc'"),
+        ("cls", {"loss": "cross_entropy", "k": 2.0}, "k and M rescale the square loss"),
+        ("cls", {"loss": "squentropy", "classification_type": "multi-label"}, "has no form for multi-label"),
+        ("st", {"lsm_type": "unigram", "lsm_weight": 0.1, "lsm_unigram": "x"}, "for models with one attention decoder"),
+        ("st", {"st_mtlalpha": 1.5}, "st_mtlalpha must be between 0 and 1"),
+        ("slu", {"ctc_weight": 1.0}, "loss square is for an attention decoder, and this model has none"),
+    ],
+)
+def test_wrong_options(name, conf, message, data, tmp_path):
+    with pytest.raises(UserError, match=message):
+        build(name, data, tmp_path, model="sqloss", model_conf=conf)
+
+
+@pytest.mark.parametrize("words", [[], ["asrr", "--x"], ["--config", "x"]])
+@pytest.mark.parametrize("main", [train, inference])
+def test_the_task_comes_first(main, words, tmp_path, capsys):
+    program = main.__module__.rpartition(".")[2]
+    message = "the first argument must be a task of ESPnet's"
+    assert_refused(main, words, program, message, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("name", list(TASKS))
+def test_espnet3_builds_it_from_its_path(name):
+    """ESPnet3 configurations name the class by ``_target_``."""
+    found = get_class(f"sqloss_plugins.espnet.{TASKS[name].class_name}")
+    assert found is model_class(name)
+    assert issubclass(found, pkgutil.resolve_name(TASKS[name].model))
+
+
+@pytest.mark.slow
+def test_the_choice_is_known_in_processes_that_espnet_spawns():
+    """A spawned process has the command line, and imports the main module under another name."""
+    code = (
+        "import multiprocessing.spawn as spawn; "
+        "spawn.prepare({'sys_argv': ['train.py', 'mt'], 'init_main_from_name': 'sqloss_plugins.espnet.bin.train'}); "
+        "import torch; from espnet2.tasks.mt import model_choices; "
+        "print(model_choices.get_class('sqloss').__name__, torch.save.is_atomic)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "SquareLossMTModel True"
+
+
 def test_a_language_models_likelihood_is_that_of_the_square_method(data, tmp_path):
     model, batch = build("lm", data, tmp_path, model="sqloss", model_conf=SQUARE)
     row = batch["text"][:1]
@@ -286,3 +357,16 @@ def test_a_language_model_resumed_and_its_perplexity(data, tmp_path, capsys):
     assert float((tmp_path / "found/ppl").read_text()) == pytest.approx(perplexity, rel=1e-4)
     assert inference(["lm"]) == 2
     assert "ESPnet does not decode the task lm by itself" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_language_model_in_the_decoding_of_another_task(data, tmp_path):
+    folders = tmp_path / "lm", tmp_path / "mt"
+    for folder in folders:
+        folder.mkdir()
+    (lm_config, lm_file), (config, file) = (train_twice(folder.name, data, folder) for folder in folders)
+    words = ["--mt_train_config", str(config), "--mt_model_file", str(file), "--num_workers", "0", *SHORT]
+    words += ["--data_path_and_name_and_type", f"{folders[1] / 'src_text'},src_text,text"]
+    words += ["--lm_train_config", str(lm_config), "--lm_file", str(lm_file), "--lm_weight", "0.5"]
+    assert inference(["mt", *words, "--output_dir", str(tmp_path / "found")]) == 0
+    assert len((tmp_path / "found/1best_recog/text").read_text().splitlines()) == 4

@@ -34,6 +34,8 @@ def main(cmd: Sequence[str] | None = None) -> int:
         parser.print_help()
 
     def decode() -> None:
+        if arguments[:1] in (["-h"], ["--help"]):
+            return
         task, words = find_task(arguments)
         own, rest = parser.parse_known_args(words)
 

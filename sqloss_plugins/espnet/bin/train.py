@@ -26,7 +26,11 @@ def main(cmd: Sequence[str] | None = None) -> int:
 
     def train() -> None:
         nonlocal status
-        task, arguments = find_task(sys.argv[1:] if cmd is None else cmd)
+        words = list(sys.argv[1:] if cmd is None else cmd)
+        if words[:1] in (["-h"], ["--help"]):
+            print(__doc__)
+            return
+        task, arguments = find_task(words)
         status = run_training(f"{task}_train", task, arguments)
 
     return run_command(PROGRAM, train) or status
