@@ -25,6 +25,7 @@ from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import RunError, UserError, run_command
 
 FOLDER = Path(__file__).parent
+_VERSION = re.compile(r"\d+(\.\d+)*")
 
 
 def changed_files(patch: Path) -> dict[str, str]:
@@ -58,6 +59,8 @@ def copy_upstream(patch: Path, tree: Path, folder: Path) -> None:
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Git in a folder, outside any repository and without the user's configuration."""
+    if shutil.which("git") is None:
+        raise UserError("patches are applied by git, which is not there: install it")
     own = {"GIT_CEILING_DIRECTORIES": str(folder.parent), "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     return subprocess.run(["git", *arguments], cwd=folder, env={**os.environ, **own}, capture_output=True, text=True)
 
@@ -156,9 +159,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def run() -> None:
         options = parser.parse_args(arguments)
         tree = options.upstream or Path(sysconfig.get_path("purelib"))
+        if options.version and not _VERSION.fullmatch(options.version):
+            raise UserError(
+                f"--version {options.version} must be numbers with dots between them, such as 202705 or 5.30.0"
+            )
         patches = options.patches or patches_for(tree)
         if not patches:
             raise UserError(f"{tree} has the files of no patch: give a checkout of ESPnet or Transformers")
+        for patch in patches:
+            if not (patch.is_file() and _VERSION.search(patch.name) and changed_files(patch)):
+                raise UserError(f"{patch} is not a patch of this folder, named as they are")
         failed = []
         for patch in patches:
             try:

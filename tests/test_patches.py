@@ -16,6 +16,7 @@ from test_espnet import DECODERS, TOKENS, C, build, data, train  # noqa: F401  (
 from transformers import Trainer, TrainingArguments
 
 from patches.renew import FOLDER, apply, changed_files, copy_upstream, main
+from sqloss_plugins.espnet.model import AttentionLoss
 from sqloss_plugins.hf.trainer_loss import TrainerLoss
 
 SQUARE = {"loss": "square", "k": 15.0, "M": 2.6}
@@ -113,6 +114,21 @@ def test_espnet2_is_the_extension_to_the_last_bit(decoder, per_token, k, M, smoo
     assert torch.equal(attention, their_attention)
     for name, gradient in gradients.items():
         assert torch.equal(gradient, their_gradients[name]), name
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_espnet2_gradients_of_any_size_are_the_extensions(smoothing, espnet2_model):
+    """The rounding of one size alone can be the same by chance."""
+    ours = AttentionLoss("square", 15.0, 2.6, C, smoothing=smoothing)
+    theirs = espnet2_model(build("espnet"), **SQUARE, lsm_weight=smoothing).criterion_att
+    outputs, targets = 3 * torch.randn(4, 5, C), batch([5, 3, 1, 4])["text"]
+    for size in torch.rand(20):
+        gradients = []
+        for criterion in (ours, theirs):
+            leaf = outputs.clone().requires_grad_()
+            (size * criterion(leaf, targets)).backward()
+            gradients.append(leaf.grad)
+        assert torch.equal(*gradients)
 
 
 def test_espnet2_without_padding_rounds_otherwise(espnet2_model):
@@ -266,6 +282,26 @@ def test_bert_is_trained_alike_with_and_without_accumulation(bert, tmp_path):
     whole = step(True, 1)
     assert torch.allclose(step(True, 3), whole, atol=1e-7)
     assert torch.allclose(step(False, 3), 3 * whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["none.patch"], "none.patch is not a patch of this folder"),
+        ([str(FOLDER / "README.md")], "README.md is not a patch of this folder"),
+        (["--version", "next"], "--version next must be numbers with dots between them"),
+        (["--upstream", "nowhere"], "nowhere has the files of no patch"),
+        (
+            ["--upstream", "nowhere", str(PATCHES["espnet2"])],
+            "espnet_model.py, which nowhere does not have: give a source",
+        ),
+    ],
+)
+def test_wrong_words(words, message, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 RUN_GLUE = FOLDER / "transformers_run_glue-5.0.patch"
