@@ -17,6 +17,7 @@ from sqloss_plugins.losses.accumulation import GradientAccumulation
 from sqloss_plugins.losses.class_shard import ClassShard
 from sqloss_plugins.losses.cost_model import gram_pays
 from sqloss_plugins.losses.factorised import FactorisedSquareHead
+from sqloss_plugins.losses.linear_multilabel import linear_multilabel_square_loss
 from sqloss_plugins.losses.linear_square import LinearSquareLoss, linear_square_loss
 from sqloss_plugins.losses.multilabel import MultiLabelCrossEntropy, MultiLabelSquareLoss, multilabel_square_loss
 from sqloss_plugins.losses.prior import prior_weights
@@ -83,6 +84,7 @@ __all__ = [
     "check_loss",
     "check_rescaling",
     "gram_pays",
+    "linear_multilabel_square_loss",
     "linear_square_loss",
     "make_loss",
     "multilabel_square_loss",
