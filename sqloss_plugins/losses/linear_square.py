@@ -72,8 +72,8 @@ def linear_square_loss(
             outputs.
         precise_value: makes the value of a float32 loss near zero as precise as the outputs would: the Gram form's is
             a relative 4e-5 off where outputs are a hundredth of M from their targets (k = 1), and more when closer.
-            G and its products with the input are then in float64, which takes 1.6 to 1.9 times as long. Gradients do not
-            need it, and the direct form has it anyway.
+            G and its products with the input are then in float64, which takes 1.6 to 1.9 times as long. Gradients do
+            not need it, and the direct form has it anyway.
         accumulation: what the micro-batches of an optimiser step share; for ``"gram"``, and for ``"auto"`` where it
             takes the Gram form for the whole step. The parameters' gradients then come with its ``finish()``.
         shard: which classes the rows of ``linear_weight`` and ``linear_bias`` are, where every rank has some of them.
