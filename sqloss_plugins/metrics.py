@@ -353,6 +353,7 @@ METRICS: dict[str, Metric] = {
         Metric("ece", higher_is_better=False, inputs="probabilities", function=_ece),
         Metric("ece_adaptive", higher_is_better=False, inputs="probabilities", function=_ece_adaptive),
         Metric("aurc", higher_is_better=False, inputs="probabilities", function=_aurc),
+        Metric("word_auroc", higher_is_better=True),
         Metric("loss", higher_is_better=False, unit="", is_comparable=False),
     )
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import soundfile
 import torch
@@ -19,31 +19,65 @@ from sqloss_plugins.espnet.model_files import load_model
 from sqloss_plugins.probability import TEMPERATURES, log_probabilities
 
 
+class TeacherForced(NamedTuple):
+    """What the attention decoder puts out for utterances whose tokens it is told.
+
+    Attributes:
+        names: of the utterances.
+        lengths: how many rows are of each; the last of them is the end of the sentence.
+        outputs: floating point, shape (rows, C).
+        targets: int64, shape (rows,).
+    """
+
+    names: list[str]
+    lengths: list[int]
+    outputs: Tensor
+    targets: Tensor
+
+
 def teacher_forced_outputs(
     model: Any, train_args: Any, data_dir: Path, batch_size: int, device: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Outputs, shape (tokens, C), and targets, shape (tokens,), of the attention decoder, batch by batch."""
+    for batch in teacher_forced(model, train_args, data_dir / "wav.scp", data_dir / "text", batch_size, device):
+        yield batch.outputs, batch.targets
+
+
+def teacher_forced(
+    model: Any, train_args: Any, wav_scp: Path, text: Path, batch_size: int, device: str, kind: str = "text"
+) -> Iterator[TeacherForced]:
+    """The attention decoder's outputs, batch by batch.
+
+    Args:
+        model, train_args: made by :func:`sqloss_plugins.espnet.model_files.load_model`.
+        wav_scp: names of the utterances with their audio.
+        text: the same names, in the same order, each with what the decoder is told.
+        batch_size: utterances at a time.
+        device: PyTorch's name of it.
+        kind: ``text`` for words, ``text_int`` for the numbers of tokens.
+    """
     loader = ASRTask.build_streaming_iterator(
-        [(str(data_dir / "wav.scp"), "speech", "sound"), (str(data_dir / "text"), "text", "text")],
+        [(str(wav_scp), "speech", "sound"), (str(text), "text", kind)],
         dtype="float32",
         batch_size=batch_size,
         preprocess_fn=ASRTask.build_preprocess_fn(train_args, False),
         collate_fn=ASRTask.build_collate_fn(train_args, False),
         inference=False,
     )
-    for _, batch in loader:
+    for names, batch in loader:
         order = batch["speech_lengths"].argsort(descending=True)  # as recurrent encoders want it
         batch = to_device({name: value[order] for name, value in batch.items()}, device)
         encoded, lengths = model.encode(batch["speech"], batch["speech_lengths"])
         if isinstance(encoded, tuple):
             encoded = encoded[0]
-        text, text_lengths = batch["text"], batch["text_lengths"]
-        inputs = torch.cat([text.new_full((len(text), 1), model.sos), text.clamp(min=0)], dim=1)
+        told, text_lengths = batch["text"].long(), batch["text_lengths"]
+        inputs = torch.cat([told.new_full((len(told), 1), model.sos), told.clamp(min=0)], dim=1)
         outputs, _ = model.decoder(encoded, lengths, inputs, text_lengths + 1)
-        targets = torch.cat([text, text.new_full((len(text), 1), -1)], dim=1)
+        targets = torch.cat([told, told.new_full((len(told), 1), -1)], dim=1)
         targets.scatter_(1, text_lengths[:, None], model.eos)
         kept = torch.arange(targets.shape[1], device=targets.device) <= text_lengths[:, None]
-        yield outputs[kept].float(), targets[kept]
+        names = [names[i] for i in order.tolist()]
+        yield TeacherForced(names, (text_lengths + 1).tolist(), outputs[kept].float(), targets[kept])
 
 
 def check_data_dir(data_dir: Path) -> None:

@@ -56,7 +56,11 @@ def _output_layer(model: nn.Module) -> nn.Module:
 
 
 def log_probabilities_of(model: nn.Module, method: str, temperature: float | None) -> Callable[[Tensor], Tensor]:
-    """The function from outputs to log-probabilities."""
+    """The function from a model's outputs to log-probabilities.
+
+    Raises:
+        UserError: a method that the model cannot have.
+    """
     if method not in METHODS:
         raise UserError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
     if (method == "temperature") != (temperature is not None):

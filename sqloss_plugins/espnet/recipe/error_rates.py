@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -67,3 +68,49 @@ def count_errors(
         heard, said = ([" ".join(tokenize(text)) for text in texts] for texts in (heard, said))
         found["ter"] = count_edits("ter", heard, said)
     return found
+
+
+def word_auroc(
+    references: Mapping[str, str],
+    hypotheses: Mapping[str, str],
+    confidence: Mapping[str, Sequence[float]],
+    folding: Mapping[str, str] | None = None,
+) -> float:
+    """How well its confidence tells a right word of the hypotheses from a wrong one: the area under the ROC curve.
+
+    A word is right where jiwer's alignment has it equal to one of the reference.
+
+    Args:
+        references, hypotheses: utterance -> text.
+        confidence: utterance -> a number for each word of the hypothesis.
+        folding: which tokens count as which; of those that are left out the confidence does not count.
+
+    Returns:
+        From 0 to 1; nan where all words are right, or all are wrong.
+
+    Raises:
+        UserError: an utterance has not as many numbers as words.
+    """
+    import jiwer
+    import torch
+    from torchmetrics.functional.classification import binary_auroc
+
+    kept: list[float] = []
+    names = sorted(hypotheses)
+    for name in names:
+        words = hypotheses[name].split()
+        numbers = confidence.get(name, ())
+        if len(words) != len(numbers):
+            raise UserError(f"{name} has {len(words)} words and the confidence of {len(numbers)}: begin with --stage 7")
+        kept += [value for word, value in zip(words, numbers, strict=True) if fold(word, folding or {})]
+    said, heard = ([fold(texts[name], folding or {}) for name in names] for texts in (references, hypotheses))
+    right: list[int] = []
+    for text, chunks in zip(heard, jiwer.process_words(said, heard).alignments, strict=True):
+        is_right = [0] * len(text.split())
+        for chunk in chunks:
+            if chunk.type == "equal":
+                is_right[chunk.hyp_start_idx : chunk.hyp_end_idx] = [1] * (chunk.hyp_end_idx - chunk.hyp_start_idx)
+        right += is_right
+    if len(set(right)) < 2:
+        return math.nan
+    return float(binary_auroc(torch.tensor(kept, dtype=torch.float64), torch.tensor(right)))

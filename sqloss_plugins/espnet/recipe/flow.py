@@ -14,6 +14,7 @@ from typing import Any
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import preparation, training
+from sqloss_plugins.espnet.recipe.confidence import measure_decoder, read_outputs
 from sqloss_plugins.espnet.recipe.decoding import (
     BeamSearch,
     check_models_are_there,
@@ -27,6 +28,7 @@ from sqloss_plugins.espnet.recipe.packing import pack, plain_method
 from sqloss_plugins.espnet.recipe.paths import Paths, read_json
 from sqloss_plugins.espnet.recipe.scoring import (
     Scorer,
+    confidence_table,
     espnets_tables,
     make_result,
     papers_results,
@@ -171,6 +173,8 @@ def _decode(recipe: Recipe) -> None:
         return [recipe.scorer.best_method(options.dev_set, methods)] if settings.chooses_method else methods
 
     decode(search, options.dev_set, options.tests, methods, choose)
+    device = "cuda" if options.decodes_on_gpu else "cpu"
+    measure_decoder(recipe.paths.data, asr_exp, [options.dev_set, *options.tests], device)
 
 
 def _perplexities(recipe: Recipe) -> dict[str, float]:
@@ -217,16 +221,21 @@ def _score(recipe: Recipe) -> None:
     scorer.check_decoded(options.tests, [chosen] if settings.chooses_method else methods)
     what["data"]["lm_perplexity"] = perplexities = _perplexities(recipe)
     errors = scorer.all_errors([options.dev_set, *options.tests])
-    result = make_result(scorer, errors, options.dev_set, options.tests, what, settings.espnet.max_epoch)
+    splits = {options.dev_set: "validation", **test_splits(options.tests)}
+    outputs = read_outputs(asr_exp, splits)
+    result = make_result(scorer, errors, options.dev_set, options.tests, what, outputs, settings.espnet.max_epoch)
     table = results_table(errors, result.method, sizes)
     published = str(given.definition.defaults.get("test_sets", "")).split()[:1]  # the paper has one test set
     if given.is_as_published and set(published) <= set(options.tests):
         table += "".join(papers_results(task, options.arch, test) for test in published)
     table += espnets_tables(errors, result.method)
-    table += scorer.beside_other_losses(result, {options.dev_set: "validation", **test_splits(options.tests)})
+    table += confidence_table(result, splits) + scorer.beside_other_losses(result, splits)
     text = report(result, table, len(data.tokens), rescaling, options.dev_set, perplexities)
     asr_exp.table.write_text(text, encoding="utf-8")
-    write_result(asr_exp.results, result, {})
+    # With `_` for a space, as `sqloss calibrate` has the names of test sets.
+    arrays = {f"{split.replace(' ', '_')}_outputs": f for split, (f, _) in outputs.items()}
+    arrays |= {f"{split.replace(' ', '_')}_targets": y for split, (_, y) in outputs.items()}
+    write_result(asr_exp.results, result, arrays)
     print(f"\n{text}\nEverything is in {asr_exp.results}.", flush=True)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe.options import MODEL_FILE, CommandLine, is_url
-from sqloss_plugins.results import RESULT_NAME
+from sqloss_plugins.results import OUTPUTS_NAME, RESULT_NAME
 
 
 def digest(settings: object) -> str:
@@ -152,6 +152,14 @@ class RunFolder:
     def decoded(self, subset: str, method: str) -> Path:
         """The folder of the hypotheses of a subset by a method; ``text`` is written last."""
         return self.decode / subset / method
+
+    def confidence(self, subset: str, method: str) -> Path:
+        """How sure the decoder is of each word of these hypotheses."""
+        return self.decoded(subset, method) / "confidence"
+
+    def outputs(self, subset: str) -> Path:
+        """The decoder's outputs for a subset's transcripts."""
+        return self.decode / subset / OUTPUTS_NAME
 
     @property
     def table(self) -> Path:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqloss_plugins import paper
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_text
+from sqloss_plugins.espnet.recipe.confidence import token_metrics
+from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_text, word_auroc
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder, read_json
 from sqloss_plugins.espnet.recipe.preparation import tokenizer
+from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.metrics import Edits, metric
 from sqloss_plugins.probability import METHODS
 from sqloss_plugins.results import OF_OUTPUTS, Result, markdown_table, read_result
@@ -73,6 +75,18 @@ class Scorer:
         pairs = [(subset, method) for subset in subsets for method in METHODS]
         return {pair: self.errors(*pair) for pair in pairs if self._is_decoded(*pair)}
 
+    def word_aurocs(self, pairs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], float]:
+        """By subset and method: how well its confidence tells a right word; of those that have any."""
+        found = {}
+        for subset, method in pairs:
+            path = self.asr_exp.confidence(subset, method)
+            if path.is_file():
+                confidence = {name: list(map(float, line.split())) for name, line in read_text(path).items()}
+                references = read_text(self.data.subset(subset) / "text")
+                hypotheses = read_text(self.asr_exp.decoded(subset, method) / "text")
+                found[subset, method] = word_auroc(references, hypotheses, confidence, self.folding)
+        return found
+
     def beside_other_losses(self, result: Result, subsets: Mapping[str, str]) -> str:
         """The first metric of this run and of those of other losses beside it, in Markdown; empty where there are none.
 
@@ -125,16 +139,31 @@ def test_splits(tests: Sequence[str]) -> dict[str, str]:
 def metrics_by_split(
     errors: Mapping[tuple[str, str], Mapping[str, Edits]],
     calibration: Mapping[str, Any],
+    aurocs: Mapping[tuple[str, str], float],
+    of_tokens: Mapping[str, Mapping[str, Mapping[str, float]]],
     dev: str,
     tests: Sequence[str],
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """``Result.metrics``."""
+    """``Result.metrics``.
+
+    Args:
+        errors: by subset and method.
+        calibration: of the development set.
+        aurocs: made by :meth:`Scorer.word_aurocs`.
+        of_tokens: split -> method -> metrics of the tokens of transcripts.
+        dev, tests: the subsets.
+    """
     splits = {dev: "validation", **test_splits(tests)}
     found: dict[str, dict[str, dict[str, float]]] = {}
     for (subset, method), by_metric in errors.items():
         values = {name: value.rate for name, value in by_metric.items()}
         values["ser"] = _decisive(by_metric).rate_of_texts
         found.setdefault(splits[subset], {})[method] = values
+    for (subset, method), value in aurocs.items():
+        found[splits[subset]][method]["word_auroc"] = value
+    for split, by_method in of_tokens.items():
+        for method, of_method in by_method.items():
+            found[split].setdefault(method, {}).update(of_method)
     validation = found["validation"]
     for method in validation.keys() & calibration["nll"].keys():
         validation[method]["nll"] = calibration["nll"][method]
@@ -164,6 +193,30 @@ def results_table(errors: Mapping[tuple[str, str], Mapping[str, Edits]], chosen:
 
 def _marked(method: str, chosen: str) -> str:
     return f"{method} *" if method == chosen else method
+
+
+def confidence_table(result: Result, splits: Mapping[str, str]) -> str:
+    """How good the decoder's probabilities are, by subset and method, in Markdown; empty where nothing was measured.
+
+    Args:
+        result: of the run.
+        splits: subset -> its split in the result.
+    """
+    names = ("nll", "brier", "ece", "word_auroc")
+    rows: list[Sequence[str]] = [["set", "method", "token accuracy %", *(metric(name).heading for name in names)]]
+    for subset, split in splits.items():
+        accuracy = result.value(split, "accuracy")
+        for method, values in result.metrics[split].items():
+            if "brier" in values and accuracy is not None:
+                cells = [metric(name).shown(values[name]) if name in values else "" for name in names]
+                rows.append([subset, _marked(method, result.method), metric("accuracy").shown(accuracy), *cells])
+    if len(rows) == 1:
+        return ""
+    about = (
+        "Tokens: the attention decoder that is told the transcript. word_auroc: how well the probability of a decoded "
+        "word tells whether it is right."
+    )
+    return f"\n\n### Probabilities\n\n{markdown_table(rows)}\n\n{about}"
 
 
 def espnets_tables(errors: Mapping[tuple[str, str], Mapping[str, Edits]], chosen: str) -> str:
@@ -239,6 +292,7 @@ def make_result(
     dev: str,
     tests: Sequence[str],
     what: Mapping[str, Any],
+    outputs: Mapping[str, tuple[Any, Any]],
     max_epoch: int,
 ) -> Result:
     """The result of a run.
@@ -248,10 +302,15 @@ def make_result(
         errors: by subset and method.
         dev, tests: the subsets.
         what: the fields of the result that the command line decides.
+        outputs: split -> the decoder's outputs and targets; see :mod:`sqloss_plugins.espnet.recipe.confidence`.
         max_epoch: of the training.
     """
     training, calibration = read_json(scorer.asr_exp.training), read_json(scorer.asr_exp.calibration)
     epochs = training.pop("epochs")
+    of_tokens = {}
+    for split, (f, y) in outputs.items():
+        methods = LOSSES[what["loss"]].methods
+        of_tokens[split] = token_metrics(f, y, methods, what["k"], what["M"], calibration["temperature"])
     return Result(
         **what,
         **training,
@@ -259,6 +318,6 @@ def make_result(
         ended_by="maximum" if epochs >= max_epoch else "early stopping",
         best_epoch=None,
         parameters=calibration["parameters"],
-        metrics=metrics_by_split(errors, calibration, dev, tests),
+        metrics=metrics_by_split(errors, calibration, scorer.word_aurocs(errors), of_tokens, dev, tests),
         selection=scorer.metrics[0],
     )
