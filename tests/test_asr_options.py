@@ -131,7 +131,8 @@ def test_token_and_sentence_error_rates_are_in_the_result(whole, options):
     for name in ("ter", "ser"):
         assert (METRICS[name].higher_is_better, METRICS[name].unit) == (False, "%")
     text = (whole / "RESULTS.md").read_text()
-    assert [line for line in text.splitlines() if line.startswith("###")] == ["### WER", "### CER", "### TER"]
+    headings = [line for line in text.splitlines() if line.startswith("###")]
+    assert headings == ["### WER", "### CER", "### TER", "### Probabilities"]
     assert "side by side" not in text
 
 
@@ -163,7 +164,7 @@ def test_another_losss_run_beside_this_one_is_in_the_same_table(whole, options, 
         assert (line[0], line[1], line[-1]) == (loss, f"{subset}/{method}", name)
         split = "test" if subset == "test-clean" else "validation"
         assert line[-3] == f"{100 * read_result(whole).metrics[split][method]['wer']:.1f}"
-    assert set(read_result(copy).metrics["test"]) == set(METHODS)
+    assert set(read_result(copy).metrics["test"]) == {*METHODS, "outputs"}
 
 
 # ---------------------------------------------------------------- packing

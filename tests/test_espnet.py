@@ -29,8 +29,9 @@ from sqloss_plugins.espnet.bin.asr_export import main as asr_export
 from sqloss_plugins.espnet.bin.asr_inference import main as asr_inference
 from sqloss_plugins.espnet.bin.asr_train import main as asr_train
 from sqloss_plugins.espnet.bin.lm_train import main as lm_train
-from sqloss_plugins.espnet.calibration import calibrate, teacher_forced_outputs
-from sqloss_plugins.espnet.decoding import Speech2Text, log_probability_outputs, use_method
+from sqloss_plugins.espnet.calibration import TeacherForced, calibrate, teacher_forced_outputs
+from sqloss_plugins.espnet.confidence import kept_outputs, token_log_probabilities, word_confidence, word_numbers
+from sqloss_plugins.espnet.decoding import Speech2Text, log_probabilities_of, log_probability_outputs, use_method
 from sqloss_plugins.espnet.initialization import initialize_as_espnet1
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
@@ -762,6 +763,58 @@ def test_calibration_of_a_model_that_diverged(tiny, data, tmp_path):
     files = changed(tiny, tmp_path, lambda content, state: state["decoder.output_layer.bias"].fill_(math.nan))
     with pytest.raises(RunError, match=r"model\.pth are not numbers: its training diverged"):
         calibrate(*files, data, 4, "cpu")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_confidence_is_what_beam_search_took(method, tiny, data):
+    """The tokens' probabilities, with that of the end, make the decoder's part of a hypothesis's score."""
+    temperature = 0.5 if method == "temperature" else None
+    longest = 4
+    search = Speech2Text(*map(str, tiny), method=method, temperature=temperature, beam_size=2, maxlenratio=-longest)
+    audio = dict(line.split() for line in (data / "wav.scp").read_text().splitlines())
+    found = {name: search(soundfile.read(path, dtype="float32")[0])[0] for name, path in audio.items()}
+    model, arguments = load_model(*tiny)
+    convert = log_probabilities_of(model, method, temperature)
+    numbers = {name: hypothesis[2] for name, hypothesis in found.items()}
+    logs = token_log_probabilities(model, arguments, audio, numbers, convert, 3, "cpu")
+    assert {name: len(of_one) for name, of_one in logs.items()} == {
+        name: len(row) for name, row in numbers.items() if row
+    }
+    for name, of_one in logs.items():
+        hypothesis = found[name][3]
+        speech = torch.from_numpy(soundfile.read(audio[name], dtype="float32")[0])[None]
+        with torch.inference_mode():
+            encoded, lengths = model.encode(speech, torch.tensor([speech.shape[1]]))
+            inputs = torch.tensor([[model.sos, *numbers[name]]])
+            outputs, _ = model.decoder(encoded, lengths, inputs, torch.tensor([inputs.shape[1]]))
+        # ESPnet does not score the end that it puts behind the last token there may be.
+        end = float(convert(outputs[0, -1].float())[model.eos]) if len(numbers[name]) < longest else 0.0
+        assert sum(of_one) + end == pytest.approx(float(hypothesis.scores["decoder"]), rel=1e-3)
+
+
+def test_words_of_tokens():
+    """Of pieces, of characters with spaces, and of phones, which are words themselves."""
+    pieces = ["▁HE", "LL", "O", "▁", "▁WORLD", "S"]
+    spaced = lambda tokens: "".join(tokens).replace("▁", " ").strip()  # noqa: E731
+    assert word_numbers(pieces, spaced) == [0, 0, 0, 0, 1, 1]
+    assert word_numbers(["▁"], spaced) == word_numbers([], spaced) == []
+    assert word_numbers(["<space>", "A", "<space>", "B"], lambda t: "".join(t).replace("<space>", " ")) == [0, 0, 0, 1]
+    assert word_numbers(["AA", "B"], None) == [0, 1]
+    p = word_confidence(pieces, [math.log(value) for value in (0.5, 0.5, 0.8, 1.0, 0.25, 0.5)], spaced)
+    assert p.tolist() == pytest.approx([0.2, 0.125])
+    assert word_confidence([], [], None).tolist() == []
+
+
+@pytest.mark.parametrize(("most", "stride"), [(1000, 1), (30, 2), (8, 8)])
+def test_too_many_outputs_are_thinned_evenly(most, stride):
+    parts = [
+        TeacherForced([], [], torch.arange(2.0 * n)[:, None].expand(-1, 2), torch.arange(2 * n)) for n in (3, 5, 6)
+    ]
+    outputs, targets = kept_outputs(iter(parts), most)
+    expected = torch.cat([part.targets for part in parts])[::stride]
+    assert torch.equal(targets, expected)
+    assert torch.equal(outputs[:, 0], expected.float())
+    assert outputs.numel() <= most
 
 
 def test_the_default_method_is_the_losss(tiny):

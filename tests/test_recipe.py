@@ -27,11 +27,12 @@ from sqloss_plugins.espnet import Speech2Text
 from sqloss_plugins.espnet.bin.asr_export import main as export
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.recipe import decoding, main, preparation
-from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_folding, read_text
+from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_folding, read_text, word_auroc
 from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, parse, read_lm_text
 from sqloss_plugins.espnet.recipe.paths import Paths
-from sqloss_plugins.metrics import Edits
-from sqloss_plugins.probability import METHODS
+from sqloss_plugins.experiments.calibrate import main as calibrate
+from sqloss_plugins.metrics import Edits, compute
+from sqloss_plugins.probability import METHODS, probabilities
 from sqloss_plugins.results import read_result
 
 ROOT = Path(__file__).parent.parent
@@ -99,12 +100,13 @@ def test_all_stages(whole, options):
     assert not result.mini
     assert (result.epochs, result.resumed) == (3, False)
     assert result.wall_time_s > 0
-    assert not (folder / "outputs.npz").exists()
     dev, test = result.metrics["validation"], result.metrics["test"]
-    assert set(dev) == {"square", "softmax", "temperature", "outputs"}
-    assert set(dev["square"]) == {"wer", "cer", "ter", "ser", "nll"}
+    of_tokens, of_words = {"nll", "brier", "ece"}, {"wer", "cer", "ter", "ser", "word_auroc"}
+    assert set(dev) == set(test) == {"square", "softmax", "temperature", "outputs"}
+    assert set(dev["square"]) == of_words | of_tokens
     assert set(dev["outputs"]) == {"accuracy"}
-    assert set(test) == {result.method}
+    for method in METHODS:
+        assert set(test[method]) == (of_words | of_tokens if method == result.method else of_tokens)
     assert dev[result.method]["wer"] == min(dev[method]["wer"] for method in METHODS)
     assert (result.protocol, result.ended_by, result.selection) == ("fixed_epochs", "maximum", "wer")
     assert result.data["lm_text"] == "train-clean-100"
@@ -303,6 +305,39 @@ def test_calibration_is_what_espnets_own_model_computes(whole, options, tmp_path
 
 
 @one_worker
+def test_the_probabilities_of_tokens_and_words(whole, options, capsys):
+    """The outputs are kept as a Trainer's are, and `sqloss calibrate` reads them; each decoded word has a number."""
+    printed, folder = whole
+    result = read_result(folder)
+    calibration = json.loads((folder / "calibration.json").read_text())
+    with np.load(folder / "outputs.npz") as arrays:
+        assert set(arrays) == {f"{split}_{what}" for split in ("validation", "test") for what in ("outputs", "targets")}
+        f, y = (torch.from_numpy(arrays[f"validation_{what}"]) for what in ("outputs", "targets"))
+        assert f.dtype == torch.float32
+        assert len(y) == calibration["tokens"]
+        p = probabilities(f.double(), "temperature", temperature=calibration["temperature"]).numpy()
+        assert result.value("validation", "brier", "temperature") == compute("brier", p, y.numpy())
+        nll = float(-np.log(p[np.arange(len(y)), y.numpy()]).mean())
+        assert result.value("validation", "nll", "temperature") == pytest.approx(nll, rel=1e-5)
+        y, right = arrays["test_targets"], arrays["test_outputs"].argmax(1) == arrays["test_targets"]
+        assert result.value("test", "accuracy") == right.mean()
+    for method in METHODS:
+        texts, confidence = (read_text(folder / f"decode/dev-clean/{method}/{name}") for name in ("text", "confidence"))
+        assert {name: len(text.split()) for name, text in texts.items()} == {
+            name: len(numbers.split()) for name, numbers in confidence.items()
+        }
+        assert all(0 < float(number) <= 1 for numbers in confidence.values() for number in numbers.split())
+    table = printed.split("### Probabilities\n\n")[1].split("\n\n")[0].splitlines()
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["dev-clean"] * 3 + ["test-clean"] * 3
+
+    assert calibrate([str(folder), "--bootstrap", "0", "--save"]) == 0
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.split("test:\n\n")[1].splitlines() if "| square " in line)
+    assert f"{result.value('test', 'nll', 'square'):.4f}" in row
+    assert f"Nothing is kept in {folder}: it has no config.json of a Transformers model." in printed
+
+
+@one_worker
 def test_more_methods_later(whole, options):
     """Another --method decodes what is missing, and nothing anew."""
     _, folder = whole
@@ -312,7 +347,7 @@ def test_more_methods_later(whole, options):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("done before") == 4
     more = read_result(folder.with_name(f"{folder.name}-more"))
-    assert set(more.metrics["test"]) == set(METHODS)
+    assert all("wer" in more.metrics["test"][method] for method in METHODS)
     assert {path: path.stat().st_mtime_ns for path in folder.glob("decode/*/*/text")} == before
 
 
@@ -915,13 +950,14 @@ def test_a_new_corpus_is_a_reader_and_a_recipe_folder(tmp_path, monkeypatch):
     (path,) = (tmp_path / "runs/timit_phone").rglob("result.json")
     result = read_result(path)
     assert (result.task, result.selection, result.data["lm_text"]) == ("timit_phone", "per", None)
-    assert set(result.metrics["test"]["softmax"]) == {"per", "ser"}
+    assert set(result.metrics["test"]["softmax"]) == {"per", "ser", "nll", "brier", "ece", "word_auroc"}
     tokens = (tmp_path / "data/timit_phone/train-phn/tokens.txt").read_text().split()
     assert tokens == ["<blank>", "<unk>", "sil", "ae", "ax", "k", "t", "<sos/eos>"]
     errors = count_errors(
         {"a": "sil k ae t ax sil"}, {"a": "k ae t ah"}, ["per"], read_folding(recipe / "conf/fold.txt")
     )
     assert errors["per"].rate == 0
+    assert word_auroc({"a": "k ae ah"}, {"a": "sil k ah ax"}, {"a": [0.1, 0.9, 0.2, 0.8]}, {"ax": "ah", "sil": ""}) == 1
     table = (path.parent / "RESULTS.md").read_text()
     assert "PER %" in table
     assert "The paper's PER" not in table  # no model of the paper's

@@ -304,6 +304,9 @@ def _save(runs: Sequence[Calibrated]) -> None:
         if fitted is None:
             print(f"Nothing is kept in {path.parent}: {result.loss} has no outputs that `square` reads.")
             continue
+        if not path.exists():  # a speech recipe's, whose decoding has its own calibration
+            print(f"Nothing is kept in {path.parent}: it has no {CONFIG_NAME} of a Transformers model.")
+            continue
         try:
             config = json.loads(path.read_text(encoding="utf-8"))
             write_json(path, {**config, "square_loss": {"k": result.k, "M": result.M, **fitted}})

@@ -206,7 +206,8 @@ def confidence_table(result: Result, splits: Mapping[str, str]) -> str:
     rows: list[Sequence[str]] = [["set", "method", "token accuracy %", *(metric(name).heading for name in names)]]
     for subset, split in splits.items():
         accuracy = result.value(split, "accuracy")
-        for method, values in result.metrics[split].items():
+        for method in METHODS:
+            values = result.metrics[split].get(method, {})
             if "brier" in values and accuracy is not None:
                 cells = [metric(name).shown(values[name]) if name in values else "" for name in names]
                 rows.append([subset, _marked(method, result.method), metric("accuracy").shown(accuracy), *cells])
