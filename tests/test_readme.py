@@ -159,6 +159,7 @@ def test_links_move_with_their_pages():
     assert moved("[a](../an4)", "recipes/glue/RESULTS.md") == "[a](../an4/README.md)"
     assert moved("[a](docs/images/floors.svg)", "CONTRIBUTING.md") == "[a](images/floors.svg)"
     assert moved("[the test](tests/toy_loss.py)", "CONTRIBUTING.md") == "`the test`"
+    assert moved("[`a` b](docs/espnet.md)", "overview.md") == "[`a` b](espnet.md)"
     assert moved("[a](not_there.md)", "CONTRIBUTING.md") == "[a](not_there.md)"
     assert moved("`[a](../README.md)`\n\n    [a](../README.md)\n", "index.md").count("../README.md") == 2
     assert moved("[a](https://arxiv.org/abs/1412.7091)", "index.md") == "[a](https://arxiv.org/abs/1412.7091)"

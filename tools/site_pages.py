@@ -25,8 +25,9 @@ TOP = {"CONTRIBUTING.md": "How to add to it", "CHANGELOG.md": "Changes"}
 OVERVIEW = "overview.md"
 """The README on the site, whose index.md is another page."""
 _DOMAINS = {"text": "Texts", "speech": "Speech", "vision": "Images"}
-_FENCE = re.compile(r"(^```.*?^```|^(?: {4}|\t).*?$|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
+_CODE_OR_LINK = re.compile(  # whichever begins first: code may have links in it, and words of a link may be code
+    r"(^```.*?^```|^(?: {4}|\t)[^\n]*$|`[^`\n]*`)|(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", re.MULTILINE | re.DOTALL
+)
 _ROLE = re.compile(r":(?:func|class|data|meth|mod|attr|exc):<code>~?([^<]*)</code>")
 
 
@@ -65,17 +66,16 @@ def moved_links(markdown: str, page: str) -> str:
     """
 
     def moved(found: re.Match[str]) -> str:
-        picture, words, link, anchor = found.groups()
-        if "://" in link or link.startswith("mailto:"):
+        code, picture, words, link, anchor = found.groups()
+        if code or "://" in link or link.startswith("mailto:"):
             return found.group()
         where = target(link, page)
         place = ROOT / (page if page in outside() else f"docs/{page}")
         if where is None:
-            return f"`{words}`" if (place.parent / link).exists() and not picture else found.group()
+            return f"`{words.strip('`')}`" if (place.parent / link).exists() and not picture else found.group()
         return f"{picture}[{words}]({posixpath.relpath(where, posixpath.dirname(page) or '.')}{anchor or ''})"
 
-    parts = _FENCE.split(markdown)
-    return "".join(part if i % 2 else _LINK.sub(moved, part) for i, part in enumerate(parts))
+    return _CODE_OR_LINK.sub(moved, markdown)
 
 
 # ---------------------------------------------------------------- the paper's tasks
