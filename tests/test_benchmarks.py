@@ -52,7 +52,8 @@ def test_linear_square(tmp_path, monkeypatch, capsys):
 
 
 def test_factorised_head(tmp_path, monkeypatch, capsys):
-    for name, value in (("ROWS", 20), ("FEATURES", 8), ("CLASSES", 50), ("GROWTH_FEATURES", 4), ("GROWTH", (10, 20))):
+    sizes = {"ROWS": 20, "FEATURES": 8, "CLASSES": 50, "GROWTH_FEATURES": 4, "GROWTH": (10, 20)}
+    for name, value in (sizes | {"K": 1.0, "M": 1.0}).items():  # with few classes other values diverge at these rates
         monkeypatch.setattr(factorised_head, name, value)
     assert run(factorised_head, monkeypatch, "--rounds", 1, "--json", tmp_path / "a.json") == 0
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
@@ -85,7 +86,7 @@ def test_linear_precision(tmp_path, monkeypatch, capsys):
     assert run(linear_precision, monkeypatch, "--json", tmp_path / "a.json") == 0
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert len(rows) == 2 * len(linear_precision.RESCALINGS) * len(linear_precision.DTYPES)
-    assert {row["auto"] for row in rows if row["dtype"] == "float32" and row["k"] < 12} == {"direct"}
+    assert all(row["precise"][0] < 2e-7 for row in rows if row["dtype"] == "float32")
     assert "d weight" in capsys.readouterr().out
 
 
