@@ -168,7 +168,7 @@ def on_config(config: Any) -> Any:
         else:
             others.append({path.rpartition("/")[0].capitalize(): path})
     config["nav"] += [
-        {"Recipes": [{folder: pages} for folder, pages in recipes.items()]},
+        {"Recipes": [{"All results" if folder == "RESULTS" else folder: pages} for folder, pages in recipes.items()]},
         *others,
         *({title: name} for name, title in TOP.items() if (ROOT / name).exists()),
     ]
