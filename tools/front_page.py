@@ -45,7 +45,7 @@ _TASKS = {
     "tiny_imagenet100": "Tiny ImageNet, 100 classes (images)",
 }
 """What tasks are called here; others have the name that is in their results."""
-_MODELS = {"minilm-l6": "MiniLM-L6", "conformer": "Conformer"}
+_MODELS = {"minilm-l6": "MiniLM-L6", "conformer": "Conformer", "wide_resnet-16-2": "WRN-16-2"}
 """Likewise for models that the paper does not have."""
 
 LEAST_SEEDS = 3
@@ -64,6 +64,7 @@ class Row(NamedTuple):
         ahead: points of the square loss ahead of cross-entropy, seed by seed; positive is better.
         origin: ``paper``: the paper's task, model and data. ``own``: others, or a part of the data. ``earlier``:
             likewise, and the result files were not kept.
+        is_part: whether it is a part of the data.
     """
 
     task: str
@@ -73,6 +74,7 @@ class Row(NamedTuple):
     cross_entropy: str
     ahead: Sequence[float]
     origin: str
+    is_part: bool = False
 
     @property
     def mean(self) -> float:
@@ -112,7 +114,9 @@ def rows_of_report(report: Mapping[str, Any]) -> list[Row]:
     for (task, model), record in chosen.items():
         ahead = [float(pair.partition(":")[2]) for pair in record["by_seed"].split()]
         square, baseline = (_measured(tables, record, loss) for loss in (record["loss"], "cross_entropy"))
-        rows.append(Row(task, _paper_name(task, model), record["metric"], square, baseline, ahead, record["origin"]))
+        is_part = any("a part of the data" in about for about in _about(tables, record))
+        row = Row(task, _paper_name(task, model), record["metric"], square, baseline, ahead, record["origin"], is_part)
+        rows.append(row)
     return rows
 
 
@@ -120,6 +124,12 @@ def _paper_name(task: str, model: str) -> str:
     """The paper's name of a model that is one of its pre-trained ones."""
     return next((row["model"] for row in paper.tables()["hyperparameters"]
                  if row["task"] == task and model == row.get("backbone")), model)  # fmt: skip
+
+
+def _about(tables: Mapping[str, list[dict[str, Any]]], record: Mapping[str, Any]) -> set[str]:
+    """What a report says of the runs of a difference."""
+    names = ("task", "arch", "protocol")
+    return {own["about"] for own in tables.get("own_results", []) if all(own[name] == record[name] for name in names)}
 
 
 def _measured(tables: Mapping[str, list[dict[str, Any]]], record: Mapping[str, Any], loss: str) -> str:
@@ -156,8 +166,7 @@ def all_rows(report: Mapping[str, Any]) -> list[Row]:
 
 
 def _name(row: Row) -> str:
-    part = row.origin == "own" and bool(paper.test_results(row.task, row.model))
-    return _TASKS.get(row.task, row.task) + (", part of the data" if part else "")
+    return _TASKS.get(row.task, row.task) + (", part of the data" if row.is_part else "")
 
 
 def _model(row: Row) -> str:

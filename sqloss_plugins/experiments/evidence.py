@@ -95,13 +95,14 @@ def _departure(run: Run, model: str | None) -> str:
     result = run.result
     if result.mini:
         return "mini data"
-    if result.task not in paper.tasks():
-        return "not a task of the paper's"
-    if model is None:
-        return "not a model of the paper's"
     parts = [name for name in result.hyperparameters if name.startswith("max_") and name.endswith("_samples")]
-    if any(result.hyperparameters[name] for name in parts):
-        return "a part of the data"
+    part = "a part of the data" if any(result.hyperparameters[name] for name in parts) else ""
+    if result.task not in paper.tasks():
+        return "; ".join(filter(None, ("not a task of the paper's", part)))
+    if model is None:
+        return "; ".join(filter(None, ("not a model of the paper's", part)))
+    if part:
+        return part
     sizes = {name: size for name, size in result.data.get("sizes", {}).items() if "_sp" not in name}
     trained_on = sizes.get("train", max(sizes.values(), default=0))
     utterances = paper.tables()["utterances"].get(result.task)
