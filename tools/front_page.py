@@ -39,6 +39,7 @@ _TASKS = {
     "an4_phone": "AN4, phones (speech)",
     "debtags": "Debian package tags (several labels)",
     "fashion_mnist": "Fashion-MNIST (images)",
+    "mnist": "MNIST, permuted (images)",
     "mrpc": "MRPC (sentence pairs)",
     "stackoverflow20": "Stack Overflow titles, 20 tags",
     "text5": "text5 (paper titles)",
