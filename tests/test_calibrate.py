@@ -226,4 +226,32 @@ def test_files_that_cannot_be_read_or_written(tmp_path, capsys):
         assert "config.json cannot be read as a model's configuration" in capsys.readouterr().err
     (run / "outputs.npz").write_bytes(b"PK no archive")
     assert calibrate([str(run)]) == 2
-    assert "outputs.npz cannot be read: " in capsys.readouterr().err
+    assert "outputs.npz is not an NPZ file" in capsys.readouterr().err
+
+
+def test_outputs_of_a_program_of_ones_own(tmp_path, capsys):
+    """The same figures as those of a run with these outputs; what cannot be is refused."""
+    run, saved, other = write(tmp_path / "runs"), tmp_path / "mine.npz", tmp_path / "other.npz"
+    saved.write_bytes((run / "outputs.npz").read_bytes())
+    assert calibrate([str(run), "--bootstrap", "0"]) == 0
+    expected = rows(capsys.readouterr().out, "test")
+    assert calibrate([str(saved), "--loss", "square", "--bootstrap", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert rows(printed, "test") == expected
+    assert {row["learning rate"] for row in rows(printed, "fitted on validation data")} == {"-"}
+
+    assert calibrate([str(saved), "--loss", "square", "--M", "2", "--bootstrap", "0"]) == 0
+    assert rows(capsys.readouterr().out, "test")[0]["nll nats"] != expected[0]["nll nats"]
+
+    other.write_text("text")
+    for arguments, sentence in (
+        ([saved], "--loss square or cross_entropy"),
+        ([saved, "--loss", "cross_entropy", "--k", "2"], "leave them out"),
+        ([saved, "--loss", "square", "--k", "0"], "k must be a positive"),
+        ([saved, "--loss", "square", "--save"], "--save is for runs"),
+        ([other, "--loss", "square"], "other.npz is not an NPZ file"),
+        ([tmp_path / "none.npz", "--loss", "square"], "none.npz is not there"),
+        ([run, "--loss", "square"], "of NPZ files"),
+    ):
+        assert calibrate([str(argument) for argument in arguments]) == 2
+        assert sentence in capsys.readouterr().err

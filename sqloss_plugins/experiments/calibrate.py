@@ -2,6 +2,7 @@
 
     sqloss calibrate runs/mrpc
     sqloss calibrate runs/mnist --out_of_distribution runs/fashion
+    sqloss calibrate mine.npz --loss square --k 1 --M 1
 
 Reads result.json and outputs.npz of every run below the given folders. Of each loss the runs at its chosen learning
 rate count (as in `sqloss compare`). Methods: softmax, of the outputs f; square, what they stand for after the square
@@ -14,12 +15,17 @@ interval of a bootstrap over examples.
 nll: negative log-likelihood. brier: squared distance to the true class. ece, ece_adaptive: expected calibration error
 of the largest probability, in bins of equal width and of equally many examples. aurc: share of errors where only the
 most confident examples are answered, as a mean over how many.
+
+mine.npz: outputs of a program of your own, saved by numpy.savez, as validation_outputs and test_outputs (N x C), with
+validation_targets and test_targets (N class numbers).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import sys
+from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -31,15 +37,18 @@ from sqloss_plugins.errors import UserError, run_command
 from sqloss_plugins.experiments.calibration import (
     FITTED_SQUARE,
     MEASURES,
+    SAVED_SUFFIX,
     Calibrated,
     Measured,
     Unknown,
     calibrate,
     read_outputs,
     read_unknown,
+    saved_run,
 )
 from sqloss_plugins.experiments.comparison import BASELINE, MINI_WARNING, Group, Run, compare_group, find_runs, grouped
 from sqloss_plugins.experiments.statistics import difference_cells, shown_mean
+from sqloss_plugins.losses import LOSSES, check_loss
 from sqloss_plugins.metrics import metric
 from sqloss_plugins.results import markdown_table, write_json, write_text
 
@@ -77,16 +86,22 @@ class Report:
 
 
 def measure_all(
-    folders: Sequence[Path], wanted: str | None, resamples: int, bins: int, unknown: Sequence[Path] = ()
+    folders: Sequence[Path],
+    wanted: str | None,
+    resamples: int,
+    bins: int,
+    unknown: Sequence[Path] = (),
+    saved: Sequence[Run] = (),
 ) -> tuple[list[Report], list[str]]:
-    """Measures all runs below the folders.
+    """Measures all runs below the folders, and saved outputs.
 
     Args:
-        folders: where the runs are.
+        folders: where the runs are; may be empty where there are saved outputs.
         wanted: ``test`` for all test splits, or ``validation``; None for test, and validation where a run has no test.
         resamples: of the bootstrap.
         bins: of the calibration errors.
         unknown: folders with outputs of the same models on data of another kind.
+        saved: outputs beside no result.
 
     Returns:
         A report for every group, and a sentence for every run and loss that is left out.
@@ -99,8 +114,9 @@ def measure_all(
         other = read_unknown(folder)
         if others.setdefault(other.model, other) is not other:
             raise UserError(f"--out_of_distribution has {other.model} twice: name one folder for each run")
-    reports, notes = [], []
-    for group, runs in grouped(find_runs(folders)).items():
+    reports = [Report(Group.of(run), {run.label: [_measure(run, wanted, resamples, bins, None)]}) for run in saved]
+    notes = []
+    for group, runs in grouped(find_runs(folders) if folders else []).items():
         found: dict[str, list[Calibrated]] = {}
         summaries = compare_group(group, runs).summaries
         for label in sorted({run.label for run in runs} - summaries.keys()):
@@ -168,9 +184,14 @@ def tables(report: Report) -> list[tuple[str, str]]:
         for run in runs:
             for method, fitted in run.fitted.items():
                 floor = f"{fitted['floor'] * run.classes:.3g}" if "floor" in fitted else "-"
-                place = [label, str(run.run.result.seed), f"{run.run.learning_rate:g}", method]
+                place = [label, str(run.run.result.seed), _shown_rate(run), method]
                 rows.append([*place, f"{fitted['temperature']:.4g}", floor])
     return [*found, ("fitted on validation data", markdown_table(rows))]
+
+
+def _shown_rate(run: Calibrated) -> str:
+    rate = run.run.learning_rate
+    return "-" if math.isnan(rate) else f"{rate:g}"
 
 
 def _differences(split: str, measured: dict[tuple[str, str], dict[int, Measured]]) -> list[tuple[str, str]]:
@@ -243,7 +264,10 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def _run(argv: Sequence[str] | None) -> None:
     parser = OptionParser(PROGRAM, __doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="where the runs are")
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="a folder of runs, or an NPZ file")
+    parser.add_argument("--loss", choices=tuple(LOSSES), help="of NPZ files: what their models were trained with")
+    parser.add_argument("--k", type=float, help="of NPZ files, for the square loss (default: 1)")
+    parser.add_argument("--M", type=float, help="of NPZ files, for the square loss (default: 1)")
     parser.add_argument("--split", choices=("test", "validation"), help="what is reported on")
     parser.add_argument("--bins", type=int, default=15, help="of the calibration errors (default: %(default)s)")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="resamples (default: %(default)s)")
@@ -267,7 +291,10 @@ def _run(argv: Sequence[str] | None) -> None:
             raise UserError(f"{name} must be at least {least}, got {value}")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise UserError(f"--output {args.output} is a file: name a folder")
-    reports, notes = measure_all(args.folders, args.split, args.bootstrap, args.bins, args.out_of_distribution)
+    files = [path for path in args.paths if path.suffix == SAVED_SUFFIX]
+    folders = [path for path in args.paths if path.suffix != SAVED_SUFFIX]
+    saved = _saved_runs(files, args)
+    reports, notes = measure_all(folders, args.split, args.bootstrap, args.bins, args.out_of_distribution, saved)
     groups = [report.group for report in reports]
     for report in reports:
         print(f"\n{report.group.title(groups)}")
@@ -281,6 +308,24 @@ def _run(argv: Sequence[str] | None) -> None:
         _write(args.output, reports, notes)
     if args.save:
         _save([run for report in reports for runs in report.runs.values() for run in runs])
+
+
+def _saved_runs(files: Sequence[Path], args: Namespace) -> list[Run]:
+    """The NPZ files of the command line, if the options for them are what they need."""
+    if not files:
+        if (args.loss, args.k, args.M) != (None, None, None):
+            raise UserError("--loss, --k and --M are of NPZ files: the runs below a folder say what theirs are")
+        return []
+    if args.loss is None:
+        raise UserError(f"say what the model of {files[0]} was trained with: --loss {' or '.join(LOSSES)}")
+    if args.save:
+        raise UserError("--save is for runs with a model: an NPZ file has none to keep anything with")
+    try:
+        spec = check_loss(args.loss, args.k, args.M)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    k, M = (args.k or 1.0, args.M or 1.0) if spec.is_rescaled else (None, None)
+    return [saved_run(path, args.loss, k, M) for path in files]
 
 
 def _write(folder: Path, reports: Sequence[Report], notes: Sequence[str]) -> None:

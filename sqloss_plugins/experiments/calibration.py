@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from sqloss_plugins.metrics import (
     risk_by_coverage,
     top_class,
 )
-from sqloss_plugins.results import OUTPUTS_NAME, RESULT_NAME, read_result
+from sqloss_plugins.results import OUTPUTS_NAME, RESULT_NAME, Result, read_result
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +36,9 @@ MEASURES = ("accuracy", "nll", "brier", "ece", "ece_adaptive", "aurc")
 
 FITTED_SQUARE = "square, fitted"
 """The method ``square`` with the floor and the temperature that fit validation data best, not 0.01 / C and 1."""
+
+SAVED_SUFFIX = ".npz"
+"""Of a file with outputs that is given instead of a run's folder."""
 
 COVERAGES = tuple(percent / 100 for percent in range(5, 101, 5))
 """The shares of examples answered for which the share of errors is kept."""
@@ -61,7 +65,7 @@ def read_outputs(run: Run) -> Outputs:
     """
     import numpy as np
 
-    path = run.path.parent / OUTPUTS_NAME
+    path = run.path if run.path.suffix == SAVED_SUFFIX else run.path.parent / OUTPUTS_NAME
     content, splits = _arrays(path), {}
     for name, outputs in content.items():
         split, _, kind = name.rpartition("_")
@@ -79,6 +83,35 @@ def read_outputs(run: Run) -> Outputs:
     return Outputs(run, splits)
 
 
+def saved_run(path: Path, loss: str, k: float | None, M: float | None) -> Run:
+    """Outputs that a program of the user's has saved, as a run of which no more is known.
+
+    Args:
+        path: an NPZ file with ``validation_outputs`` and ``test_outputs``, floating point, of shape (N, C), and
+            ``validation_targets`` and ``test_targets``, class numbers, of shape (N,).
+        loss: that the model was trained with, a key of :data:`sqloss_plugins.losses.LOSSES`.
+        k, M: of the square loss; None for others.
+    """
+    unknown: dict[str, Any] = {"rescaling_source": None, "ended_by": None, "best_epoch": None, "epochs": math.nan}
+    unknown |= {"seed": 0, "parameters": 0, "device": "", "wall_time_s": math.nan, "resumed": False, "versions": {}}
+    result = Result(
+        task=path.name,
+        arch="saved outputs",
+        protocol="protocol not known",
+        loss=loss,
+        k=k,
+        M=M,
+        mini=False,
+        hyperparameters={"learning_rate": math.nan},
+        data={},
+        metrics={},
+        method=LOSSES[loss].methods[0],
+        selection="accuracy",
+        **unknown,
+    )
+    return Run(path, result)
+
+
 def _arrays(path: Path) -> dict[str, NDArray[Any]]:
     import numpy as np
 
@@ -86,9 +119,13 @@ def _arrays(path: Path) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
+        if path.name != OUTPUTS_NAME:
+            raise UserError(f"{path} is not there") from None
         raise UserError(f"{path.parent} has no {OUTPUTS_NAME}: this run kept no outputs to calibrate") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is not an NPZ file, as numpy.savez writes it") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 @dataclass(frozen=True)
