@@ -237,6 +237,22 @@ def test_several_labels_of_a_sound(data, tmp_path):
         model.use_method("softmax")
 
 
+@pytest.mark.parametrize("count", [1, 50])
+def test_several_labels_are_not_rescaled(count, data, tmp_path, monkeypatch):
+    """Each label is a regression of its own, as it is in Hugging Face's Trainer."""
+    labels = ["cat", "dog", "cow", *(f"label{i}" for i in range(3, count))] if count > 1 else ["cat"]
+    texts = CLASSES if count > 1 else dict.fromkeys(CLASSES, "cat")
+    monkeypatch.setitem(CASES, "cls", (CASES["cls"][0], {"speech": None, "label": texts}, [*labels, "<unk>"]))
+    conf = {"loss": "square", "classification_type": "multi-label"}
+    model, batch = build("cls", data, tmp_path, model="sqloss", model_conf=conf)
+    assert (model.rescaling.k, model.rescaling.M) == (1.0, 1.0)
+    outputs = model.decoder(*model.encode(batch["speech"], batch["speech_lengths"]))
+    expected = (outputs - one_hot(batch["label"].squeeze(-1), count)).square().mean()
+    assert float(model(**batch)[0]) == pytest.approx(float(expected), rel=1e-5)
+    with pytest.raises(UserError, match="leave it at auto, or give k and M"):
+        build("cls", data, tmp_path, model="sqloss", model_conf={**conf, "rescaling": "level"})
+
+
 @pytest.mark.parametrize(
     ("name", "conf", "message"),
     [

@@ -119,7 +119,14 @@ def _number(name: str, value: object) -> float:
 
 
 def _choose(
-    loss: str, num_classes: int, task: str | None, beside_ctc: bool, rule: str, k: object, M: object
+    loss: str,
+    num_classes: int,
+    task: str | None,
+    beside_ctc: bool,
+    is_multi_label: bool,
+    rule: str,
+    k: object,
+    M: object,
 ) -> Rescaling | None:
     """k and M; None for a loss that has none."""
     given_k, given_M = (None if value is None else _number(name, value) for name, value in (("k", k), ("M", M)))
@@ -127,7 +134,15 @@ def _choose(
         raise UserError(f"model_conf: unknown paper_task {task!r}: choose from {', '.join(tasks())}")
     try:
         spec = check_loss(str(loss), given_k, given_M)
-        chosen = choose_rescaling(num_classes, task=task, beside_ctc=beside_ctc, rule=rule, k=given_k, M=given_M)
+        chosen = choose_rescaling(
+            num_classes,
+            task=task,
+            beside_ctc=beside_ctc,
+            is_multi_label=is_multi_label,
+            rule=rule,
+            k=given_k,
+            M=given_M,
+        )
     except ValueError as error:
         raise UserError(f"model_conf: {error}") from error
     return chosen if spec.is_rescaled else None
@@ -138,6 +153,11 @@ def _is_beside_ctc(task: ESPnetTask, options: Mapping[str, Any]) -> bool:
     if task.ctc_weight is None:
         return False
     return 0.0 < _number(task.ctc_weight, options.get(task.ctc_weight, task.usual_ctc_weight)) < 1.0
+
+
+def _is_multi_label(options: Mapping[str, Any]) -> bool:
+    """Whether it is a classifier with any number of classes for an example."""
+    return bool(options.get("classification_type") == "multi-label")
 
 
 def initial_loss(config: Mapping[str, Any], task: str = "asr") -> float:
@@ -156,6 +176,7 @@ def initial_loss(config: Mapping[str, Any], task: str = "asr") -> float:
             num_classes,
             options.get("paper_task"),
             _is_beside_ctc(TASKS[task], options),
+            _is_multi_label(options),
             options.get("rescaling", "auto"),
             options.get("k"),
             options.get("M"),
@@ -220,7 +241,8 @@ class WithLoss(AbsESPnetModel):  # type: ignore[misc]
         if not 0.0 <= ctc_weight <= 1.0:
             raise UserError(f"model_conf: {task.ctc_weight} must be between 0 and 1, got {ctc_weight:g}")
         beside_ctc = _is_beside_ctc(task, given)
-        chosen = {name: _choose(loss, size, paper_task, beside_ctc, rescaling, k, M) for name, size in sizes.items()}
+        of_all = (paper_task, beside_ctc, _is_multi_label(given), rescaling, k, M)
+        chosen = {name: _choose(loss, size, *of_all) for name, size in sizes.items()}
         super().__init__(*args, **kwargs)
         if initialization is not None:
             initialize_as_espnet1(self)
