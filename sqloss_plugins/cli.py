@@ -51,8 +51,9 @@ COMMANDS = {
 
 def usage() -> str:
     """What ``sqloss --help`` prints."""
+    width = max(map(len, COMMANDS))
     lines = [f"usage: {PROGRAM} COMMAND [options]", "", "commands:"]
-    lines += [f"  {name:13s} {command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:{width}s} {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", f"{PROGRAM} COMMAND --help shows the options of a command."])
 
 
