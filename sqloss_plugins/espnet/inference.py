@@ -50,7 +50,7 @@ def _with_method(stock: Any, task: ESPnetTask, method: str | None, temperature: 
                 keep_coverage_apart(model)
                 keep_within_frames(getattr(self, "beam_search", None))
                 use_method(model, method or methods_of(model)[0], temperature)
-            elif method or temperature:
+            elif method or temperature is not None:
                 if not hasattr(model, "use_method"):
                     raise UserError("this model is ESPnet's own, which has the softmax: leave --method out")
                 model.use_method(method or methods_of(model)[0], temperature)
