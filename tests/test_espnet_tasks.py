@@ -16,9 +16,11 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.bin.inference import main as inference
 from sqloss_plugins.espnet.bin.lm_calc_perplexity import main as lm_calc_perplexity
 from sqloss_plugins.espnet.bin.train import main as train
+from sqloss_plugins.espnet.inference import _with_method
 from sqloss_plugins.espnet.registration import model_class, register
 from sqloss_plugins.espnet.resume import trained
 from sqloss_plugins.espnet.tasks import TASKS
+from sqloss_plugins.paper import choose_rescaling
 from sqloss_plugins.probability import label_probabilities, log_probabilities, probabilities
 
 TOKENS = ["<blank>", "<unk>", *"ABCDEFGHI", "<sos/eos>"]
@@ -226,6 +228,15 @@ def test_probabilities_of_a_classifier(method, data, tmp_path):
     assert torch.allclose(model.score(batch["speech"][:1]), expected, atol=1e-5)
 
 
+def test_a_classifiers_temperature_wants_its_method(data, tmp_path):
+    class Stock:
+        def __init__(self):
+            self.classification_model = build("cls", data, tmp_path, model="sqloss", model_conf=SQUARE)[0]
+
+    with pytest.raises(UserError, match="a number for it go together"):
+        _with_method(Stock, TASKS["cls"], None, 0.0)()
+
+
 def test_several_labels_of_a_sound(data, tmp_path):
     conf = {**SQUARE, "classification_type": "multi-label"}
     model, batch = build("cls", data, tmp_path, model="sqloss", model_conf=conf)
@@ -235,6 +246,19 @@ def test_several_labels_of_a_sound(data, tmp_path):
     assert torch.allclose(model.classification_function(outputs), label_probabilities(outputs, "square", k=K, M=M))
     with pytest.raises(UserError, match="one probability for each class: leave --method out"):
         model.use_method("softmax")
+
+
+@pytest.mark.parametrize("weight", ["mtlalpha", "st_mtlalpha"])
+def test_of_a_translator_the_decoder_beside_ctc_is_rescaled(weight, data, tmp_path):
+    """Which of the two decoders that is, the weights of their CTC say."""
+    conf = {"loss": "square", "mtlalpha": 0.0, "st_mtlalpha": 0.0, weight: 0.3}
+    model, _ = build("st", data, tmp_path, model="sqloss", model_conf=conf)
+    (criterion,) = (name for name, of_it in TASKS["st"].ctc_weights.items() if of_it == weight)
+    for name, tokens in (("criterion_st", TOKENS), ("criterion_asr", SOURCE_TOKENS)):
+        rescaling = choose_rescaling(len(tokens), rule="level" if name == criterion else "auto")
+        found = getattr(model, name).loss
+        assert (found.k, found.M) == pytest.approx((rescaling.k, rescaling.M))
+    assert rescaling.k == (15.0 if weight == "mtlalpha" else 1.0)
 
 
 @pytest.mark.parametrize("count", [1, 50])
@@ -262,6 +286,7 @@ def test_several_labels_are_not_rescaled(count, data, tmp_path, monkeypatch):
         ("cls", {"loss": "squentropy", "classification_type": "multi-label"}, "has no form for multi-label"),
         ("st", {"lsm_type": "unigram", "lsm_weight": 0.1, "lsm_unigram": "x"}, "for models with one attention decoder"),
         ("st", {"st_mtlalpha": 1.5}, "st_mtlalpha must be between 0 and 1"),
+        ("st", {"mtlalpha": -0.5}, "mtlalpha must be between 0 and 1"),
         ("slu", {"ctc_weight": 1.0}, "loss square is for an attention decoder, and this model has none"),
     ],
 )

@@ -148,11 +148,10 @@ def _choose(
     return chosen if spec.is_rescaled else None
 
 
-def _is_beside_ctc(task: ESPnetTask, options: Mapping[str, Any]) -> bool:
-    """Whether the decoder is trained together with CTC."""
-    if task.ctc_weight is None:
-        return False
-    return 0.0 < _number(task.ctc_weight, options.get(task.ctc_weight, task.usual_ctc_weight)) < 1.0
+def _is_beside_ctc(task: ESPnetTask, criterion: str, options: Mapping[str, Any]) -> bool:
+    """Whether what one of the model's criteria is for is trained together with CTC."""
+    weight = task.ctc_weights.get(criterion)
+    return weight is not None and 0.0 < _number(weight, options.get(weight, task.usual_ctc_weight)) < 1.0
 
 
 def _is_multi_label(options: Mapping[str, Any]) -> bool:
@@ -175,7 +174,7 @@ def initial_loss(config: Mapping[str, Any], task: str = "asr") -> float:
             options.get("loss", DEFAULT_LOSS),
             num_classes,
             options.get("paper_task"),
-            _is_beside_ctc(TASKS[task], options),
+            _is_beside_ctc(TASKS[task], next(iter(TASKS[task].criteria)), options),
             _is_multi_label(options),
             options.get("rescaling", "auto"),
             options.get("k"),
@@ -228,21 +227,21 @@ class WithLoss(AbsESPnetModel):  # type: ignore[misc]
     ) -> None:
         check_initialization(initialization)
         task = self.espnet_task
-        for name in (task.ctc_weight, "lsm_weight"):
+        for name in (*task.ctc_weights.values(), "lsm_weight"):
             if name in kwargs:
-                kwargs[name] = _number(str(name), kwargs[name])
+                kwargs[name] = _number(name, kwargs[name])
         given = inspect.signature(super().__init__).bind_partial(*args, **kwargs).arguments
         sizes = {name: given[size] for name, size in task.criteria.items() if given.get(size)}
         smoothing = given.get("lsm_weight", 0.0)
         _check_smoothing(smoothing, min(sizes.values()), lsm_type, lsm_unigram)
         if lsm_unigram is not None and (task.kind != "decoder" or len(sizes) > 1):
             raise UserError("model_conf: lsm_type unigram is for models with one attention decoder: leave it out")
-        ctc_weight = given.get(task.ctc_weight or "", 0.0)
-        if not 0.0 <= ctc_weight <= 1.0:
-            raise UserError(f"model_conf: {task.ctc_weight} must be between 0 and 1, got {ctc_weight:g}")
-        beside_ctc = _is_beside_ctc(task, given)
-        of_all = (paper_task, beside_ctc, _is_multi_label(given), rescaling, k, M)
-        chosen = {name: _choose(loss, size, *of_all) for name, size in sizes.items()}
+        for name in task.ctc_weights.values():
+            if not 0.0 <= given.get(name, 0.0) <= 1.0:
+                raise UserError(f"model_conf: {name} must be between 0 and 1, got {given[name]:g}")
+        beside_ctc = {name: _is_beside_ctc(task, name, given) for name in sizes}
+        further = (_is_multi_label(given), rescaling, k, M)
+        chosen = {name: _choose(loss, size, paper_task, beside_ctc[name], *further) for name, size in sizes.items()}
         super().__init__(*args, **kwargs)
         if initialization is not None:
             initialize_as_espnet1(self)
@@ -254,7 +253,7 @@ class WithLoss(AbsESPnetModel):  # type: ignore[misc]
             self._replace(name, size, chosen[name], lsm_unigram)
             found = chosen[name]
             if found:
-                _log_level(found, size, beside_ctc)
+                _log_level(found, size, beside_ctc[name])
 
     def _replace(self, name: str, size: int, rescaling: Rescaling | None, unigram: str | None) -> None:
         """Puts the chosen loss in the place of one of the model's."""

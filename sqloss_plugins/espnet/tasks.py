@@ -7,7 +7,7 @@ code where the model keeps its cross-entropy as an attribute that is called with
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqloss_plugins.errors import UserError
 
@@ -30,8 +30,8 @@ class ESPnetTask:
         class_name: the class of this package in :mod:`sqloss_plugins.espnet`, which ESPnet3's ``_target_`` names.
         criteria: attribute of the model that is a cross-entropy, or computes one -> the model's argument that is its
             number of classes.
-        ctc_weight: the model's argument that is the weight of CTC beside the attention decoder; None for no CTC.
-        usual_ctc_weight: ESPnet's default of it.
+        ctc_weights: of the attributes that are trained beside CTC -> the model's argument that is the weight of CTC.
+        usual_ctc_weight: ESPnet's default of these.
         kind: how outputs become probabilities, a key of :data:`KINDS`.
         inference: ESPnet's class that decodes; None for none.
         decoded: the attribute of that class that is the model.
@@ -43,7 +43,7 @@ class ESPnetTask:
     model: str
     class_name: str
     criteria: Mapping[str, str]
-    ctc_weight: str | None = None
+    ctc_weights: Mapping[str, str] = field(default_factory=dict)
     usual_ctc_weight: float = 0.0
     kind: str = "decoder"
     inference: str | None = None
@@ -63,7 +63,7 @@ TASKS = {
         model="espnet2.asr.espnet_model.ESPnetASRModel",
         class_name="SquareLossASRModel",
         criteria={"criterion_att": "vocab_size"},
-        ctc_weight="ctc_weight",
+        ctc_weights={"criterion_att": "ctc_weight"},
         usual_ctc_weight=0.5,
         inference="espnet2.bin.asr_inference.Speech2Text",
         decoded="asr_model",
@@ -83,7 +83,7 @@ TASKS = {
         model="espnet2.slu.espnet_model.ESPnetSLUModel",
         class_name="SquareLossSLUModel",
         criteria={"criterion_att": "vocab_size"},
-        ctc_weight="ctc_weight",
+        ctc_weights={"criterion_att": "ctc_weight"},
         usual_ctc_weight=0.5,
         inference="espnet2.bin.slu_inference.Speech2Understand",
         decoded="asr_model",
@@ -94,7 +94,7 @@ TASKS = {
         model="espnet2.s2t.espnet_model.ESPnetS2TModel",
         class_name="SquareLossS2TModel",
         criteria={"criterion_att": "vocab_size"},
-        ctc_weight="ctc_weight",
+        ctc_weights={"criterion_att": "ctc_weight"},
         usual_ctc_weight=0.5,
         inference="espnet2.bin.s2t_inference.Speech2Text",
         decoded="s2t_model",
@@ -105,7 +105,7 @@ TASKS = {
         model="espnet2.st.espnet_model.ESPnetSTModel",
         class_name="SquareLossSTModel",
         criteria={"criterion_st": "vocab_size", "criterion_asr": "src_vocab_size"},
-        ctc_weight="st_mtlalpha",
+        ctc_weights={"criterion_st": "st_mtlalpha", "criterion_asr": "mtlalpha"},
         inference="espnet2.bin.st_inference.Speech2Text",
         decoded="st_model",
         is_hard_coded=True,
