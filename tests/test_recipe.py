@@ -245,14 +245,17 @@ def test_a_model_that_is_fetched_scores_as_one_that_is_there(whole):
 
 
 @one_worker
-def test_scoring_tells_of_the_training_that_was(whole, options):
-    """Early stopping ends it before max_epoch, and it may be long ago."""
-    _, folder = whole
+def test_scoring_tells_of_the_training_that_was(whole, options, capsys):
+    """Early stopping ends it before max_epoch, and it may be long ago, before probabilities were measured."""
+    printed, folder = whole
+    assert "without all probabilities" not in printed
     copy = folder.with_name(f"{folder.name}-told")
     shutil.copytree(folder, copy, symlinks=True)
     told = {"epochs": 2, "wall_time_s": 123.5, "resumed": True, "device": "abacus", "versions": {"espnet": "1"}}
     (copy / "training.json").write_text(json.dumps(told))
+    (copy / "decode/test-clean/outputs.npz").unlink()
     assert main(["librispeech", *options, "--tag", "told", "--stage", "8"]) == 0
+    assert "  without all probabilities of test-clean: --stage 7 measures them, and" in capsys.readouterr().out
     result = read_result(copy)
     assert {name: getattr(result, name) for name in told} == told
     assert ", 2 epochs," in (copy / "RESULTS.md").read_text()

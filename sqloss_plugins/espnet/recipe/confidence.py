@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,22 @@ def _write_confidence(
     partial = path.with_name(f".{path.name}")
     partial.write_text("".join(lines), encoding="utf-8")
     os.replace(partial, path)
+
+
+def tell_of_unmeasured(asr_exp: RunFolder, decoded: Iterable[tuple[str, str]]) -> None:
+    """Names the sets of which the table of probabilities will be silent, as those are that were decoded before.
+
+    Args:
+        asr_exp: the run.
+        decoded: subset and method.
+    """
+    lacking = {
+        subset: None
+        for subset, method in decoded
+        if not (asr_exp.outputs(subset).is_file() and asr_exp.confidence(subset, method).is_file())
+    }
+    if lacking:
+        print(f"  without all probabilities of {', '.join(lacking)}: --stage 7 measures them, and decodes nothing anew")
 
 
 def read_outputs(asr_exp: RunFolder, splits: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:

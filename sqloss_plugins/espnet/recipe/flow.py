@@ -14,7 +14,7 @@ from typing import Any
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import preparation, training
-from sqloss_plugins.espnet.recipe.confidence import measure_decoder, read_outputs
+from sqloss_plugins.espnet.recipe.confidence import measure_decoder, read_outputs, tell_of_unmeasured
 from sqloss_plugins.espnet.recipe.decoding import (
     BeamSearch,
     check_models_are_there,
@@ -223,6 +223,7 @@ def _score(recipe: Recipe) -> None:
     errors = scorer.all_errors([options.dev_set, *options.tests])
     splits = {options.dev_set: "validation", **test_splits(options.tests)}
     outputs = read_outputs(asr_exp, splits)
+    tell_of_unmeasured(asr_exp, errors)
     result = make_result(scorer, errors, options.dev_set, options.tests, what, outputs, settings.espnet.max_epoch)
     table = results_table(errors, result.method, sizes)
     published = str(given.definition.defaults.get("test_sets", "")).split()[:1]  # the paper has one test set
