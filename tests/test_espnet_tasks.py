@@ -303,6 +303,28 @@ def test_the_task_comes_first(main, words, tmp_path, capsys):
     assert_refused(main, words, program, message, tmp_path, capsys)
 
 
+@pytest.mark.parametrize(
+    ("main", "words", "config", "model"),
+    [
+        (inference, ["mt"], "--mt_train_config", "--mt_model_file"),
+        (inference, ["cls"], "--classification_train_config", "--classification_model_file"),
+        (lm_calc_perplexity, [], "--train_config", "--model_file"),
+    ],
+)
+def test_a_models_files_are_named(main, words, config, model, data, tmp_path, capsys):
+    """One that is not there, and one that is something else."""
+    program = main.__module__.rpartition(".")[2]
+    given = "src_text" if "mt" in words else "speech" if words else "text"
+    words = [*words, config, "config.yaml", model, str(data / "speech"), "--num_workers", "0"]
+    words += ["--data_path_and_name_and_type", f"{data / 'speech'},{given},text"]
+    assert main([*words, "--output_dir", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"{program}: error: config.yaml cannot be read")
+    (tmp_path / "config.yaml").write_text("token_list: []\nmodel_conf: {}\n")
+    words[words.index("config.yaml")] = str(tmp_path / "config.yaml")
+    assert main([*words, "--output_dir", str(tmp_path / "out")]) == 2
+    assert "speech cannot be read as a model file: it is damaged or" in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("name", list(TASKS))
 def test_espnet3_builds_it_from_its_path(name):
     """ESPnet3 configurations name the class by ``_target_``."""

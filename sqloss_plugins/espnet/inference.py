@@ -8,6 +8,7 @@ from typing import Any
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.decoding import keep_coverage_apart, keep_within_frames, methods_of, use_method
+from sqloss_plugins.espnet.model_files import told_of_files
 from sqloss_plugins.espnet.registration import register
 from sqloss_plugins.espnet.tasks import TASKS, ESPnetTask
 
@@ -22,7 +23,8 @@ def decode(name: str, arguments: Sequence[str], method: str | None, temperature:
         temperature: T, for the method ``temperature``.
 
     Raises:
-        UserError: a method that the model cannot have, or a task that does not decode.
+        UserError: a method that the model cannot have, files that do not exist or are damaged, or a task that does not
+            decode.
     """
     task = TASKS[name]
     if task.inference is None:
@@ -44,7 +46,10 @@ def _with_method(stock: Any, task: ESPnetTask, method: str | None, temperature: 
 
     class WithMethod(stock):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            super().__init__(*args, **kwargs)
+            configs = [(value, None) for name, value in kwargs.items() if name.endswith("_train_config")]
+            models = [(None, value) for name, value in kwargs.items() if name.endswith(("_model_file", "lm_file"))]
+            with told_of_files(*configs, *models):
+                super().__init__(*args, **kwargs)
             model = getattr(self, task.decoded)
             if task.kind == "decoder":
                 keep_coverage_apart(model)
