@@ -418,6 +418,14 @@ def test_a_language_model_resumed_and_its_perplexity(data, tmp_path, capsys):
     nll, lengths = model.nll(batch["text"], batch["text_lengths"])
     perplexity = float((nll.sum() / lengths.sum()).exp())
     assert float((tmp_path / "found/ppl").read_text()) == pytest.approx(perplexity, rel=1e-4)
+    # The recipes' stage 8, in a process of its own, which knows no model yet.
+    text, folder = tmp_path / "text", tmp_path / "of_recipe"
+    code = (
+        "import sys; from pathlib import Path; from sqloss_plugins.espnet.recipe.decoding import lm_perplexity; "
+        "config, model, text, folder = map(Path, sys.argv[1:]); lm_perplexity((config, model), text, folder, False)"
+    )
+    subprocess.run([sys.executable, "-c", code, *map(str, (config, file, text, folder))], check=True)
+    assert (folder / "ppl").read_text() == (tmp_path / "found/ppl").read_text()
     assert inference(["lm"]) == 2
     assert "ESPnet does not decode the task lm by itself" in capsys.readouterr().err
 

@@ -19,6 +19,7 @@ from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.model_files import read_state
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder, read_json
 from sqloss_plugins.espnet.recipe.training import BINS, DONE, split_keys
+from sqloss_plugins.espnet.registration import register
 from sqloss_plugins.results import write_json
 
 _CALIBRATION_BATCH = 8
@@ -115,6 +116,7 @@ def lm_perplexity(language_model: tuple[Path, Path], text: Path, folder: Path, o
     arguments = ["--train_config", str(config), "--model_file", str(model), "--output_dir", str(folder)]
     arguments += ["--data_path_and_name_and_type", f"{text},text,text", "--batch_size", str(_PERPLEXITY_BATCH)]
     arguments += ["--num_workers", "0", "--ngpu", "1" if on_gpu else "0"]
+    register("lm")  # --lm_config may name this package's model
     with redirect_stderr(io.StringIO()):  # ESPnet repeats the command line
         lm_calc_perplexity.main(arguments)
     return float(path.read_text(encoding="utf-8"))
