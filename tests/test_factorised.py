@@ -306,6 +306,26 @@ def test_which_calls_leave_a_gradient():
         torch.autograd.grad(loss, input, create_graph=True)
 
 
+@pytest.mark.parametrize("change", ["step", "write", "load"])
+def test_a_loss_of_a_weight_that_has_changed_since_is_refused(change):
+    """As a plain layer refuses it: what the layer's gradient is computed from is no longer there."""
+    head = trained_head()
+    input, target = batch()
+    first, second = head(input, target), head(input, target)
+    head.fold()  # not a change
+    first.backward()
+    if change == "step":
+        head.step(lr=1.0)
+    elif change == "write":
+        head.zero_grad()
+        head.weight.mul_(2.0)
+    else:
+        head.load_state_dict(head.state_dict())
+    with pytest.raises(RuntimeError, match="has changed since this loss was computed"):
+        second.backward()
+    head(input, target).backward()
+
+
 def test_evaluation_in_inference_mode_between_steps():
     torch.manual_seed(0)
     head = trained_head()

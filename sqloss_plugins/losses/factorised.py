@@ -108,6 +108,7 @@ class FactorisedSquareHead(nn.Module):
         self._parameters["bias"] = vector
         self._factor: Factor | None = None
         self._state: tuple[Any, ...] = ()
+        self._changes = 0  # how often W has become another
         self._pending = _Pending()
         self.reset_parameters()
 
@@ -150,7 +151,8 @@ class FactorisedSquareHead(nn.Module):
         Raises:
             ValueError: shapes or devices that do not fit.
             IndexError: a target out of range.
-            RuntimeError: targets that are not int64; in the backward pass, second derivatives.
+            RuntimeError: targets that are not int64; in the backward pass, second derivatives, or a weight that has
+                changed since.
         """
         if target is None:
             return F.linear(input, self.weight, self.bias)
@@ -241,6 +243,7 @@ class FactorisedSquareHead(nn.Module):
             step = sgd_step(rows, self._pending.gradient(), float(lr), decay, self.keep_plain)
             step.write(rows.stored)
             self._keep(step.factor)
+            self._changes += 1
         self.zero_grad()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -362,6 +365,7 @@ class FactorisedSquareHead(nn.Module):
             self._factor = None
         if self._factor is None:
             self._keep(plain_factor(V))
+            self._changes += 1
         assert self._factor is not None
         return FactoredRows(V, self._factor)
 
@@ -454,7 +458,7 @@ class _FactorisedLoss(torch.autograd.Function):
         rows = row_losses(H, W, None, W.factor.gram.to(problem.dtype), problem)
         input_gradient = rows.input_gradient(problem) if ctx.needs_input_grad[0] else None
         ctx.save_for_backward(H, input_gradient, rows.true_class, rows.slope)
-        ctx.problem, ctx.head, ctx.dtype, ctx.state = problem, head, input.dtype, head._state
+        ctx.problem, ctx.head, ctx.dtype, ctx.changes = problem, head, input.dtype, head._changes
         return problem.reduce(rows.losses)
 
     @staticmethod
@@ -465,6 +469,11 @@ class _FactorisedLoss(torch.autograd.Function):
             raise RuntimeError("the factorised head has no second derivatives: take linear_square_loss")
         H, input_gradient, true_class, slope = ctx.saved_tensors
         head, problem = ctx.head, ctx.problem
+        if head._changes != ctx.changes or head._state != _state_of(head._stored()):
+            raise RuntimeError(
+                "the weight of the factorised head has changed since this loss was computed: call backward() before "
+                "step(), and before anything else writes to the weight"
+            )
         scale = problem.scales(grad_output)
         with torch.autocast(H.device.type, enabled=False):
             sums = row_sums(H, scale, problem.square, problem.linear, problem.dtype, True)
