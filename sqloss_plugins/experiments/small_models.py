@@ -122,10 +122,8 @@ def steps_until(accuracies: Sequence[float], wanted: float, every: int) -> int |
     return next((every * (i + 1) for i, accuracy in enumerate(accuracies) if accuracy >= wanted), None)
 
 
-def clusters(
-    classes: int, spread: float, size: int, test_size: int = 1000
-) -> tuple[Callable[[int], Examples], Examples]:
-    """Batches and a test set of normal clusters, one a class, whose centres are normal with that spread."""
+def clusters(classes: int, spread: float, size: int) -> tuple[Callable[[int], Examples], Examples]:
+    """Batches of a size and a test set of 1000, of normal clusters, one a class, with normal centres of that spread."""
     import torch
 
     centres = spread * torch.randn(classes, DIMENSIONS, generator=torch.Generator().manual_seed(classes))
