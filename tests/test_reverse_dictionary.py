@@ -149,6 +149,9 @@ def test_refused(case, tmp_path, monkeypatch, capsys):
 
 def test_without_wordnet(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sqloss_plugins.hf.tasks.reverse_dictionary.DEFAULT_DIR", tmp_path / "nowhere")
+    options = ["--use_cpu", "--parts_of_speech", "verb", "--output_dir", str(tmp_path / "run")]
+    message = f"--parts_of_speech is of WordNet, and there is none in {tmp_path / 'nowhere'}: give --data_dir"
+    assert_refused(main, options, "sqloss reverse_dictionary", message, tmp_path, capsys)
     assert main([*SHORT[1:], "--max_steps", "1", "--output_dir", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
     assert "using MINI data" in printed

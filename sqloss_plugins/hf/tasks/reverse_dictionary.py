@@ -23,6 +23,7 @@ import numpy as np
 
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.data.wordnet import DEFAULT_DIR, PARTS, load_definitions, load_mini
+from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.options import check_at_least, option, refuse_empty, refuse_given
 from sqloss_plugins.hf.task import Scores
@@ -100,8 +101,10 @@ class ReverseDictionary(SequenceClassification):
         options = {"held_out": args.held_out, "seed": args.shuffle_seed}
         is_mini = args.mini or not (args.data_dir or folder.is_dir())
         if is_mini and not args.mini:
+            if args.parts_of_speech:
+                raise UserError(f"--parts_of_speech is of WordNet, and there is none in {folder}: give --data_dir")
             print(f"No WordNet in {folder}: using MINI data, made-up words. Else give --data_dir.", flush=True)
-        parts = args.parts_of_speech or PARTS
+        parts = tuple(dict.fromkeys(args.parts_of_speech or PARTS))
         found = load_mini(**options) if is_mini else load_definitions(folder, parts, **options)
         self.labels = found.labels
         return self.limited(found.data)
