@@ -98,6 +98,7 @@ def test_the_command(tmp_path, capsys, monkeypatch):
         (["saturation"], "there is no study 'saturation': choose from saturated, convergence"),
         (["--figure"], "unrecognized arguments: --figure"),
         (["--output", __file__], f"--output {__file__} is a file: name a folder"),
+        (["--output", f"{__file__}/out"], f"cannot write into {__file__}/out: Not a directory"),
     ],
 )
 def test_mistakes(options, message, tmp_path, capsys):

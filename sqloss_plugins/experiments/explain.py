@@ -38,13 +38,12 @@ def _shown(table: Table) -> str:
 
 
 def write(folder: Path, studies: Sequence[Study], with_figures: bool) -> None:
-    """Writes the numbers of studies, and their figures, into a folder; ``explain.json`` last.
+    """Writes the numbers of studies, and their figures, into a folder that is there; ``explain.json`` last.
 
     Raises:
         UserError: it cannot be written there.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for study in studies:
             for table in study.tables:
                 (folder / f"{table.name}.csv").write_text(comma_separated(table), encoding="utf-8")
@@ -66,7 +65,11 @@ def write(folder: Path, studies: Sequence[Study], with_figures: bool) -> None:
         }
         write_json(folder / RESULT_NAME, content)
     except OSError as error:
-        raise UserError(f"cannot write into {folder}: {error.strerror or error}") from error
+        raise _not_written(folder, error) from error
+
+
+def _not_written(folder: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write into {folder}: {error.strerror or error}")
 
 
 def _run(argv: Sequence[str] | None) -> None:
@@ -83,6 +86,10 @@ def _run(argv: Sequence[str] | None) -> None:
             raise UserError(f"there is no study {name!r}: choose from {names}")
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"--output {args.output} is a file: name a folder")
+    try:  # before the work
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_written(args.output, error) from error
     wanted = [name for name in STUDIES if name in args.studies] or list(STUDIES)
     studies = []
     for i, name in enumerate(wanted, 1):
