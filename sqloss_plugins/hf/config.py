@@ -96,8 +96,8 @@ class SquareLossConfig(TrainingArguments):
     without_logits: bool | None = field(
         default=None,
         metadata={
-            "help": "Square loss: train the output layer without building its outputs, unless that is faster or, in "
-            "float32 with k below 12, more precise; and score tokens without those of a whole batch."
+            "help": "Square loss: train the output layer without building its outputs, unless building them is "
+            "faster; and score tokens without those of a whole batch."
         },
     )
     factorised_head: bool = field(
