@@ -363,6 +363,13 @@ def test_function_transforms(loss):
         assert torch.allclose(hessian, torch.diag(torch.tensor([2.0, 6.0, 2.0, 2.0, 2.0])) / 5)
 
 
+@pytest.mark.parametrize("options", [{"k": 1e308}, {"M": 1e300}])
+def test_k_and_M_beyond_float32_give_infinity(options):
+    """In small and large inputs alike, as any overflow does."""
+    for rows in (4, 20000):
+        assert square_loss(torch.zeros(rows, 5), torch.zeros(rows, dtype=torch.int64), **options) == math.inf
+
+
 @pytest.mark.parametrize("loss", OURS)
 def test_large_inputs_take_the_same_value(loss):
     """Small inputs of the plain square loss have a way of their own; both ways agree."""

@@ -147,13 +147,13 @@ def _small_square_loss(
     if not is_small(input, target, ignore_index, reduction):
         return None
     true_class = target.unsqueeze(1)
-    minus_M = torch.full((1, 1), -M, dtype=input.dtype).expand(len(input), 1)
     try:
+        minus_M = torch.full((1, 1), -M, dtype=input.dtype).expand(len(input), 1)
         residual = input.scatter_add(1, true_class, minus_M)
-    except RuntimeError:  # a target that is ignored or out of range: the general way knows which
+        if k != 1.0:
+            residual = residual * torch.ones_like(residual).scatter_(1, true_class, math.sqrt(k))
+    except RuntimeError:  # a target ignored or out of range, k or M beyond the dtype: the general way knows
         return None
-    if k != 1.0:
-        residual = residual * torch.ones_like(residual).scatter_(1, true_class, math.sqrt(k))
     loss = F.mse_loss(residual, torch.zeros_like(residual), reduction=reduction)
     return loss if reduction == "mean" else loss / input.shape[1]
 
