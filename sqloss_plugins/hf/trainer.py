@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
@@ -25,15 +24,23 @@ from transformers import (
     TrainerState,
     TrainingArguments,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from sqloss_plugins.errors import RunError, listed
+from sqloss_plugins.errors import RunError
 from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square_loss_config
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, Distillation, load_teacher
 from sqloss_plugins.hf.factorised_head import FactorisedHead, FactorisedHeadTrainer
 from sqloss_plugins.hf.pipelines import about_outputs, class_probabilities
 from sqloss_plugins.hf.prior import RowSteps, row_scales, start_at_prior
 from sqloss_plugins.hf.token_scores import OutputScores
+from sqloss_plugins.hf.trained_model import (
+    check_class_weights,
+    count_classes,
+    has_several_labels,
+    load_renamed,
+    refuse_bypasses,
+    shifts_labels,
+    underlying,
+)
 from sqloss_plugins.hf.trainer_loss import TrainerLoss
 from sqloss_plugins.hf.without_logits import HeadWithoutLogits, output_layer
 from sqloss_plugins.losses import LOSSES, prior_weights
@@ -107,9 +114,10 @@ class SquareLossTrainer(FactorisedHeadTrainer):
             )
         self.label_names = self.label_names or ["labels"]  # none are found in a model that torch.compile has wrapped
         model = self._bare_model()
-        self._refuse_bypasses(model)
+        parallelism = getattr(self.accelerator, "parallelism_config", None)
+        refuse_bypasses(model, config, self.label_names, parallelism)
         if shift_labels is None:
-            shift_labels = _shifts_labels(model, self._loss_shifts_labels)
+            shift_labels = shifts_labels(model, self._loss_shifts_labels)
         # What the Trainer counts must be what the loss adds up; by itself it knows some causal models only (not GPT-2).
         self._loss_shifts_labels = shift_labels
         self._logged = ""
@@ -137,20 +145,20 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         )
 
     def _bare_model(self) -> nn.Module:
-        return _underlying(self.accelerator.unwrap_model(self.model))
+        return underlying(self.accelerator.unwrap_model(self.model))
 
     def _set_loss(self) -> None:
         """Makes the loss that the arguments ask for now, for the model that is trained now."""
         args, model = self.args, self._bare_model()
         self._release_head()
         args.check_loss()
-        num_classes, is_multi_label = _num_classes(model), _is_multi_label(model)
+        num_classes, is_multi_label = count_classes(model), has_several_labels(model)
         self.rescaling = found = args.choose_rescaling(num_classes, is_multi_label)
         is_regression = num_classes == 1 and not is_multi_label
         if is_regression and args.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor needs classes, and a model with one output is a regression")
         if self.class_weights is not None:
-            _check_class_weights(self.class_weights, model, num_classes, is_regression)
+            check_class_weights(self.class_weights, model, num_classes, is_regression)
         self.compute_loss_func = TrainerLoss(
             args.loss,
             k=found.k if found else None,
@@ -177,7 +185,7 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         reason = None
         if counts is None:
             reason = "SquareLossTrainer needs class_counts, how often each class occurs"
-        elif _is_multi_label(model) or num_classes == 1:
+        elif has_several_labels(model) or num_classes == 1:
             reason = "the model has no classes of which one is true"
         elif len(counts) != num_classes:
             reason = f"there are {len(counts)} class counts, and the model has {num_classes} classes"
@@ -244,7 +252,7 @@ class SquareLossTrainer(FactorisedHeadTrainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The Trainer's, with the model's configuration where PEFT would save an adapter alone."""
         super()._save(output_dir, state_dict)
-        base = _underlying(self.model)
+        base = underlying(self.model)
         if base is not getattr(self.model, "_orig_mod", self.model) and isinstance(base, PreTrainedModel):
             base.config.save_pretrained(output_dir or self.args.output_dir)
 
@@ -254,7 +262,7 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         See :func:`sqloss_plugins.hf.class_probabilities`; for models with one row of outputs for each example.
         """
         outputs = self.predict(test_dataset).predictions
-        return class_probabilities(_underlying(self.model).config, torch.from_numpy(outputs)).numpy()
+        return class_probabilities(underlying(self.model).config, torch.from_numpy(outputs)).numpy()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The Trainer's, and what the outputs of the model mean."""
@@ -344,33 +352,9 @@ class SquareLossTrainer(FactorisedHeadTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_renamed(self, folder: str | None, model: nn.Module | None = None) -> bool:
-        """Loads a checkpoint by ``from_pretrained``, if it has names of weights that the model does not have.
-
-        Transformers 5 saves some models, the vision transformer for one, by their names on the hub, and its Trainer
-        (5.24) then leaves all such weights out (huggingface/transformers, issue 43701).
-        """
-        model = self.model if model is None else model
-        model = getattr(model, "_orig_mod", model)
-        if (
-            folder is None
-            or not isinstance(model, PreTrainedModel)
-            or self.is_deepspeed_enabled
-            or self.is_fsdp_enabled
-        ):
+        if folder is None or self.is_deepspeed_enabled or self.is_fsdp_enabled:
             return False
-        names: set[str] = set()
-        for path in Path(folder).glob("*.safetensors"):
-            with safe_open(path, "pt") as file:
-                names |= set(file.keys())
-        if names <= model.state_dict().keys():
-            return False
-        saved, loading = type(model).from_pretrained(
-            folder, config=model.config, dtype=model.dtype, output_loading_info=True
-        )
-        if loading["missing_keys"]:
-            raise RuntimeError(f"the checkpoint {folder} lacks weights: {listed(sorted(loading['missing_keys']))}")
-        model.load_state_dict(saved.state_dict())
-        return True
+        return load_renamed(folder, self.model if model is None else model)
 
     def compute_loss(
         self,
@@ -386,7 +370,7 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         """
         if self._needs_decoder_inputs and "decoder_input_ids" not in inputs:
             raise ValueError(
-                f"{type(_underlying(model)).__name__} needs decoder_input_ids in the batch, since the loss is computed "
+                f"{type(underlying(model)).__name__} needs decoder_input_ids in the batch, since the loss is computed "
                 "outside of it: use DataCollatorForSeq2Seq(tokenizer, model=model)"
             )
         if self.distillation is not None and model.training and "labels" in inputs:
@@ -461,38 +445,6 @@ class SquareLossTrainer(FactorisedHeadTrainer):
             option = "--factorised_head" if self.args.factorised_head else "--without_logits"
             raise ValueError(f"{option} is for plain training of classifiers, and {reason}")
 
-    def _refuse_bypasses(self, model: nn.Module) -> None:
-        """Refuses, with a reason, what would train on another loss than the one asked for."""
-        name, config = type(model).__name__, getattr(model, "config", None)
-        labels = [label for label in self.label_names if label != "labels"]
-        if labels:
-            raise ValueError(
-                f"{name} takes {', '.join(labels)} rather than `labels`: its loss is computed by the model itself, out "
-                "of reach of the Trainer's loss function"
-            )
-        if name.endswith("ForCTC"):
-            raise ValueError(f"{name} is trained by CTC, which sums over alignments; these losses need aligned targets")
-        if getattr(config, "output_router_logits", False):
-            raise ValueError("output_router_logits adds a loss inside the model, for the router, which would be lost")
-        if getattr(config, "return_dict", True) is False:
-            raise ValueError("return_dict=False leaves the outputs without names: leave it at True")
-        if self.args.use_liger_kernel:
-            raise ValueError(
-                "use_liger_kernel fuses cross-entropy with the model's last layer and returns no logits, so that the "
-                "loss asked for would never be computed"
-            )
-        parallelism = getattr(self.accelerator, "parallelism_config", None)
-        if parallelism is not None and parallelism.sp_backend == "deepspeed" and parallelism.sp_enabled:
-            raise ValueError("DeepSpeed's sequence parallelism takes the loss of the model, not the Trainer's")
-
-
-# Decoders whose own loss takes the labels as already shifted (their modeling files in transformers 5.23).
-_UNSHIFTED = {"CpmAntForCausalLM", "TrOCRForCausalLM", "XLMWithLMHeadModel", "XLNetLMHeadModel"}
-_UNSHIFTED |= {"BartForCausalLM", "BigBirdPegasusForCausalLM", "BlenderbotForCausalLM", "BlenderbotSmallForCausalLM"}
-_UNSHIFTED |= {"MBartForCausalLM", "MarianForCausalLM", "MusicgenForCausalLM", "MusicgenMelodyForCausalLM"}
-_UNSHIFTED |= {"MvpForCausalLM", "PLBartForCausalLM", "PegasusForCausalLM", "ProphetNetForCausalLM"}
-_UNSHIFTED |= {"WhisperForCausalLM"}
-
 
 class DivergenceCallback(TrainerCallback):
     """Ends a training whose logged loss, in training or validation, is not a finite number.
@@ -524,49 +476,6 @@ def _rate_by_milestones(step: int, *, milestones: Sequence[float], decay: float,
     """What the learning rate is multiplied by at a step, counted from 0."""
     rising = min(1.0, step / warmup) if warmup else 1.0
     return float(rising * decay ** bisect_right(milestones, step))
-
-
-def _underlying(model: nn.Module) -> nn.Module:
-    """The model inside what torch.compile and PEFT wrap around it."""
-    model = getattr(model, "_orig_mod", model)
-    base = getattr(model, "get_base_model", None)
-    return base() if callable(base) else model
-
-
-def _shifts_labels(model: nn.Module, trainer_says: bool) -> bool:
-    """Whether the model's own loss holds the output at position i against label i + 1."""
-    names = {cls.__name__ for cls in type(model).__mro__}
-    if names & _UNSHIFTED:
-        return False
-    return trainer_says or bool(names & set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()))
-
-
-def _is_multi_label(model: nn.Module) -> bool:
-    return getattr(getattr(model, "config", None), "problem_type", None) == "multi_label_classification"
-
-
-def _check_class_weights(
-    weights: Sequence[float], model: nn.Module, num_classes: int | None, is_regression: bool
-) -> None:
-    """Refuses class weights that the model has no classes for."""
-    if is_regression:
-        raise ValueError("class weights need classes, and a model with one output is a regression")
-    if type(model).__name__.endswith("MultipleChoice"):
-        raise ValueError("class weights need classes, and the choices of an example are none")
-    if num_classes is not None and len(weights) != num_classes:
-        raise ValueError(f"there are {len(weights)} class weights, and the model has {num_classes} classes")
-
-
-def _num_classes(model: nn.Module) -> int | None:
-    """Classes of the head: words of a language model, labels of a classifier; None where neither is known."""
-    if type(model).__name__.endswith("MultipleChoice"):
-        return 2  # as many as an example has choices: few, and below the first step of the rule
-    if isinstance(model, PreTrainedModel):
-        embeddings = model.get_output_embeddings()
-        if isinstance(embeddings, nn.Module):
-            return int(model.config.get_text_config().vocab_size)
-    labels = getattr(getattr(model, "config", None), "num_labels", None)
-    return None if labels is None else int(labels)
 
 
 __all__ = ["DivergenceCallback", "SquareLossTrainer"]
