@@ -929,6 +929,7 @@ def download_toy(subsets, folder):
     raise OSError("no such place")
 
 
+@pytest.mark.slow
 def test_a_new_corpus_is_a_reader_and_a_recipe_folder(tmp_path, monkeypatch):
     """With phones, and their folding when errors are counted."""
     corpus, recipe = tmp_path / "corpus", tmp_path / "toy_phones"
