@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.decoding import keep_coverage_apart, keep_within_frames, methods_of, use_method
+from sqloss_plugins.espnet.decoding import (
+    Speech2Text,
+    keep_coverage_apart,
+    keep_within_frames,
+    methods_of,
+    use_method,
+)
 from sqloss_plugins.espnet.model_files import told_of_files
 from sqloss_plugins.espnet.registration import register
 from sqloss_plugins.espnet.tasks import TASKS, ESPnetTask
@@ -43,6 +49,13 @@ def decode(name: str, arguments: Sequence[str], method: str | None, temperature:
 
 def _with_method(stock: Any, task: ESPnetTask, method: str | None, temperature: float | None) -> Any:
     """ESPnet's class whose model scores by the method."""
+    if issubclass(Speech2Text, stock):
+
+        class ChosenMethod(Speech2Text):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, method=method, temperature=temperature, **kwargs)
+
+        return ChosenMethod
 
     class WithMethod(stock):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:

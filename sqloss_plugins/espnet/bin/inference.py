@@ -26,24 +26,36 @@ if __name__ == "__main__":
 
 def main(cmd: Sequence[str] | None = None) -> int:
     """Decodes as ESPnet does; returns the exit status."""
+    return run_decoding(PROGRAM, __doc__, cmd)
+
+
+def run_decoding(program: str, description: str | None, cmd: Sequence[str] | None, task: str | None = None) -> int:
+    """Decodes on a command line; returns the exit status.
+
+    Args:
+        program: the name that errors begin with.
+        description: of the program, for ``--help``.
+        cmd: the arguments, by default the process's.
+        task: a name of :data:`sqloss_plugins.espnet.tasks.TASKS`; None for the first argument.
+    """
     arguments = list(sys.argv[1:] if cmd is None else cmd)
-    parser = OptionParser(PROGRAM, __doc__, add_help=False)
+    parser = OptionParser(program, description, add_help=False)
     parser.add_argument("--method", choices=METHODS, help="how outputs become probabilities")
     parser.add_argument("--temperature", type=float, metavar="T", help="T, for --method temperature")
     if "--help" in arguments or "-h" in arguments:
         parser.print_help()
 
     def decode() -> None:
-        if arguments[:1] in (["-h"], ["--help"]):
+        if task is None and arguments[:1] in (["-h"], ["--help"]):
             return
-        task, words = find_task(arguments)
+        name, words = find_task(arguments if task is None else [task, *arguments])
         own, rest = parser.parse_known_args(words)
 
         from sqloss_plugins.espnet.inference import decode
 
-        decode(task, rest, own.method, own.temperature)
+        decode(name, rest, own.method, own.temperature)
 
-    return run_command(PROGRAM, decode)
+    return run_command(program, decode)
 
 
 if __name__ == "__main__":
