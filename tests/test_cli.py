@@ -71,3 +71,13 @@ def test_a_reader_who_has_had_enough():
     command = f"{sys.executable} -m sqloss_plugins list | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
+
+
+@pytest.mark.parametrize("words", [["explain", "population", "--figures"], ["calibrate", "RUNS", "--output", "OUT"]])
+def test_figures_that_cannot_be_drawn_are_told_before_the_work(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    assert cli.main(words) == 2
+    printed = capsys.readouterr()
+    assert "needs the package matplotlib, which is not installed: pip install 'sqloss_plugins[report]'" in printed.err
+    assert (printed.out, "study" in printed.err, list(tmp_path.iterdir())) == ("", False, [])

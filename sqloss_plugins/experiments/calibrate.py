@@ -22,6 +22,7 @@ validation_targets and test_targets (N class numbers).
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -291,6 +292,8 @@ def _run(argv: Sequence[str] | None) -> None:
             raise UserError(f"{name} must be at least {least}, got {value}")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise UserError(f"--output {args.output} is a file: name a folder")
+    if args.output is not None:
+        importlib.import_module("matplotlib")  # before the work: the command `sqloss` says how to install it
     files = [path for path in args.paths if path.suffix == SAVED_SUFFIX]
     folders = [path for path in args.paths if path.suffix != SAVED_SUFFIX]
     saved = _saved_runs(files, args)

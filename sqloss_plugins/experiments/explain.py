@@ -14,6 +14,7 @@ What real models show is in the RESULTS.md of the recipes; `sqloss report` has t
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -86,7 +87,10 @@ def _run(argv: Sequence[str] | None) -> None:
             raise UserError(f"there is no study {name!r}: choose from {names}")
     if args.output.exists() and not args.output.is_dir():
         raise UserError(f"--output {args.output} is a file: name a folder")
-    try:  # before the work
+    # Before the work: the command `sqloss` says how to install what is not there.
+    for package in ("scipy", "sklearn", *(["matplotlib"] if args.figures else [])):
+        importlib.import_module(package)
+    try:
         args.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _not_written(args.output, error) from error
