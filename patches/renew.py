@@ -163,6 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(
                 f"--version {options.version} must be numbers with dots between them, such as 202705 or 5.30.0"
             )
+        if options.version and not (options.upstream or options.patches):
+            raise UserError(
+                "--version is of one upstream: give its checkout by --upstream, or a patch of the installed package"
+            )
         patches = options.patches or patches_for(tree)
         if not patches:
             raise UserError(f"{tree} has the files of no patch: give a checkout of ESPnet or Transformers")

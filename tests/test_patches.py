@@ -292,6 +292,7 @@ def test_bert_is_trained_alike_with_and_without_accumulation(bert, tmp_path):
         (["none.patch"], "none.patch is not a patch of this folder"),
         ([str(FOLDER / "README.md")], "README.md is not a patch of this folder"),
         (["--version", "next"], "--version next must be numbers with dots between them"),
+        (["--version", "209901"], "--version is of one upstream"),
         (["--upstream", "nowhere"], "nowhere has the files of no patch"),
         (
             ["--upstream", "nowhere", str(PATCHES["espnet2"])],

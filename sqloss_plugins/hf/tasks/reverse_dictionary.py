@@ -66,7 +66,7 @@ class ReverseDictionary(SequenceClassification):
 
     @property
     def takes_words(self) -> bool:
-        """It is no model for pairs."""
+        """False: this task makes its word models itself."""
         return False
 
     @classmethod
