@@ -27,7 +27,7 @@ from sqloss_plugins.experiments.page import comma_separated
 from sqloss_plugins.experiments.studies import STUDIES, Study
 from sqloss_plugins.experiments.study_figures import FIGURES
 from sqloss_plugins.experiments.tables import Table
-from sqloss_plugins.results import device_name, markdown_table, versions, write_json
+from sqloss_plugins.results import device_name, markdown_table, versions, write_json, write_text
 
 PROGRAM = "sqloss explain"
 RESULT_NAME = "explain.json"
@@ -47,7 +47,7 @@ def write(folder: Path, studies: Sequence[Study], with_figures: bool) -> None:
     try:
         for study in studies:
             for table in study.tables:
-                (folder / f"{table.name}.csv").write_text(comma_separated(table), encoding="utf-8")
+                write_text(folder / f"{table.name}.csv", comma_separated(table))
             if with_figures:
                 save_figure(folder, study.name, partial(FIGURES[study.name], study))
         content = {

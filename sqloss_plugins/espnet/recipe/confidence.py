@@ -18,7 +18,7 @@ from sqloss_plugins.espnet.recipe.error_rates import read_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder, read_json
 from sqloss_plugins.espnet.recipe.preparation import tokenizer
 from sqloss_plugins.probability import METHODS, probabilities
-from sqloss_plugins.results import OF_OUTPUTS
+from sqloss_plugins.results import OF_OUTPUTS, write_text
 
 _BATCH = 8
 
@@ -77,9 +77,7 @@ def _write_confidence(
     for name in sorted(tokens):
         confidence = word_confidence(tokens[name], logs.get(name, []), join)
         lines.append(" ".join([name, *(f"{value:.6g}" for value in confidence.tolist())]) + "\n")
-    partial = path.with_name(f".{path.name}")
-    partial.write_text("".join(lines), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, "".join(lines))
 
 
 def tell_of_unmeasured(asr_exp: RunFolder, decoded: Iterable[tuple[str, str]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -20,7 +19,7 @@ from sqloss_plugins.espnet.model_files import read_state
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder, read_json
 from sqloss_plugins.espnet.recipe.training import BINS, DONE, split_keys
 from sqloss_plugins.espnet.registration import register
-from sqloss_plugins.results import write_json
+from sqloss_plugins.results import write_json, write_text
 
 _CALIBRATION_BATCH = 8
 _PERPLEXITY_BATCH = 16
@@ -180,6 +179,4 @@ def _join(parts: Sequence[Path], target: Path) -> None:
     """The lines of files, by utterance; the n-th best hypothesis may be of some utterances alone."""
     texts = [part.read_text(encoding="utf-8") for part in parts if part.is_file()]
     lines = sorted(line for text in texts for line in text.split("\n") if line)
-    partial = target.with_name(f".{target.name}")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(partial, target)
+    write_text(target, "".join(f"{line}\n" for line in lines))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +20,7 @@ from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.espnet.recipe.error_rates import read_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, digest
 from sqloss_plugins.folders import lock_folder
-from sqloss_plugins.results import write_json
+from sqloss_plugins.results import write_json, write_text
 
 BLANK, UNKNOWN, SOS_EOS = "<blank>", "<unk>", "<sos/eos>"
 
@@ -305,9 +304,7 @@ def make_dictionary(text_file: Path, data: DataFolder, nbpe: int) -> None:
     counts[SOS_EOS] = len(text)
     tokens = [BLANK, UNKNOWN, *symbols, SOS_EOS]
     data.token_counts.write_text("".join(f"{counts[token]}\n" for token in tokens), encoding="utf-8")
-    partial = data.token_list.with_name(".tokens.txt")
-    partial.write_text("".join(f"{token}\n" for token in tokens), encoding="utf-8")
-    os.replace(partial, data.token_list)
+    write_text(data.token_list, "".join(f"{token}\n" for token in tokens))
     print(f"  {len(tokens)} tokens", flush=True)
 
 
