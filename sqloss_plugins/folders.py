@@ -17,7 +17,13 @@ from sqloss_plugins.results import remove_partial_files, write_json
 SETTINGS_NAME = "settings.json"
 
 
-def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str], option: str = "--output_dir") -> None:
+def claim_folder(
+    folder: Path,
+    settings: Mapping[str, Any],
+    kept: Sequence[str],
+    option: str = "--output_dir",
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
     """Makes a folder the folder of one run, or refuses it; to be called under the folder's lock.
 
     Writes the settings file, and removes partial files of a process that was killed. A folder that has a settings file
@@ -28,6 +34,8 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str],
         settings: everything that decides the result, as JSON has it.
         kept: patterns of the files that show that a run has begun.
         option: the option that names another folder, for the messages.
+        defaults: settings that count where the folder's file has none, because there was no option for them when an
+            earlier version began the run.
 
     Raises:
         UserError: the folder cannot be written, or has another run in it.
@@ -42,7 +50,7 @@ def claim_folder(folder: Path, settings: Mapping[str, Any], kept: Sequence[str],
         raise UserError(
             f"the output folder {folder} holds checkpoints or results of something else: choose another {option}"
         )
-    earlier = read_settings(path)
+    earlier = {name: value for name, value in (defaults or {}).items() if name in settings} | read_settings(path)
     changed = sorted(key for key in settings.keys() | earlier.keys() if settings.get(key) != earlier.get(key))
     if changed:
         pairs = [(key, _brief(earlier.get(key)), _brief(settings.get(key))) for key in changed[:3]]

@@ -1,6 +1,7 @@
 """The language-model script, through the command line that a user types."""
 
 import math
+import json
 import os
 import shutil
 import subprocess
@@ -259,6 +260,10 @@ def test_a_finished_run_is_not_repeated(finished, text, capsys):
     assert "This run is finished already" in printed
     assert "| perplexity (softmax) |" in printed
     assert path.stat().st_mtime_ns == before
+    settings = json.loads((path.parent / "settings.json").read_text())
+    earlier = {name: value for name, value in settings.items() if name not in ("factorised_head", "prior_exponent")}
+    (path.parent / "settings.json").write_text(json.dumps(earlier))  # of a version without these options
+    assert main([*options, "--output_dir", str(path.parent)]) == 0
     assert main([*options, "--output_dir", str(path.parent), "--seed", "7"]) == 2
     assert "holds another run (seed 42 -> 7)" in capsys.readouterr().err
 

@@ -285,6 +285,18 @@ def test_a_folder_belongs_to_one_run(tmp_path):
         claim_folder(tmp_path, {"seed": 2}, kept, "--tag")
 
 
+def test_a_run_that_an_earlier_version_began(tmp_path):
+    """It had no option `head`, and its runs are those with the option's default."""
+    kept, defaults = ("result.json",), {"head": "plain", "never_a_setting": 1}
+    claim_folder(tmp_path, {"seed": 1}, kept)
+    write_result(tmp_path, result(), {})
+    claim_folder(tmp_path, {"seed": 1, "head": "plain"}, kept, defaults=defaults)
+    with pytest.raises(UserError, match=r"holds another run \(head 'plain' -> 'other'\)"):
+        claim_folder(tmp_path, {"seed": 1, "head": "other"}, kept, defaults=defaults)
+    with pytest.raises(UserError, match=r"holds another run \(head None -> 'plain'\)"):
+        claim_folder(tmp_path, {"seed": 1, "head": "plain"}, kept)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to the output folder"), lock_folder(tmp_path / "file"):

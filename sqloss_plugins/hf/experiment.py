@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,12 @@ def _settings(task: Task) -> dict[str, Any]:
     return settings
 
 
+def _defaults(task: Task) -> dict[str, Any]:
+    """The settings without an option given, for those that have a default of their own."""
+    options = [*fields(task.config), *fields(task.args)]
+    return {option.name: option.default for option in options if option.default is not MISSING}
+
+
 def _digest(model: str | None) -> str | None:
     """SHA-256 of the weights in a model's folder; None where it is a name on the hub."""
     if model is None or not Path(model).is_dir():
@@ -204,7 +210,8 @@ def _run_once(task: Task) -> None:
     is_first = config.process_index == 0
     with lock_folder(folder) if is_first else nullcontext():
         if is_first:
-            claim_folder(folder, settings, ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors"))
+            kept = ("checkpoint-*", RESULT_NAME, "config.json", "*.safetensors")
+            claim_folder(folder, settings, kept, defaults=_defaults(task))
         else:
             folder.mkdir(parents=True, exist_ok=True)  # the first process may not have come so far
         if not (folder / RESULT_NAME).is_file():
