@@ -530,6 +530,17 @@ def test_configurations_are_read_before_the_training(option, text, message, corp
     assert message in str(raised.value)
 
 
+def test_a_language_model_with_another_loss_is_not_packed(corpus, tmp_path):
+    config = tmp_path / "own.yaml"
+    config.write_text("lm: seq_rnn\nmodel: sqloss\nbest_model_criterion: [[valid, loss, min]]\n")
+    words = ["librispeech", "--corpus", str(corpus), "--lm_config", str(config), "--use_lm", "true"]
+    settings(*words)
+    with pytest.raises(
+        UserError, match="stage 9 is for plain ESPnet, .* own.yaml has it: end before it by --stop_stage 8"
+    ):
+        settings(*words, "--stop_stage", "9")
+
+
 def test_the_recipe_speaks_of_its_mistakes(tmp_path):
     done = run("--corpus", str(tmp_path), "--workdir", str(tmp_path), "--loss", "hinge")
     assert done.returncode == 2

@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "an4": ("asr", "an4"),
     "an4_phone": ("asr", "an4", "--trans_type", "phn"),
     **{task: ("images", "--task", task) for task in image_tasks.TASKS},
+    "reverse_dictionary": ("reverse_dictionary",),
 }
 """Task, by its name in results -> the words after ``sqloss``: all tasks of the paper, and some beside it."""
 
