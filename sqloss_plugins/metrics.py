@@ -96,6 +96,12 @@ def hit_rate(best: Array, references: Array) -> float:
     Args:
         best: class numbers, shape (N, n).
         references: the true ones, shape (N,).
+
+    Examples:
+        >>> import numpy as np
+        >>> from sqloss_plugins.metrics import hit_rate
+        >>> hit_rate(np.array([[3, 1], [0, 2]]), np.array([1, 1]))
+        0.5
     """
     return float((best == references[:, None]).any(axis=1).mean())
 
@@ -202,6 +208,11 @@ def count_edits(name: str, predictions: Sequence[str], references: Sequence[str]
 
     Raises:
         ValueError: another name, no texts, or two different numbers of them.
+
+    Examples:
+        >>> from sqloss_plugins.metrics import count_edits
+        >>> count_edits("wer", ["a fine day"], ["a very fine day"])
+        Edits(substitutions=0, deletions=1, insertions=0, length=4, texts=1, wrong_texts=1)
     """
     import jiwer
 
@@ -227,7 +238,13 @@ def _sentence_error_rate(predictions: Sequence[str], references: Sequence[str]) 
 
 
 def perplexity(nll: float) -> float:
-    """Perplexity from the mean negative log-likelihood in nats: exp(nll); infinite where that is too large."""
+    """Perplexity from the mean negative log-likelihood in nats: exp(nll); infinite where that is too large.
+
+    Examples:
+        >>> from sqloss_plugins.metrics import perplexity
+        >>> perplexity(0.0)
+        1.0
+    """
     try:
         return math.exp(nll)
     except OverflowError:
@@ -235,7 +252,14 @@ def perplexity(nll: float) -> float:
 
 
 def nll_by_example(probabilities: NDArray[np.float64], references: Array) -> NDArray[np.float64]:
-    """-ln of the true class's probability, in nats, shape (N,); a probability of 0 counts as 2.2e-16."""
+    """-ln of the true class's probability, in nats, shape (N,); a probability of 0 counts as 2.2e-16.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sqloss_plugins.metrics import nll_by_example
+        >>> nll_by_example(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([0, 0]))
+        array([ 0.69314718, -0.        ])
+    """
     import numpy as np
 
     found: NDArray[np.float64] = probabilities[np.arange(len(references)), references]
@@ -258,7 +282,14 @@ def _bpc(probabilities: NDArray[np.float64], references: Array, *, characters: i
 
 
 def brier_by_example(probabilities: NDArray[np.float64], references: Array) -> NDArray[np.float64]:
-    """sum_i (p_i - [i = y])^2, shape (N,)."""
+    """sum_i (p_i - [i = y])^2, shape (N,).
+
+    Examples:
+        >>> import numpy as np
+        >>> from sqloss_plugins.metrics import brier_by_example
+        >>> brier_by_example(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([0, 0]))
+        array([0.5, 0. ])
+    """
     import numpy as np
 
     found: NDArray[np.float64] = probabilities[np.arange(len(references)), references]
@@ -285,6 +316,12 @@ def calibration_error(confidence: NDArray[np.float64], is_right: NDArray[np.bool
 
     Raises:
         ValueError: ``bins`` is less than 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sqloss_plugins.metrics import calibration_error
+        >>> calibration_error(np.array([0.75, 0.75, 0.75, 0.75]), np.array([True, True, False, False]))
+        0.25
     """
     import torch
     from torchmetrics.functional.classification import binary_calibration_error
@@ -295,7 +332,14 @@ def calibration_error(confidence: NDArray[np.float64], is_right: NDArray[np.bool
 
 
 def adaptive_calibration_error(confidence: NDArray[np.float64], is_right: NDArray[np.bool_], bins: int = 15) -> float:
-    """:func:`calibration_error` in bins of equally many examples."""
+    """:func:`calibration_error` in bins of equally many examples.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sqloss_plugins.metrics import adaptive_calibration_error
+        >>> adaptive_calibration_error(np.array([0.5, 0.5, 1.0, 1.0]), np.array([True, False, True, True]), bins=2)
+        0.0
+    """
     import numpy as np
 
     _check_bins(bins)
@@ -313,7 +357,14 @@ def _ece_adaptive(probabilities: NDArray[np.float64], references: Array, *, bins
 
 
 def risk_by_coverage(confidence: NDArray[np.float64], is_right: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The share of errors among the n most confident examples, for n = 1 to N; of equal confidences, their mean."""
+    """The share of errors among the n most confident examples, for n = 1 to N; of equal confidences, their mean.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sqloss_plugins.metrics import risk_by_coverage
+        >>> risk_by_coverage(np.array([0.9, 0.8, 0.6, 0.5]), np.array([True, True, True, False]))
+        array([0.  , 0.  , 0.  , 0.25])
+    """
     import numpy as np
 
     order = np.argsort(-confidence, kind="stable")
@@ -365,6 +416,11 @@ def metric(name: str) -> Metric:
 
     Raises:
         ValueError: there is none, so that nobody knows its direction.
+
+    Examples:
+        >>> from sqloss_plugins.metrics import metric
+        >>> metric("wer").shown(0.0534), metric("wer").is_better(0.05, 0.06)
+        ('5.34', True)
     """
     try:
         return METRICS[name]
@@ -403,6 +459,12 @@ def compute(name: str, predictions: Any, references: Any, **options: Any) -> flo
     Raises:
         ValueError: an unknown metric or option; no examples; shapes or values that the metric cannot have, such as
             probabilities that are not numbers or do not sum to one.
+
+    Examples:
+        >>> import numpy as np
+        >>> from sqloss_plugins.metrics import compute
+        >>> compute("accuracy", np.array([0, 1, 1, 0]), np.array([0, 1, 0, 0]))
+        0.75
     """
     wanted = metric(name)
     if wanted.function is None:

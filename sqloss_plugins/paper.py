@@ -96,7 +96,13 @@ def tables() -> Mapping[str, Any]:
 
 
 def tasks() -> tuple[str, ...]:
-    """The paper's tasks, by the names that this package uses."""
+    """The paper's tasks, by the names that this package uses.
+
+    Examples:
+        >>> from sqloss_plugins.paper import tasks
+        >>> tasks()[:3]
+        ('mrpc', 'sst2', 'qnli')
+    """
     return tuple(row["task"] for row in tables()["rescaling"])
 
 
@@ -137,6 +143,15 @@ def choose_rescaling(
 
     Raises:
         ValueError: an unknown rule, or one that multi-label classification does not have; less than two classes.
+
+    Examples:
+        >>> from sqloss_plugins.paper import choose_rescaling
+        >>> choose_rescaling(1000, task="imagenet")
+        Rescaling(k=15.0, M=30.0, source="the paper's Table 9 for imagenet")
+        >>> choose_rescaling(2)
+        Rescaling(k=1.0, M=1.0, source='not rescaled, as the paper below 42 classes')
+        >>> choose_rescaling(30522)
+        Rescaling(k=15.0, M=144.9543303699155, source='the level rule for 30522 classes')
     """
     if rule not in RULES:
         raise ValueError(f"unknown rescaling {rule!r}: choose from {', '.join(RULES)}")
@@ -166,7 +181,13 @@ def choose_rescaling(
 
 
 def num_classes(task: str) -> int | None:
-    """How many classes the paper has for a task, the vocabulary's size in speech; None for a task that is not its."""
+    """How many classes the paper has for a task, the vocabulary's size in speech; None for a task that is not its.
+
+    Examples:
+        >>> from sqloss_plugins.paper import num_classes
+        >>> num_classes("timit_phone")
+        42
+    """
     return next((int(row["classes"]) for row in tables()["rescaling"] if row["task"] == task), None)
 
 
@@ -176,6 +197,12 @@ def hyperparameters(task: str, model: str, loss: str) -> HyperParameters | None:
     Args:
         task, model: names as in the file, such as ``mrpc`` and ``bert``.
         loss: a loss of this package; one that the paper does not have takes cross-entropy's values.
+
+    Examples:
+        >>> from sqloss_plugins.paper import hyperparameters
+        >>> found = hyperparameters("mrpc", "bert", "square")
+        >>> found.batch_size, found.learning_rate, found.epochs
+        (32, 5e-05, 5)
     """
     column = ("square", "cross_entropy").index(LOSSES[loss].paper_column)
     row = _row("hyperparameters", task, model)
@@ -228,6 +255,11 @@ def test_results(task: str, model: str) -> dict[str, Mapping[str, float]]:
     Returns:
         metric -> {``square``, ``cross_entropy``, ``same_epochs``} and, where the paper gives them,
         ``std_square`` and ``std_cross_entropy``. Empty where the paper does not have the pair.
+
+    Examples:
+        >>> from sqloss_plugins.paper import test_results
+        >>> test_results("mrpc", "bert")["accuracy"]["square"]
+        83.8
     """
     return {row.metric: row.values for row in published("test_results") if (row.task, row.model) == (task, model)}
 
@@ -262,7 +294,14 @@ class Published:
 
 
 def published(block: str) -> list[Published]:
-    """The rows of ``test_results``, ``validation_results``, ``train_results`` or ``table_20``, in the paper's order."""
+    """The rows of ``test_results``, ``validation_results``, ``train_results`` or ``table_20``, in the paper's order.
+
+    Examples:
+        >>> from sqloss_plugins.paper import published
+        >>> row = published("test_results")[0]
+        >>> row.task_name, row.model_name, row.metric
+        ('MRPC', 'BERT', 'accuracy')
+    """
     domains = {task: domain for domain, its_tasks in tables()["names"]["domains"].items() for task in its_tasks}
     names = ("task", "model", "metric")
     return [
@@ -278,6 +317,12 @@ def published(block: str) -> list[Published]:
 
 
 def backbone(task: str, model: str) -> str | None:
-    """The pre-trained model that the paper's ``model`` is; None for one without."""
+    """The pre-trained model that the paper's ``model`` is; None for one without.
+
+    Examples:
+        >>> from sqloss_plugins.paper import backbone
+        >>> backbone("mrpc", "bert")
+        'bert-base-cased'
+    """
     row = _row("hyperparameters", task, model)
     return None if row is None else row.get("backbone")

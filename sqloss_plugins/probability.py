@@ -64,6 +64,15 @@ def probabilities(
 
     Raises:
         ValueError: an unknown method; k, M, the temperature or the floor is not a positive finite number.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins.probability import probabilities
+        >>> probabilities(torch.tensor([0.7, 0.3, 0.0]), "square")
+        tensor([0.6977, 0.2990, 0.0033])
+        >>> outputs = torch.tensor([28.0, 10.0, 0.0])  # of a model trained with k = 15, M = 30
+        >>> probabilities(outputs, "square", k=15, M=30)
+        tensor([0.9313, 0.0622, 0.0064])
     """
     return log_probabilities(outputs, method, k=k, M=M, temperature=temperature, floor=floor, dim=dim).exp()
 
@@ -78,7 +87,14 @@ def log_probabilities(
     floor: float | None = None,
     dim: int = -1,
 ) -> Tensor:
-    """Natural logarithm of :func:`probabilities`, with its arguments; ``log_softmax`` leaves it unchanged."""
+    """Natural logarithm of :func:`probabilities`, with its arguments; ``log_softmax`` leaves it unchanged.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins.probability import log_probabilities
+        >>> log_probabilities(torch.tensor([0.5, 0.5]), "square")  # ln 1/2
+        tensor([-0.6931, -0.6931])
+    """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}: choose from {', '.join(METHODS)}")
     if not (0.0 < temperature < math.inf):
@@ -109,6 +125,14 @@ def fit_temperature(outputs: Tensor, targets: Tensor) -> float:
 
     Raises:
         ValueError: no examples, or outputs that are not finite.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins.probability import fit_temperature
+        >>> outputs = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
+        >>> T = fit_temperature(outputs, torch.tensor([0, 0, 0, 1]))
+        >>> f"{T:.2f}"  # softmax(2 / T, 0) is then 3/4, 1/4: 2 / ln 3
+        '1.82'
     """
     return _fit(outputs, targets, "temperature", {"temperature": (min(TEMPERATURES), 1.0, max(TEMPERATURES))})[0]
 
@@ -126,6 +150,15 @@ def fit_square(outputs: Tensor, targets: Tensor, *, k: float = 1.0, M: float = 1
 
     Raises:
         ValueError: no examples, outputs that are not finite, or k or M is not a positive finite number.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins.probability import fit_square, probabilities
+        >>> outputs = torch.tensor([[0.9, 0.1]]).repeat(4, 1)
+        >>> targets = torch.tensor([0, 0, 0, 1])  # right in three of four
+        >>> floor, T = fit_square(outputs, targets)
+        >>> probabilities(outputs[0], "square", floor=floor, temperature=T)
+        tensor([0.7500, 0.2500])
     """
     check_rescaling(k, M)
     floors = tuple(share / outputs.shape[1] for share in (1e-6, 0.01, 1.0))
@@ -178,6 +211,12 @@ def label_probabilities(outputs: Tensor, method: str = "square", *, k: float = 1
 
     Raises:
         ValueError: an unknown method; k or M is not a positive finite number.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins.probability import label_probabilities
+        >>> label_probabilities(torch.tensor([1.2, 0.5, -0.1]))
+        tensor([1.0000, 0.5000, 0.0000])
     """
     if method not in LABEL_METHODS:
         raise ValueError(f"unknown method {method!r}: choose from {', '.join(LABEL_METHODS)}")

@@ -146,7 +146,13 @@ def run_folder(
     seed: int,
     mini: bool,
 ) -> Path:
-    """``runs/<task>/<arch>/<loss>[-k<k>-M<M>]-lr<lr>-<protocol>-s<seed>[-mini]``, the default folder of a run."""
+    """``runs/<task>/<arch>/<loss>[-k<k>-M<M>]-lr<lr>-<protocol>-s<seed>[-mini]``, the default folder of a run.
+
+    Examples:
+        >>> from sqloss_plugins.results import run_folder
+        >>> run_folder("mrpc", "bert", "square", 1, 1, 2e-5, "early_stopping", 7, mini=False).name
+        'square-k1-M1-lr2e-05-early_stopping-s7'
+    """
     rescaled = "" if k is None or M is None else f"-k{k:g}-M{M:.4g}"
     name = f"{loss}{rescaled}-lr{learning_rate:g}-{protocol}-s{seed}{'-mini' if mini else ''}"
     return Path("runs") / task / arch / name
@@ -366,7 +372,15 @@ def device_name(device: torch.device | str) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first being the header, as an aligned Markdown table."""
+    """Rows, the first being the header, as an aligned Markdown table.
+
+    Examples:
+        >>> from sqloss_plugins.results import markdown_table
+        >>> print(markdown_table([["loss", "accuracy"], ["square", "83.8"]]))
+        | loss   | accuracy |
+        |--------|----------|
+        | square | 83.8     |
+    """
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

@@ -24,6 +24,13 @@ def python_blocks(page):
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
+def shell_commands(page):
+    """The commands of a page for a shell, in its order and without their comments; not what sets up an environment."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    lines = re.findall(r"^    ((?:sqloss|python|\./recipes).*)$", text.replace("\\\n", " "), re.MULTILINE)
+    return [re.split(r"\s+#", line)[0].strip() for line in lines]
+
+
 def commands(page):
     """Command of `sqloss` -> the options that a page gives it; also where it is run by a script."""
     found = defaultdict(set)

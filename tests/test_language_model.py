@@ -1,7 +1,7 @@
 """The language-model script, through the command line that a user types."""
 
-import math
 import json
+import math
 import os
 import shutil
 import subprocess

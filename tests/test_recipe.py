@@ -536,7 +536,7 @@ def test_a_language_model_with_another_loss_is_not_packed(corpus, tmp_path):
     words = ["librispeech", "--corpus", str(corpus), "--lm_config", str(config), "--use_lm", "true"]
     settings(*words)
     with pytest.raises(
-        UserError, match="stage 9 is for plain ESPnet, .* own.yaml has it: end before it by --stop_stage 8"
+        UserError, match=r"stage 9 is for plain ESPnet, .*own\.yaml has it: end before it by --stop_stage 8"
     ):
         settings(*words, "--stop_stage", "9")
 

@@ -30,7 +30,13 @@ class Ratio(NamedTuple):
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:
-    """Of a sample (n - 1); None below two values."""
+    """Of a sample (n - 1); None below two values.
+
+    Examples:
+        >>> from sqloss_plugins.experiments.statistics import standard_deviation
+        >>> standard_deviation([1.0, 2.0, 3.0])
+        1.0
+    """
     import numpy as np
 
     return float(np.std(values, ddof=1)) if len(values) > 1 else None
@@ -58,7 +64,14 @@ def _varies(values: Sequence[float]) -> bool:
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """The t interval of a mean, of differences the paired t-test's; None below two values or without variation."""
+    """The t interval of a mean, of differences the paired t-test's; None below two values or without variation.
+
+    Examples:
+        >>> from sqloss_plugins.experiments.statistics import mean_interval
+        >>> low, high = mean_interval([1.0, 2.0, 3.0])
+        >>> f"{low:.2f} to {high:.2f}"  # 2 +- 4.303 / sqrt(3)
+        '-0.48 to 4.48'
+    """
     from scipy.stats import ttest_1samp
 
     if not _varies(values):
@@ -68,7 +81,14 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
 
 
 def deviation_interval(deviation: float, n: int) -> Interval | None:
-    """The chi-square interval of a standard deviation of ``n`` normal values; None below two."""
+    """The chi-square interval of a standard deviation of ``n`` normal values; None below two.
+
+    Examples:
+        >>> from sqloss_plugins.experiments.statistics import deviation_interval
+        >>> low, high = deviation_interval(1.0, 5)
+        >>> f"{low:.2f} to {high:.2f}"
+        '0.60 to 2.87'
+    """
     from scipy.stats import chi2
 
     if n < 2:
@@ -86,6 +106,12 @@ def deviation_ratio(deviation: float, n: int, other: float, m: int) -> Ratio | N
 
     Returns:
         None below two values, or where the second does not vary.
+
+    Examples:
+        >>> from sqloss_plugins.experiments.statistics import deviation_ratio
+        >>> found = deviation_ratio(1.0, 5, 2.0, 5)
+        >>> f"{found.ratio:.1f}, p = {found.p_value:.2f}"
+        '0.5, p = 0.21'
     """
     from scipy.stats import f
 
@@ -99,14 +125,26 @@ def deviation_ratio(deviation: float, n: int, other: float, m: int) -> Ratio | N
 
 
 def sign_test(wins: int, losses: int) -> float | None:
-    """The two-sided p value of an exact sign test, without the ties; None where there are neither wins nor losses."""
+    """The two-sided p value of an exact sign test, without the ties; None where there are neither wins nor losses.
+
+    Examples:
+        >>> from sqloss_plugins.experiments.statistics import sign_test
+        >>> f"{sign_test(17, 5):.3f}"  # the paper's wins and losses over its tasks
+        '0.017'
+    """
     from scipy.stats import binomtest
 
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else None
 
 
 def adjusted(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's p values of a family of tests; None for what has none, which is not counted."""
+    """Holm's p values of a family of tests; None for what has none, which is not counted.
+
+    Examples:
+        >>> from sqloss_plugins.experiments.statistics import adjusted
+        >>> adjusted([0.25, None, 0.125])
+        [0.25, None, 0.25]
+    """
     from statsmodels.stats.multitest import multipletests
 
     tested = [p for p in p_values if p is not None]
@@ -121,6 +159,11 @@ def seeds_needed(differences: Sequence[float]) -> int | None:
 
     The size is mean / standard deviation, itself an estimate from few seeds. Two seeds are the least. None where the
     differences do not vary, are fewer than two, or have a mean of 0.
+
+    Examples:
+        >>> from sqloss_plugins.experiments.statistics import seeds_needed
+        >>> seeds_needed([0.5, -0.5, 1.5])
+        34
     """
     import numpy as np
     from statsmodels.stats.power import TTestPower

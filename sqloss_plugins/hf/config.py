@@ -65,6 +65,12 @@ class SquareLossConfig(TrainingArguments):
 
     Raises:
         ValueError: a value that an argument cannot have, or arguments that contradict each other.
+
+    Examples:
+        >>> from sqloss_plugins.hf import SquareLossConfig
+        >>> args = SquareLossConfig("out", loss="square", learning_rate=5e-5, use_cpu=True, report_to="none")
+        >>> args.choose_rescaling(num_classes=2)
+        Rescaling(k=1.0, M=1.0, source='not rescaled, as the paper below 42 classes')
     """
 
     loss: str = field(default=DEFAULT_LOSS, metadata={"help": "The training loss.", "choices": list(LOSSES)})

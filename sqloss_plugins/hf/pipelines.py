@@ -29,6 +29,15 @@ def class_probabilities(config: PretrainedConfig, outputs: Tensor) -> Tensor:
     Returns:
         Probabilities, float32 or wider, shape (N, C): of the classes, or in multi-label classification of each label by
         itself. Without ``square_loss`` softmax and sigmoid.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> from sqloss_plugins.hf import class_probabilities
+        >>> config = BertConfig(num_labels=2)
+        >>> config.square_loss = {"k": 1.0, "M": 1.0}  # as SquareLossTrainer leaves it
+        >>> class_probabilities(config, torch.tensor([[0.8, 0.2]]))
+        tensor([[0.8000, 0.2000]])
     """
     logits = as_logits(config, outputs)
     return logits.sigmoid() if _is_multi_label(config) else logits.softmax(-1)

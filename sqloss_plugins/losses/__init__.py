@@ -133,6 +133,13 @@ def make_loss(
         ValueError: unknown name or reduction; k, M or a prior weight given to a loss that has none, or k or M not
             positive; no multi-label form.
         RuntimeError: label smoothing outside [0, 1].
+
+    Examples:
+        >>> from sqloss_plugins.losses import make_loss
+        >>> make_loss("square", k=15, M=30)
+        SquareLoss(k=15, M=30)
+        >>> make_loss("cross_entropy", label_smoothing=0.1)
+        CrossEntropyLoss()
     """
     check_options(options.get("reduction", "mean"), options.get("label_smoothing", 0.0))
     spec = check_loss(name, k, M, is_multi_label=is_multi_label)

@@ -75,6 +75,21 @@ class FactorisedSquareHead(nn.Module):
 
     Source: Vincent, de Brebisson & Bouthillier (2015), arXiv 1412.7091; here for mini-batches and the rescaled loss,
     with bias, label smoothing and weight decay.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import FactorisedSquareHead
+        >>> _ = torch.manual_seed(0)
+        >>> head = FactorisedSquareHead(16, 100_000)
+        >>> hidden, target = torch.randn(32, 16), torch.randint(100_000, (32,))
+        >>> for step in range(3):
+        ...     head(hidden, target).backward()
+        ...     head.step(lr=10.0)
+        ...     head.zero_grad()
+        >>> head.top_classes(hidden, 5)[1].shape
+        torch.Size([32, 5])
+        >>> head.materialise()
+        Linear(in_features=16, out_features=100000, bias=True)
     """
 
     def __init__(

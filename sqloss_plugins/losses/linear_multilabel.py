@@ -62,6 +62,17 @@ def linear_multilabel_square_loss(
 
     Source: the loss, Hui & Belkin (2021), Section 5, with 1 - q_i for the classes that are not true; the form without
     outputs, Vincent, de Brebisson & Bouthillier (2015), arXiv 1412.7091.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import linear_multilabel_square_loss, multilabel_square_loss
+        >>> _ = torch.manual_seed(0)
+        >>> hidden, W = torch.randn(2, 4), torch.randn(6, 4)
+        >>> classes, offsets = torch.tensor([0, 5, 3]), torch.tensor([0, 2])  # 0 and 5, and 3
+        >>> loss = linear_multilabel_square_loss(hidden, W, classes, offsets)
+        >>> multi_hot = torch.tensor([[1.0, 0, 0, 0, 0, 1], [0, 0, 0, 1, 0, 0]])
+        >>> torch.allclose(loss, multilabel_square_loss(hidden @ W.T, multi_hot))
+        True
     """
     check_options(reduction, 0.0)
     check_rescaling(k, M)

@@ -93,6 +93,15 @@ def linear_square_loss(
     The G of a weight that needs no gradient is kept for as long as the weight's version counter stays the same. Writes
     to ``weight.data`` do not change that counter: write to the weight itself, under ``torch.no_grad()``. A step under
     ``torch.compile`` calls this function uncompiled.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import linear_square_loss, square_loss
+        >>> _ = torch.manual_seed(0)
+        >>> hidden, W, target = torch.randn(8, 4), torch.randn(5000, 4), torch.randint(5000, (8,))
+        >>> loss = linear_square_loss(hidden, W, target, k=15, M=30)
+        >>> torch.allclose(loss, square_loss(hidden @ W.T, target, k=15, M=30))
+        True
     """
     arguments = _Arguments(
         input,
@@ -130,6 +139,14 @@ class LinearSquareLoss(ClassificationLoss):
 
     Raises:
         ValueError, RuntimeError: as :func:`linear_square_loss`.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import LinearSquareLoss
+        >>> head = LinearSquareLoss(16, 5000, bias=True)
+        >>> loss = head(torch.randn(8, 16), torch.randint(5000, (8,)))
+        >>> head.linear(torch.randn(8, 16)).argmax(dim=1).shape  # predictions
+        torch.Size([8])
     """
 
     prior_weight: Tensor | None

@@ -57,6 +57,13 @@ def multilabel_square_loss(
         NotImplementedError: input that is not floating point.
 
     Source: Hui & Belkin (2021), Section 5, with 1 - q_i for the classes that are not true.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import multilabel_square_loss
+        >>> outputs = torch.tensor([[1.0, 0.5, 0.0]])
+        >>> multilabel_square_loss(outputs, torch.tensor([[1.0, 1.0, 0.0]]))  # (0^2 + 0.5^2 + 0^2) / 3
+        tensor(0.0833)
     """
     check_rescaling(k, M)
     f, q = _checked(input, target, weight, reduction)
@@ -83,6 +90,12 @@ class MultiLabelSquareLoss(_MultiLabelLoss):
 
     Raises:
         ValueError: k or M is not a positive finite number; unknown reduction.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import MultiLabelSquareLoss
+        >>> MultiLabelSquareLoss(k=2.0)(torch.zeros(1, 4), torch.tensor([[1.0, 0.0, 0.0, 1.0]]))  # 2 (1 + 1) / 4
+        tensor(1.)
     """
 
     def __init__(
@@ -113,6 +126,12 @@ class MultiLabelCrossEntropy(_MultiLabelLoss):
 
     Raises:
         ValueError: unknown reduction.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import MultiLabelCrossEntropy
+        >>> MultiLabelCrossEntropy()(torch.zeros(1, 4), torch.tensor([[1.0, 0.0, 0.0, 1.0]]))  # ln 2
+        tensor(0.6931)
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

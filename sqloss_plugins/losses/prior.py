@@ -25,6 +25,12 @@ def prior_weights(counts: Tensor, exponent: float = 1.0) -> Tensor:
 
     Raises:
         ValueError: counts that are not positive; an exponent outside [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import prior_weights
+        >>> prior_weights(torch.tensor([90, 10]))
+        tensor([1.8000, 0.2000])
     """
     if not 0.0 <= exponent <= 1.0:
         raise ValueError(f"the exponent of the prior must be from 0 to 1, got {exponent:g}")

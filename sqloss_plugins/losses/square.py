@@ -83,6 +83,15 @@ def square_loss(
         IndexError, RuntimeError: as :func:`torch.nn.functional.cross_entropy`.
 
     Source: Hui & Belkin (2021), Section 5; rescaling of the paper's tasks in their Table 9.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import square_loss
+        >>> outputs = torch.tensor([[0.5, 0.0, 1.0]])
+        >>> square_loss(outputs, torch.tensor([2]))  # (0.5^2 + 0^2 + (1 - 1)^2) / 3
+        tensor(0.0833)
+        >>> square_loss(outputs, torch.tensor([2]), k=15, M=30)  # (0.5^2 + 0^2 + 15 (1 - 30)^2) / 3
+        tensor(4205.0835)
     """
     check_rescaling(k, M)
     if weight is None and prior_weight is None and label_smoothing == 0.0:
@@ -110,6 +119,15 @@ class SquareLoss(ClassificationLoss):
     Raises:
         ValueError: k or M is not a positive finite number; unknown reduction.
         RuntimeError: label smoothing outside [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import SquareLoss
+        >>> loss = SquareLoss(k=15, M=30, label_smoothing=0.1)
+        >>> loss
+        SquareLoss(k=15, M=30)
+        >>> loss(torch.zeros(8, 5), torch.zeros(8, dtype=torch.long)).shape
+        torch.Size([])
     """
 
     prior_weight: Tensor | None

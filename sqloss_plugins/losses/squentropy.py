@@ -43,6 +43,14 @@ def squentropy_loss(
     dtypes, result and errors as in :func:`sqloss_plugins.losses.square_loss`.
 
     Source: Hui, Belkin & Wright (2023), equation 1.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import squentropy_loss
+        >>> outputs = torch.tensor([[0.0, 3.0, 0.0]])
+        >>> cross_entropy = torch.nn.functional.cross_entropy(outputs, torch.tensor([0]))
+        >>> squentropy_loss(outputs, torch.tensor([0])) - cross_entropy  # (3^2 + 0^2) / (3 - 1)
+        tensor(4.5000)
     """
     check_options(reduction, label_smoothing)
     if weight is None and label_smoothing == 0.0:
@@ -89,6 +97,12 @@ class SquentropyLoss(ClassificationLoss):
     Raises:
         ValueError: unknown reduction.
         RuntimeError: label smoothing outside [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import SquentropyLoss
+        >>> SquentropyLoss(reduction="none")(torch.zeros(2, 5), torch.tensor([0, 4]))  # ln 5
+        tensor([1.6094, 1.6094])
     """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:

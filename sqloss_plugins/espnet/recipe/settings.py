@@ -179,8 +179,8 @@ class Settings:
             _check_model_name("--inference_lm", given.options.inference_lm, found)
             if found.model == MODEL_NAME and given.options.stop_stage > LAST_STAGE:
                 raise UserError(
-                    f"stage {LAST_STAGE + 1} is for plain ESPnet, which loads no language model with model: {MODEL_NAME}, "
-                    f"as {given.config('lm')} has it: end before it by --stop_stage {LAST_STAGE}"
+                    f"stage {LAST_STAGE + 1} is for plain ESPnet, which loads no language model with model: {MODEL_NAME}"
+                    f", as {given.config('lm')} has it: end before it by --stop_stage {LAST_STAGE}"
                 )
 
     # ---------------------------------------------------------------- training
