@@ -3,7 +3,7 @@
 import stat
 import sys
 
-from sqloss_plugins.espnet.recipe.options import parse
+from sqloss_plugins.espnet.recipe.parsing import parse
 from sqloss_plugins.espnet.recipe.paths import Paths
 from sqloss_plugins.espnet.recipe.settings import Settings
 

@@ -18,7 +18,7 @@ from sqloss_plugins.data.corpora.manifest import Manifests, hold_out, own_corpus
 from sqloss_plugins.data.corpora.sphere import write_sphere
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import main
-from sqloss_plugins.espnet.recipe.options import parse
+from sqloss_plugins.espnet.recipe.parsing import parse
 from sqloss_plugins.results import read_result
 
 TINY = [

@@ -24,9 +24,11 @@ from sqloss_plugins.data.corpora.librispeech import write_mini
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import decoding, flow, main, training, uploading
 from sqloss_plugins.espnet.recipe.asr_sh import INSTEAD
+from sqloss_plugins.espnet.recipe.definition import read_definition
 from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_text
-from sqloss_plugins.espnet.recipe.options import make_parser, parse, read_definition
+from sqloss_plugins.espnet.recipe.options import make_parser
 from sqloss_plugins.espnet.recipe.packing import plain_method
+from sqloss_plugins.espnet.recipe.parsing import parse
 from sqloss_plugins.espnet.recipe.paths import DataFolder
 from sqloss_plugins.espnet.recipe.scoring import espnets_tables
 from sqloss_plugins.espnet.recipe.speed import perturb_speed

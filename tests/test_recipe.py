@@ -28,7 +28,8 @@ from sqloss_plugins.espnet.bin.asr_export import main as export
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.recipe import decoding, main, preparation
 from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_folding, read_text, word_auroc
-from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, parse, read_lm_text
+from sqloss_plugins.espnet.recipe.options import STAGE_NAMES
+from sqloss_plugins.espnet.recipe.parsing import parse, read_lm_text
 from sqloss_plugins.espnet.recipe.paths import Paths
 from sqloss_plugins.experiments.calibrate import main as calibrate
 from sqloss_plugins.metrics import Edits, compute
@@ -761,7 +762,7 @@ def test_without_matplotlib_nothing_is_drawn(is_there, corpus, monkeypatch, caps
 
 
 def test_without_a_corpus_the_mini_one_is_taken_loudly(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("sqloss_plugins.espnet.recipe.options.is_reachable", lambda url: False)
+    monkeypatch.setattr("sqloss_plugins.espnet.recipe.parsing.is_reachable", lambda url: False)
     given = parse(["librispeech", "--workdir", str(tmp_path), "--loss", "square"])
     assert given.options.mini
     assert given.options.nbpe == 100  # the mini corpus's
@@ -770,7 +771,7 @@ def test_without_a_corpus_the_mini_one_is_taken_loudly(capsys, tmp_path, monkeyp
 
 
 def test_a_recipe_without_a_mini_corpus_says_so(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("sqloss_plugins.espnet.recipe.options.is_reachable", lambda url: False)
+    monkeypatch.setattr("sqloss_plugins.espnet.recipe.parsing.is_reachable", lambda url: False)
     for words in ([], ["--mini"]):
         assert main(["an4", "--workdir", str(tmp_path), *words]) == 2
         printed = capsys.readouterr()

@@ -23,7 +23,8 @@ from sqloss_plugins.data.mini_speech import speak
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.decoding import keep_coverage_apart
 from sqloss_plugins.espnet.recipe import main
-from sqloss_plugins.espnet.recipe.options import parse, read_definition
+from sqloss_plugins.espnet.recipe.definition import read_definition
+from sqloss_plugins.espnet.recipe.parsing import parse
 from sqloss_plugins.espnet.recipe.paths import Paths
 from sqloss_plugins.espnet.recipe.preparation import make_dictionary
 from sqloss_plugins.results import read_result

@@ -16,7 +16,7 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.bin.asr_export import main as export
 from sqloss_plugins.espnet.recipe import main
 from sqloss_plugins.espnet.recipe.error_rates import count_errors
-from sqloss_plugins.espnet.recipe.options import parse
+from sqloss_plugins.espnet.recipe.parsing import parse
 from sqloss_plugins.espnet.recipe.preparation import make_dictionary
 from sqloss_plugins.results import read_result
 

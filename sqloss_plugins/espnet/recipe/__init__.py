@@ -16,7 +16,7 @@ PROGRAM = "sqloss asr"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: a recipe's name or folder, and options; returns the exit status."""
-    from sqloss_plugins.espnet.recipe.options import parse
+    from sqloss_plugins.espnet.recipe.parsing import parse
 
     def run() -> None:
         options = parse(sys.argv[1:] if argv is None else argv)

@@ -23,8 +23,9 @@ from sqloss_plugins.espnet.recipe.decoding import (
     measure_calibration,
 )
 from sqloss_plugins.espnet.recipe.frames import check_for_ctc
-from sqloss_plugins.espnet.recipe.options import STAGE_NAMES, CommandLine, is_url
+from sqloss_plugins.espnet.recipe.options import STAGE_NAMES
 from sqloss_plugins.espnet.recipe.packing import pack, plain_method
+from sqloss_plugins.espnet.recipe.parsing import CommandLine, is_url
 from sqloss_plugins.espnet.recipe.paths import Paths, read_json
 from sqloss_plugins.espnet.recipe.scoring import (
     Scorer,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.recipe.options import MODEL_FILE, CommandLine, is_url
+from sqloss_plugins.espnet.recipe.options import MODEL_FILE
+from sqloss_plugins.espnet.recipe.parsing import CommandLine, is_url
 from sqloss_plugins.results import OUTPUTS_NAME, RESULT_NAME
 
 

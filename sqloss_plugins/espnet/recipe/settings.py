@@ -28,14 +28,8 @@ from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.espnet.model import MODEL_NAME
 from sqloss_plugins.espnet.model_files import check_sample_rate, read_state, sample_rate
 from sqloss_plugins.espnet.recipe.frames import Subsampling, subsampling
-from sqloss_plugins.espnet.recipe.options import (
-    LAST_STAGE,
-    LM_CRITERION,
-    LM_FILE,
-    MODEL_CRITERION,
-    MODEL_FILE,
-    CommandLine,
-)
+from sqloss_plugins.espnet.recipe.options import LAST_STAGE, LM_CRITERION, LM_FILE, MODEL_CRITERION, MODEL_FILE
+from sqloss_plugins.espnet.recipe.parsing import CommandLine
 from sqloss_plugins.espnet.recipe.paths import Paths, RunFolder, digest
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.results import run_folder
@@ -179,8 +173,8 @@ class Settings:
             _check_model_name("--inference_lm", given.options.inference_lm, found)
             if found.model == MODEL_NAME and given.options.stop_stage > LAST_STAGE:
                 raise UserError(
-                    f"stage {LAST_STAGE + 1} is for plain ESPnet, which loads no language model with model: {MODEL_NAME}"
-                    f", as {given.config('lm')} has it: end before it by --stop_stage {LAST_STAGE}"
+                    f"stage {LAST_STAGE + 1} is for plain ESPnet, which loads no language model with model: "
+                    f"{MODEL_NAME}, as {given.config('lm')} has it: end before it by --stop_stage {LAST_STAGE}"
                 )
 
     # ---------------------------------------------------------------- training

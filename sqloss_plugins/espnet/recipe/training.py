@@ -11,7 +11,7 @@ from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
 
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.recipe.error_rates import read_text
-from sqloss_plugins.espnet.recipe.options import read_lm_text
+from sqloss_plugins.espnet.recipe.parsing import read_lm_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder
 from sqloss_plugins.espnet.resume import accuracies, trained
 from sqloss_plugins.folders import SETTINGS_NAME, claim_folder
