@@ -17,9 +17,9 @@ from PIL import Image as Pictures
 from test_image_files import batch_bin, idx, write_idx
 
 from sqloss_plugins.data import images
+from sqloss_plugins.data.hold_out import SPLITS, HoldOut
 from sqloss_plugins.data.image_tasks import TASKS, load_task
 from sqloss_plugins.data.images import ImageData, as_rgb, load, load_from_hub
-from sqloss_plugins.data.labelled_text import SPLITS, HoldOut
 from sqloss_plugins.data.mini_images import SIZES, load_mini
 from sqloss_plugins.errors import UserError
 

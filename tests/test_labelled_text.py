@@ -13,8 +13,11 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sqloss_plugins.data import hold_out as holding
 from sqloss_plugins.data import labelled_text
-from sqloss_plugins.data.labelled_text import Columns, HoldOut, load_files, load_from_hub
+from sqloss_plugins.data.hold_out import HoldOut
+from sqloss_plugins.data.labelled_text import load_files, load_from_hub
+from sqloss_plugins.data.labels import Columns
 from sqloss_plugins.errors import UserError
 
 USUAL = Columns()
@@ -242,18 +245,18 @@ def many(count, classes, start=0):
 def test_a_hold_out_is_a_partition_with_class_shares_kept(counts, validation_size, test_size, seed):
     labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     train = Dataset.from_dict({"label": labels})
-    tables = {"train": labelled_text.Table(train, "train")}
+    tables = {"train": holding.Table(train, "train")}
     hold_out = HoldOut(validation_size, test_size, seed)
     wanted = [np.ceil(size * len(labels)) if size < 1 else size for size in (test_size, validation_size)]
     if sum(wanted) >= len(labels):
         with pytest.raises(UserError, match="too few to hold out"):
-            labelled_text.hold_out_sizes(tables, hold_out)
+            holding.hold_out_sizes(tables, hold_out)
         return
-    sizes = labelled_text.hold_out_sizes(tables, hold_out)
+    sizes = holding.hold_out_sizes(tables, hold_out)
     assert [sizes.get("test", 0), sizes.get("validation", 0)] == wanted
     if not sizes:
         return
-    parts, notes = labelled_text._draw_hold_out(train, sizes, seed, "single_label")
+    parts, notes = holding._draw_hold_out(train, sizes, seed, "single_label")
     assert np.array_equal(np.sort(np.concatenate(list(parts.values()))), np.arange(len(labels)))
     for split, size in sizes.items():
         assert len(parts[split]) == size
@@ -265,7 +268,7 @@ def test_a_hold_out_is_a_partition_with_class_shares_kept(counts, validation_siz
             shares = np.bincount(labels[movable], minlength=len(counts)) * sizes[split] / len(movable)
             assert np.abs(np.bincount(labels[parts[split]], minlength=len(counts)) - shares).max() < 1
         rest = np.setdiff1d(rest, parts.get(split, []))
-    again, _ = labelled_text._draw_hold_out(train, sizes, seed, "single_label")
+    again, _ = holding._draw_hold_out(train, sizes, seed, "single_label")
     assert all(np.array_equal(parts[split], again[split]) for split in parts)
 
 

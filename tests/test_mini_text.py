@@ -9,7 +9,9 @@ from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import make_pipeline
 
 from sqloss_plugins import paper
-from sqloss_plugins.data.labelled_text import Columns, HoldOut, load_files
+from sqloss_plugins.data.hold_out import HoldOut
+from sqloss_plugins.data.labelled_text import load_files
+from sqloss_plugins.data.labels import Columns
 from sqloss_plugins.data.mini_text import load_mini, write_mini_text
 
 FILES = {

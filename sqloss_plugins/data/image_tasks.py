@@ -8,9 +8,9 @@ from pathlib import Path
 
 from datasets import ClassLabel
 
+from sqloss_plugins.data.hold_out import HoldOut
 from sqloss_plugins.data.image_files import labels_of_idx, read_cifar10, read_idx
 from sqloss_plugins.data.images import LabelledImages, assemble, from_hub, open_split, packed, with_columns
-from sqloss_plugins.data.labelled_text import HoldOut
 from sqloss_plugins.data.tables import Table
 from sqloss_plugins.errors import UserError
 

@@ -18,16 +18,9 @@ from joblib import cpu_count
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
 
+from sqloss_plugins.data.hold_out import SPLITS, HoldOut, divided, hold_out_sizes
 from sqloss_plugins.data.image_files import labels_of_idx, read_folder, read_idx
-from sqloss_plugins.data.labelled_text import (
-    SPLITS,
-    Columns,
-    HoldOut,
-    LabelColumn,
-    divided,
-    hold_out_sizes,
-    settle_labels,
-)
+from sqloss_plugins.data.labels import Columns, LabelColumn, settle_labels
 from sqloss_plugins.data.tables import Table, reading
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError, listed, sentence

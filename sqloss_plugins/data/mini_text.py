@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sqloss_plugins.data.labelled_text import Columns, HoldOut, LabelledText, load_files
+from sqloss_plugins.data.hold_out import HoldOut
+from sqloss_plugins.data.labelled_text import LabelledText, load_files
+from sqloss_plugins.data.labels import Columns
 
 _TOPICS: Mapping[str, tuple[str, ...]] = {
     "ISCAS": (

@@ -21,7 +21,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from sqloss_plugins import __version__
 from sqloss_plugins.data.task_data import decoded_lines
-from sqloss_plugins.errors import UserError, sentence
+from sqloss_plugins.errors import UserError, listed, sentence
 
 Records = Iterator[tuple[int, dict[str, Any]]]
 """Rows as column -> value, each with the number of its line, or of the row, from 1."""
@@ -370,6 +370,11 @@ def brief(value: Any) -> str:
     """A value for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def brief_list(names: Sequence[str]) -> str:
+    """Names for a message, each by :func:`brief`, the first of many."""
+    return listed([brief(name) for name in names])
 
 
 # Parquet.

@@ -74,60 +74,27 @@ def _p(value: float | None) -> Cell:
     return Cell("") if value is None else Cell(f"{value:.3f}" if value >= 0.001 else "< 0.001", value)
 
 
+def _holm(differences: Sequence[Ahead]) -> dict[int, float | None]:
+    """Place among the differences -> Holm's p value, over those that decide, of the same loss and protocol."""
+    families: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for i, each in enumerate(differences):
+        if each.is_main:
+            families[each.family].append(i)
+    found: dict[int, float | None] = {}
+    for members in families.values():
+        p_values = adjusted([differences[i].difference.p_value for i in members])
+        found |= dict(zip(members, p_values, strict=True))
+    return found
+
+
 def difference_table(name: str, title: str, differences: Sequence[Ahead]) -> Table:
     """Differences seed by seed, with their interval, test and power."""
-    families: dict[tuple[str, str], list[Ahead]] = defaultdict(list)
-    for each in differences:
-        if each.is_main:
-            families[each.family].append(each)
-    holm: dict[int, float | None] = {}
-    for members in families.values():
-        p_values = adjusted([each.difference.p_value for each in members])
-        holm |= {id(each): p_value for each, p_value in zip(members, p_values, strict=True)}
+    holm = _holm(differences)
     rows, records = [], []
-    for each in differences:
-        group, values = each.evidence.group, list(each.by_seed.values())
-        measured = Measured(each.by_seed)
-        interval, needed, p_value = mean_interval(values), seeds_needed(values), each.difference.p_value
-        digits = 2 if each.evidence.comparison.metrics[each.difference.column.metric].unit == "%" else 4
-        spread = "" if measured.deviation is None else f" +- {measured.deviation:.{digits}f}"
-        heading = _heading(each.evidence, each.difference.column)
-        rows.append(
-            [
-                Cell(group.task),
-                Cell(group.arch),
-                Cell(group.protocol),
-                Cell(each.difference.loss),
-                Cell(heading + (" *" if each.is_main else "")),
-                Cell(f"{measured.mean:+.{digits}f}{spread}", measured.mean),
-                _interval(interval, digits, "+"),
-                Cell(f"{sum(value > 0 for value in values)} of {len(values)}", len(values)),
-                _p(p_value),
-                _p(holm.get(id(each))),
-                number(needed, 0),
-            ]
-        )
-        records.append(
-            {
-                "task": group.task,
-                "arch": group.arch,
-                "protocol": group.protocol,
-                "loss": each.difference.loss,
-                "split": each.difference.column.split,
-                "metric": each.difference.column.metric,
-                "is_main": each.is_main,
-                "mean": measured.mean,
-                "std": measured.deviation,
-                "low": interval.low if interval else None,
-                "high": interval.high if interval else None,
-                "seeds": len(values),
-                "seeds_better": sum(value > 0 for value in values),
-                "p_value": p_value,
-                "p_value_holm": holm.get(id(each)),
-                "seeds_needed": needed,
-                "by_seed": " ".join(f"{seed}:{value:.6g}" for seed, value in each.by_seed.items()),
-            }
-        )
+    for i, each in enumerate(differences):
+        record = _difference_record(each, holm.get(i))
+        rows.append(_difference_row(each, record))
+        records.append(record)
     columns = ["task", "model", "protocol", "loss", "metric", "ahead of cross-entropy by"]
     columns += ["95 % interval", "seeds better", "p", "p, Holm", "seeds to show it"]
     notes = [
@@ -140,6 +107,48 @@ def difference_table(name: str, title: str, differences: Sequence[Ahead]) -> Tab
         "power 0.8; of few seeds the size itself is a rough guess",
     ]
     return Table(name, title, columns, rows, records, notes)
+
+
+def _difference_record(each: Ahead, holm: float | None) -> dict[str, Any]:
+    """A difference as data."""
+    group, column, values = each.evidence.group, each.difference.column, list(each.by_seed.values())
+    measured, interval = Measured(each.by_seed), mean_interval(values)
+    return {
+        "task": group.task,
+        "arch": group.arch,
+        "protocol": group.protocol,
+        "loss": each.difference.loss,
+        "split": column.split,
+        "metric": column.metric,
+        "is_main": each.is_main,
+        "mean": measured.mean,
+        "std": measured.deviation,
+        "low": interval.low if interval else None,
+        "high": interval.high if interval else None,
+        "seeds": len(values),
+        "seeds_better": sum(value > 0 for value in values),
+        "p_value": each.difference.p_value,
+        "p_value_holm": holm,
+        "seeds_needed": seeds_needed(values),
+        "by_seed": " ".join(f"{seed}:{value:.6g}" for seed, value in each.by_seed.items()),
+    }
+
+
+def _difference_row(each: Ahead, record: Mapping[str, Any]) -> list[Cell]:
+    """A difference for people."""
+    digits = 2 if each.evidence.comparison.metrics[each.difference.column.metric].unit == "%" else 4
+    spread = "" if record["std"] is None else f" +- {record['std']:.{digits}f}"
+    interval = None if record["low"] is None else Interval(record["low"], record["high"])
+    return [
+        *(Cell(record[column]) for column in ("task", "arch", "protocol", "loss")),
+        Cell(_heading(each.evidence, each.difference.column) + (" *" if each.is_main else "")),
+        Cell(f"{record['mean']:+.{digits}f}{spread}", record["mean"]),
+        _interval(interval, digits, "+"),
+        Cell(f"{record['seeds_better']} of {record['seeds']}", record["seeds"]),
+        _p(record["p_value"]),
+        _p(record["p_value_holm"]),
+        number(record["seeds_needed"], 0),
+    ]
 
 
 def deviation_table(name: str, title: str, evidence: Sequence[Evidence]) -> Table:

@@ -64,13 +64,6 @@ def make_report(evidence: Sequence[Evidence], folders: Sequence[Path]) -> Report
     deviations = deviation_table("std", "Standard deviations over seeds", real)
     of_paper = {PAPER: "the paper's tasks", OWN: "other tasks and models"}
     counts = count_table({of_paper[name]: differences[name] for name in of_paper})
-    runs = [run for item in evidence for run in item.runs]
-    about = {
-        "runs": f"{len(runs)}, {sum(run.result.mini for run in runs)} of them mini",
-        "from": ", ".join(map(str, folders)),
-        "training time": f"{sum(run.result.wall_time_s for run in runs) / 3600:.1f} hours",
-        "made by": f"sqloss_plugins {versions()['sqloss_plugins']} ({versions().get('git') or 'no checkout'})",
-    }
     sections = [
         Section("found", "What is found", _found(counts), tables=[counts]),
         Section(
@@ -112,7 +105,18 @@ def make_report(evidence: Sequence[Evidence], folders: Sequence[Path]) -> Report
         Section("paper", "The paper's own numbers", paper_remarks(tests), tables=[tests]),
         Section("runs", "Runs", tables=[_run_table(evidence)]),
     ]  # fmt: skip
-    return Report("Square loss and cross-entropy", about, sections)
+    return Report("Square loss and cross-entropy", _about(evidence, folders), sections)
+
+
+def _about(evidence: Sequence[Evidence], folders: Sequence[Path]) -> dict[str, str]:
+    """What the report is made of."""
+    runs = [run for item in evidence for run in item.runs]
+    return {
+        "runs": f"{len(runs)}, {sum(run.result.mini for run in runs)} of them mini",
+        "from": ", ".join(map(str, folders)),
+        "training time": f"{sum(run.result.wall_time_s for run in runs) / 3600:.1f} hours",
+        "made by": f"sqloss_plugins {versions()['sqloss_plugins']} ({versions().get('git') or 'no checkout'})",
+    }
 
 
 def _filled(*tables: Table) -> list[Table]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.command_line import check_name
+from sqloss_plugins.data.hold_out import HoldOut
 from sqloss_plugins.data.image_tasks import TASKS, load_task
 from sqloss_plugins.data.images import LabelledImages, load, load_from_hub
-from sqloss_plugins.data.labelled_text import HoldOut
 from sqloss_plugins.data.mini_images import load_mini
 from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.hf.options import option, refuse_empty, refuse_given

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.command_line import check_name
-from sqloss_plugins.data.labelled_text import Columns, HoldOut, LabelledText, load_files, load_from_hub
+from sqloss_plugins.data.hold_out import HoldOut
+from sqloss_plugins.data.labelled_text import LabelledText, load_files, load_from_hub
+from sqloss_plugins.data.labels import Columns
 from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.hf.options import option, refuse_empty, refuse_given
 from sqloss_plugins.hf.task import TaskArguments

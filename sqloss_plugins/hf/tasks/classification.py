@@ -32,7 +32,9 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from sqloss_plugins import paper
 from sqloss_plugins.command_line import check_name
-from sqloss_plugins.data.labelled_text import Columns, HoldOut, LabelledText
+from sqloss_plugins.data.hold_out import HoldOut
+from sqloss_plugins.data.labelled_text import LabelledText
+from sqloss_plugins.data.labels import Columns
 from sqloss_plugins.data.mini_text import load_mini
 from sqloss_plugins.data.tables import read_table
 from sqloss_plugins.data.task_data import TaskData
