@@ -385,6 +385,10 @@ BAD_OPTIONS = {
         ["--do_predict", "--test_file", "x.csv", "--shuffle_seed", "1"],
         "--shuffle_seed is of training data, and there is none: leave it out",
     ),
+    "seed of mini data": (
+        ["--task", "text5", "--mini", "--shuffle_seed", "1"],
+        "--shuffle_seed changes nothing in mini data, which are always the same: leave it out",
+    ),
     "weights of nothing": (
         [*FILE, "--do_eval", "--class_weights", "balanced"],
         "--class_weights is of training, and nothing is trained: leave it out",

@@ -366,6 +366,10 @@ BAD = {
         {"train": "text,lable\na,1\n"},
         "train.csv has no column 'label', but 'text', 'lable': name the right one by --label_column_name",
     ),
+    "semicolons": (
+        {"train": "text;label\na;1\n"},
+        "train.csv has no column 'label', but 'text;label': its fields seem to be separated by semicolons; separate",
+    ),
     "label column of validation": ({"train": GOOD, "validation": "text\na\n"}, "validation.csv has no column 'label'"),
     "named label": ({"train": GOOD, "columns": Columns(label="stars")}, "has no column 'stars'"),
     "named text": (

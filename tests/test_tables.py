@@ -227,6 +227,11 @@ BAD_FILES = {
     "old Macintosh": ("a.csv", "a,b\r1,2\r3,4\r", "a.csv line 1 has a carriage return within a field"),
     "too few": ("a.csv", "a,b\n1,2\n\n3\n", "a.csv line 4 has 1 field where the header has 2"),
     "too many": ("a.csv", "a,b\n1,2,3\n", "a.csv line 2 has 3 fields where the header has 2"),
+    "semicolons": (
+        "a.csv",
+        "a;b\n1,5;2\n",
+        "a.csv line 2 has 2 fields where the header has 1: its fields seem to be separated by semicolons; separate",
+    ),
     "doubled": ("a.csv", "a,b,a\n1,2,3\n", "a.csv: the header names 'a' more than once"),
     "no name": ("a.csv", ",b\n0,2\n", "a.csv: column 1 has no name in the header"),
     "blank name": ("a.csv", "a, \n0,2\n", "a.csv: column 2 has no name in the header"),

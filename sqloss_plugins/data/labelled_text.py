@@ -13,7 +13,7 @@ from datasets import DatasetDict, Features, List, Value, load_dataset
 
 from sqloss_plugins.data.hold_out import SPLITS, HoldOut, divided, hold_out_sizes
 from sqloss_plugins.data.labels import Columns, LabelColumn, settle_labels
-from sqloss_plugins.data.tables import Table, brief, brief_list, read_table
+from sqloss_plugins.data.tables import Table, brief, brief_list, other_separator, read_table
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 
@@ -195,10 +195,9 @@ def _find(names: Sequence[str], wanted: str) -> str | None:
 def _found(table: Table, wanted: str, option: str = "--text_column_names") -> str:
     name = _find(table.rows.column_names, wanted)
     if name is None:
-        raise UserError(
-            f"{table.name} has no column {wanted!r}, but {brief_list(table.rows.column_names)}: name the right one by "
-            f"{option}"
-        )
+        names = table.rows.column_names
+        remedy = other_separator(names) or f"name the right one by {option}"
+        raise UserError(f"{table.name} has no column {wanted!r}, but {brief_list(names)}: {remedy}")
     return name
 
 

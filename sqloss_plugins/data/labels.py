@@ -121,8 +121,8 @@ class LabelColumn:
         if unknown:
             place = self.table.place(min(found[name] for name in unknown))
             raise UserError(
-                f"{self.table.name} has labels that {where} has not: {brief_list(unknown)} (first: {place}); correct "
-                "them, or leave those rows out"
+                f"{self.table.name} has labels that {where} has not: {brief_list(unknown)} (first: {place}); "
+                f"{self.table.remedy}"
             )
 
     def encoder(self, kind: str, names: Sequence[str]) -> tuple[str, Callable[[Any], Any]]:

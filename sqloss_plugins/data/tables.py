@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow
 import pyarrow.parquet
@@ -28,6 +28,7 @@ Records = Iterator[tuple[int, dict[str, Any]]]
 
 _LONGEST_FIELD = 16 * 2**20
 _BATCH = 1000
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars", ",": "commas"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class Table:
         notes: what a person should know about the reading.
         records: reads the file once more; None where rows are only counted.
         unit: what the numbers of the records count, ``line`` or ``row``.
+        remedy: what messages say can be done about rows with labels that are not known.
     """
 
+    remedy: ClassVar[str] = "correct them, or leave those rows out"
     rows: Dataset
     name: str
     notes: tuple[str, ...] = ()
@@ -260,11 +263,20 @@ def _named(path: Path, rows: Iterator[tuple[int, list[str]]], separator: str) ->
     _check_names(path, names)
     for number, fields in rows:
         if len(fields) != len(names):
+            remedy = other_separator(names) or f"a field with a {separator} in it has to be in quotation marks"
             raise UserError(
                 f"{path} line {number} has {len(fields)} field{'s' * (len(fields) != 1)} where the header has "
-                f"{len(names)}: a field with a {separator} in it has to be in quotation marks"
+                f"{len(names)}: {remedy}"
             )
         yield number, dict(zip(names, fields, strict=True))
+
+
+def other_separator(names: Sequence[str]) -> str | None:
+    """What to do about a file with one column whose name looks like several, such as ``text;label``; else None."""
+    found = next((what for mark, what in _SEPARATORS.items() if len(names) == 1 and mark in names[0]), None)
+    if found is None:
+        return None
+    return f"its fields seem to be separated by {found}; separate them by commas in a .csv file, by tabs in a .tsv file"
 
 
 def _check_names(path: Path, names: Sequence[str]) -> None:

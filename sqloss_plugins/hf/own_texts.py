@@ -106,6 +106,11 @@ def check_source(args: LabelledTextArguments, given: Collection[str], do_train: 
         (args.dataset_name, _OF_HUB, "is of --dataset_name"),
         (sources, _OF_OWN_DATA, "is of your own data, and this is the embedded mini data"),
         (has_training_data, _OF_TRAINING_DATA, "is of training data, and there is none"),
+        (
+            sources or args.shuffle_train_dataset,
+            ("shuffle_seed",),
+            "changes nothing in mini data, which are always the same",
+        ),
         (not args.validation_file, ("validation_size",), "is of data that is held out, not of --validation_file"),
         (not args.test_file, ("test_size",), "is of data that is held out, not of --test_file"),
         (do_train, ("shuffle_train_dataset",), "is of training, and nothing is trained"),
