@@ -6,6 +6,7 @@ import os
 import tarfile
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet as pq
@@ -265,8 +266,22 @@ def test_images_are_checked_by_several_processes_and_once(tmp_path, read, monkey
     found = read(train=folder, max_corrupt_share=0.2, num_proc=2)
     assert found.data.sizes == {"train": 10}
     assert found.data.fingerprint == read(train=folder, max_corrupt_share=0.2).data.fingerprint
-    monkeypatch.setattr(Image, "decode_example", None)
-    assert read(train=folder, max_corrupt_share=0.2).data.sizes == {"train": 10}, "what was found is kept"
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "decode_example", None)
+        assert read(train=folder, max_corrupt_share=0.2).data.sizes == {"train": 10}, "what was found is kept"
+
+
+def test_a_bar_is_shown_where_many_images_are_checked(tmp_path, read, monkeypatch, capsys):
+    """Also where the bars of datasets are turned off, as the command line does; and only if it is asked for."""
+    monkeypatch.setattr("sqloss_plugins.data.images._ROWS_A_PROCESS", 10)
+    datasets.disable_progress_bars()
+    try:
+        for count, shows, is_shown in ((12, True, True), (9, True, False), (14, False, False)):
+            read(train=write_folder(tmp_path / str(count), contents(count)), show_progress=shows, num_proc=1)
+            assert ("Checking the images of" in capsys.readouterr().err) is is_shown
+            assert datasets.are_progress_bars_disabled()
+    finally:
+        datasets.enable_progress_bars()
 
 
 def test_a_missing_image_is_corrupt(tmp_path, read):
@@ -347,6 +362,10 @@ def test_labels_of_a_saved_model(tmp_path, read):
     assert found.data.splits["test"]["label"] == [3] * 4 + [2] * 4 + [0] * 4
     with pytest.raises(UserError, match=r"a has labels that the model has not: 'owl' \(first: .*a/owl/008.png\)"):
         read(test=test, labels=["cat", "dog"])
+    with pytest.raises(
+        UserError, match=r"or leave those images out \(test images without labels are put into one fold"
+    ):
+        read(test=write_folder(tmp_path / "c", [("2024", png(1))]), labels=["cat", "dog"])
     numbered = read(validation=write_shards(tmp_path / "b", contents()), labels=CLASSES)
     assert numbered.data.splits["validation"]["label"] == [0] * 4 + [1] * 4 + [2] * 4
     assert numbered.data.notes == ("labels are taken for the model's by their numbers: 0 is cat, 1 is dog, 2 is owl",)

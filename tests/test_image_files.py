@@ -216,7 +216,7 @@ def test_folders_are_classes(tmp_path):
     (folder / "list.csv").touch()
     rows, notes = read_folder(folder, str(tmp_path / "cache"))
     assert len(rows) == 5
-    assert notes == [f"{folder}: files that are no images are left out: dog/notes.txt"]
+    assert notes == [f"{folder}: files that cannot be read as images are left out: dog/notes.txt"]
 
 
 def test_a_folder_is_read_anew_when_a_file_changes(tmp_path):
@@ -248,8 +248,15 @@ def test_mistakes_in_folders(tmp_path):
     (folder / "fish.png").unlink()
     (folder / "empty").mkdir()
     (folder / "empty/read.me").touch()
+    with pytest.raises(UserError, match=r"train/empty has no images that can be read .*, only read.me: put some there"):
+        read_folder(folder, cache)
+    (folder / "empty/read.me").unlink()
     with pytest.raises(UserError, match="train/empty has no images: put some there, or remove the folder"):
         read_folder(folder, cache)
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone/1.HEIC").touch()
+    with pytest.raises(UserError, match=r"phone has no images that can be read \(JPEG or PNG, .*\), only 1.HEIC: it "):
+        read_folder(tmp_path / "phone", cache)
     (tmp_path / "nothing").mkdir()
     with pytest.raises(UserError, match="nothing has no images: it needs a folder of images for each class"):
         read_folder(tmp_path / "nothing", cache)

@@ -277,6 +277,10 @@ BAD_OPTIONS = {
         ["--task", "mnist", "--mini", *NEW, "--max_corrupt_share", "0.1"],
         "--max_corrupt_share is not of mini data: leave it out",
     ),
+    "seed of mini data": (
+        ["--task", "mnist", "--mini", *NEW, "--shuffle_seed", "1"],
+        "--shuffle_seed changes nothing where all of the mini data are taken: leave it out",
+    ),
     "column of a task": (
         ["--task", "mnist", "--data_dir", "x", *NEW, "--label_column_name", "y"],
         "--label_column_name is of images of your own, and --task mnist is known: leave it out",

@@ -71,8 +71,8 @@ def read_folder(folder: Path, cache_dir: str | None = None) -> tuple[Dataset, li
     """Reads a folder that has a folder of images for each class, or, without labels, images alone.
 
     The classes are numbered in the order of their folders' names. Images may lie in folders within those. Files whose
-    names begin with a dot are left out; so are those whose suffix is none of an image, and a note says so. Only names
-    are kept, a folder's at a time, so that memory does not grow with the number of images.
+    names begin with a dot are left out; so are those whose suffix is not one of a format that Pillow reads, and a note
+    says so. Only names are kept, a folder's at a time, so that memory does not grow with the number of images.
 
     Returns:
         The rows, with ``image`` and, for class folders, ``label`` (``ClassLabel``); and notes.
@@ -88,9 +88,10 @@ def read_folder(folder: Path, cache_dir: str | None = None) -> tuple[Dataset, li
         raise UserError(
             f"{folder} has images beside its class folders, such as {beside}: move each into the folder of its class"
         )
-    digest, total, others = hashlib.sha256(), 0, []
+    digest, total = hashlib.sha256(), 0
+    others: list[str] = []
     for number, name in enumerate(classes or [""]):
-        count = 0
+        count, first_other = 0, len(others)
         for entry in _files(folder / name):
             if not _is_image(entry, suffixes):
                 others.append(entry.path)
@@ -104,10 +105,11 @@ def read_folder(folder: Path, cache_dir: str | None = None) -> tuple[Dataset, li
                 raise UserError(f"{entry.path} cannot be read: {error.strerror or error}") from error
             count += 1
         if classes and not count:
-            raise UserError(f"{folder / name} has no images: put some there, or remove the folder of this class")
+            lacking = _without_images(folder / name, others[first_other:])
+            raise UserError(f"{lacking}: put some there, or remove the folder of this class")
         total += count
     if not total:
-        raise UserError(f"{folder} has no images: it needs a folder of images for each class")
+        raise UserError(f"{_without_images(folder, others)}: it needs a folder of images for each class")
 
     def records() -> Iterator[tuple[Any, int]]:
         for number, name in enumerate(classes or [""]):
@@ -120,7 +122,15 @@ def read_folder(folder: Path, cache_dir: str | None = None) -> tuple[Dataset, li
     if len(rows) != total:
         raise UserError(f"{folder} changed while it was read: start again")
     names = [os.path.relpath(path, folder) for path in others]
-    return rows, [f"{folder}: files that are no images are left out: {listed(names)}"] if others else []
+    return rows, [f"{folder}: files that cannot be read as images are left out: {listed(names)}"] if others else []
+
+
+def _without_images(folder: Path, others: Sequence[str]) -> str:
+    """For a message: that a folder has no images, and which other files it has, such as a phone's HEIC files."""
+    if not others:
+        return f"{folder} has no images"
+    names = [os.path.relpath(path, folder) for path in others]
+    return f"{folder} has no images that can be read (JPEG or PNG, for example), only {listed(names)}"
 
 
 _Entries = list[os.DirEntry[str]]

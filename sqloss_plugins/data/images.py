@@ -6,14 +6,16 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from datasets import DatasetDict, Features, Image, LargeList, List, Value, load_dataset
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from joblib import cpu_count
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
@@ -88,6 +90,7 @@ def load(
     max_corrupt_share: float = 0.0,
     cache_dir: str | None = None,
     num_proc: int | None = None,
+    show_progress: bool = False,
 ) -> LabelledImages:
     """Reads images with labels.
 
@@ -101,6 +104,7 @@ def load(
         max_corrupt_share: the share of a split's images that may be left out because they cannot be decoded.
         cache_dir: where memory-mapped copies are kept; by default where ``datasets`` keeps all.
         num_proc: processes that check the images; by default as many as there are processors, for many images.
+        show_progress: show a bar while many images are checked.
 
     Raises:
         UserError: what is wrong, and in which file.
@@ -110,7 +114,7 @@ def load(
     tables = {split: open_split(split, sources[split], cache_dir) for split in SPLITS if split in sources}
     tables = with_columns(tables, image_column_name, label_column_name)
     source = ", ".join(str(sources[split]) for split in tables)
-    return assemble(tables, source, hold_out, labels, max_corrupt_share, num_proc)
+    return assemble(tables, source, hold_out, labels, max_corrupt_share, num_proc, show_progress)
 
 
 def load_from_hub(
@@ -124,6 +128,7 @@ def load_from_hub(
     max_corrupt_share: float = 0.0,
     cache_dir: str | None = None,
     num_proc: int | None = None,
+    show_progress: bool = False,
     token: str | None = None,
 ) -> LabelledImages:
     """Reads images with labels from the hub, from the local cache of it, or from a folder with a data set's files.
@@ -132,8 +137,8 @@ def load_from_hub(
         name: of the data set, of which the splits ``train``, ``validation`` and ``test`` are taken.
         config: its configuration, if it has several.
         token: for the hub.
-        hold_out, image_column_name, label_column_name, labels, max_corrupt_share, cache_dir, num_proc: as for
-            :func:`load`.
+        hold_out, image_column_name, label_column_name, labels, max_corrupt_share, cache_dir, num_proc, show_progress:
+            as for :func:`load`.
 
     Raises:
         ConnectionError, OSError, ValueError: the hub cannot be reached and the cache has no copy.
@@ -142,7 +147,7 @@ def load_from_hub(
     tables = from_hub(name, config, cache_dir, token)
     tables = with_columns(tables, image_column_name, label_column_name)
     source = f"hub: {name}" if config is None else f"hub: {name} {config}"
-    return assemble(tables, source, hold_out, labels, max_corrupt_share, num_proc)
+    return assemble(tables, source, hold_out, labels, max_corrupt_share, num_proc, show_progress)
 
 
 # Where the images are.
@@ -151,6 +156,11 @@ def load_from_hub(
 @dataclass(frozen=True)
 class _Images(Table):
     """A split: ``image``, not decoded, and whatever there is as labels."""
+
+    remedy: ClassVar[str] = (
+        "correct them, or leave those images out (test images without labels are put into one folder, without folders "
+        "in it)"
+    )
 
     def place(self, row: int) -> str:
         """An image's own file, or its row."""
@@ -269,6 +279,7 @@ def assemble(
     labels: Sequence[str] | None,
     max_corrupt_share: float,
     num_proc: int | None,
+    show_progress: bool,
     check_classes: Callable[[int], None] | None = None,
 ) -> LabelledImages:
     """Settles the classes, then decodes every image once, then holds out what is lacking.
@@ -276,7 +287,7 @@ def assemble(
     Args:
         tables: the splits, with the columns ``image`` and, where there are labels, ``label``.
         source: where they are from, for people.
-        hold_out, labels, max_corrupt_share, num_proc: as for :func:`load`.
+        hold_out, labels, max_corrupt_share, num_proc, show_progress: as for :func:`load`.
         check_classes: refuses, by a UserError, a number of classes, before the images are decoded.
 
     Raises:
@@ -300,7 +311,7 @@ def assemble(
         notes.append(f"{tables['test'].name} has no labels: its predictions are not scored")
     splits, hashes, kept = DatasetDict(), {}, {}
     for split, table in tables.items():
-        rows, hashes[split], note = _examined(table, max_corrupt_share, num_proc)
+        rows, hashes[split], note = _examined(table, max_corrupt_share, num_proc, show_progress)
         notes += note
         if split in labelled:
             name, number = labelled[split].encoder("single_label", names)
@@ -326,7 +337,7 @@ _DECODER = Image()
 
 
 def _examined(
-    table: Table, max_share: float, num_proc: int | None
+    table: Table, max_share: float, num_proc: int | None, show_progress: bool
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[str]]:
     """Decodes every image of a split once; what is found is kept beside the data.
 
@@ -338,15 +349,16 @@ def _examined(
     """
     total = len(table.rows)
     processes = num_proc or min(cpu_count(), total // _ROWS_A_PROCESS)
-    found = table.rows.select_columns(["image"]).map(
-        _examine,
-        batched=True,
-        batch_size=100,
-        remove_columns=["image"],
-        features=Features({"mistake": Value("string"), "hash": Value("int64")}),
-        num_proc=processes if processes > 1 else None,
-        desc=f"Checking the images of {table.name}",
-    )
+    with _progress_bars(show_progress and total >= _ROWS_A_PROCESS):
+        found = table.rows.select_columns(["image"]).map(
+            _examine,
+            batched=True,
+            batch_size=100,
+            remove_columns=["image"],
+            features=Features({"mistake": Value("string"), "hash": Value("int64")}),
+            num_proc=processes if processes > 1 else None,
+            desc=f"Checking the images of {table.name}",
+        )
     mistakes, hashes = found.data.column("mistake"), np.asarray(found.data.column("hash"))
     is_right = np.asarray(mistakes.is_null())
     corrupt = np.flatnonzero(~is_right)
@@ -361,6 +373,19 @@ def _examined(
     if len(corrupt) == total:
         raise UserError(f"{text}: there is nothing left")
     return np.flatnonzero(is_right), hashes[is_right], [f"WARNING: {text}: they are left out"]
+
+
+@contextmanager
+def _progress_bars(shown: bool) -> Iterator[None]:
+    """Shows the bars of ``datasets`` for the length of the block, also where they are turned off; if not, as it is."""
+    is_off = are_progress_bars_disabled()
+    if shown:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        if is_off:
+            disable_progress_bars()
 
 
 def _examine(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

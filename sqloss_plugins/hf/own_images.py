@@ -89,11 +89,15 @@ def check_source(args: ImageDataArguments, given: Collection[str], do_train: boo
     if do_train and not has_training_data:
         raise UserError("training needs --train_dir; a saved model is scored by --do_eval or --do_predict")
     is_divided = args.known_task is None or TASKS[args.known_task].validation_size > 0
+    is_limited = any(
+        size is not None for size in (args.max_train_samples, args.max_eval_samples, args.max_predict_samples)
+    )
     for is_of_use, names, reason in (
         (args.dataset_name, ("dataset_config_name",), "is of --dataset_name"),
         (args.known_task is None, _READING, f"is of images of your own, and --task {args.task} is known"),
         (not args.mini, ("train_val_split", "max_corrupt_share", "preprocessing_num_workers"), "is not of mini data"),
         (has_training_data, _OF_TRAINING_DATA, "is of training data, and there is none"),
+        (not args.mini or is_limited, ("shuffle_seed",), "changes nothing where all of the mini data are taken"),
         (not args.validation_dir, ("train_val_split",), "is of data that is held out, not of --validation_dir"),
         (is_divided, ("train_val_split",), f"is of data that is held out, and {args.task} has validation data"),
     ):
@@ -137,13 +141,19 @@ def source_name(args: ImageDataArguments) -> str:
     return name
 
 
-def read(args: ImageDataArguments, is_hub_reachable: bool, labels: Sequence[str] | None = None) -> LabelledImages:
+def read(
+    args: ImageDataArguments,
+    is_hub_reachable: bool,
+    labels: Sequence[str] | None = None,
+    show_progress: bool = False,
+) -> LabelledImages:
     """The task's data, the folders, the data set, or the mini data.
 
     Args:
         args: the options.
         is_hub_reachable: for the message.
         labels: names of a saved model's classes, where there is no training data.
+        show_progress: show a bar while many images are checked.
 
     Raises:
         UserError: what is wrong, and where.
@@ -155,6 +165,7 @@ def read(args: ImageDataArguments, is_hub_reachable: bool, labels: Sequence[str]
         "max_corrupt_share": args.max_corrupt_share,
         "cache_dir": args.cache_dir,
         "num_proc": args.preprocessing_num_workers,
+        "show_progress": show_progress,
     }
     task, share = args.known_task, args.train_val_split
     try:
