@@ -443,6 +443,7 @@ BAD_OPTIONS = {
     "a folder": (["--train_file", ".", "--test_file", "x"], "--train_file"),
     "empty": (["--train_file", "/dev/null"], "/dev/null is too short for a train text"),
     "heads": (["--mini", "--num_heads", "3"], "--hidden_size must be a multiple of --num_heads, got 128 and 3"),
+    "a new one to score": (["--mini", "--do_eval"], "a new model has to be trained: name a trained one by --model_n"),
     "dropout": (["--mini", "--dropout", "1"], "--dropout must be at least 0 and less than 1, got 1"),
     "length": (["--mini", "--segment_length", "0"], "--segment_length must be at least 1, got 0"),
     "memory": (["--mini", "--memory_length", "-1"], "--memory_length must be at least 0, got -1"),
@@ -489,6 +490,9 @@ def test_other_models_are_refused(finished, small, tiny_model, capsys):
     options = [*small[:2], *SHORT, "--model_name_or_path", str(tiny_model), "--output_dir", "out"]
     assert main(options) == 2
     assert "is no Transformer-XL that this command has saved" in capsys.readouterr().err
+    shutil.copytree(finished["square"], "bare", ignore=shutil.ignore_patterns("tokenizer*"))
+    assert main([*small[:2], *SHORT, "--model_name_or_path", "bare", "--output_dir", "out"]) == 2
+    assert "the tokenizer of bare cannot be loaded: " in capsys.readouterr().err
 
 
 def test_too_many_streams(small, capsys):

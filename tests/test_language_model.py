@@ -22,8 +22,10 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from sqloss_plugins.data import text as text_files
 from sqloss_plugins.data.text import load_files, load_mini
 from sqloss_plugins.data.tokens import unigram_perplexity
+from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.language_models import train_tokenizer
 from sqloss_plugins.hf.options import parse as parse_task
 from sqloss_plugins.hf.tasks.language_model import LanguageModel, main
@@ -222,6 +224,26 @@ def test_held_out_text(tmp_path):
     assert len({data.fingerprint, other.fingerprint, given.fingerprint}) == 3
 
 
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    """Its other text is not kept under the digest of what was there."""
+    path = tmp_path / "a.txt"
+    path.write_text("one\n" * 20)
+    measure = text_files._measure
+
+    def change_afterwards(*args):
+        monkeypatch.setattr(text_files, "_measure", measure)
+        found = measure(*args)
+        path.write_text("two\n" * 20)
+        return found
+
+    monkeypatch.setattr(text_files, "_measure", change_afterwards)
+    options = {"cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(UserError, match=r"a\.txt changed while it was read: start again"):
+        load_files(str(path), **options)
+    path.write_text("one\n" * 20)
+    assert set(lines(load_files(str(path), **options), "train")) == {"one\n"}
+
+
 @pytest.mark.parametrize("end", [" ", ""])
 def test_held_out_text_of_long_lines(end, tmp_path):
     """Cut between words, and where there are none anywhere: a tenth is a tenth."""
@@ -360,6 +382,7 @@ BAD_OPTIONS = {
     "binary": (["--train_file", sys.executable], "is not UTF-8 text (line "),
     "validation alone": (["--validation_file", "x"], "--validation_file needs --train_file beside it"),
     "mini and real": (["--mini", "--train_file", "x"], "--mini and --train_file exclude each other"),
+    "a new one to score": (["--mini", "--do_eval"], "a new model has to be trained: name a trained one by --model_n"),
     "block of one": (["--block_size", "1"], "--block_size must be at least 2, got 1"),
     "few tokens": (["--vocab_size", "255"], "--vocab_size must be at least 256, got 255"),
     "a billion tokens": (["--vocab_size", "1000000000"], "--vocab_size must be at most 10000000, got 1000000000"),

@@ -228,6 +228,10 @@ BAD_OPTIONS = {
         "--mlm_probability is of --objective masked: leave it out, or give that",
     ),
     "no objective": (["--objective", "fluent"], "argument --objective: invalid choice: 'fluent'"),
+    "with hyphens": (
+        ["--objective", "masked", "--block-size", "64"],
+        "--block_size is of --objective causal: leave it out, or give that",
+    ),
     "nothing masked": (["--objective=masked", "--mlm_probability", "0"], "--mlm_probability must be greater than 0"),
     "more than all": (["--objective", "masked", "--mlm_probability", "15"], "at most 1, got 15"),
     "padding": (
@@ -254,6 +258,10 @@ def test_too_little_text(small, capsys):
     shutil.rmtree("out")
     assert main([*options, "--line_by_line", "--mlm_probability", "1e-9"]) == 2
     assert "no token of the validation text is masked: give more text, or a greater" in capsys.readouterr().err
+    shutil.rmtree("out")
+    Path("a.txt").write_text("abcdefgh\n" * 40 + "\n" * 400)
+    assert main([*options, "--line_by_line"]) == 2
+    assert "no line of the validation text has text in it: give more text" in capsys.readouterr().err
 
 
 def test_the_embedded_default(tmp_path, monkeypatch, capsys):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from datasets import Dataset, DatasetDict, Features, Value
+from datasets.exceptions import DatasetGenerationError
 
 from sqloss_plugins import __version__
 from sqloss_plugins.data.task_data import TaskData, decoded_lines
@@ -57,7 +58,7 @@ def load_files(
         cache_dir: where the memory-mapped copy is kept; by default where ``datasets`` keeps all.
 
     Raises:
-        UserError: a file that cannot be used.
+        UserError: a file that cannot be used, or that changes while it is read.
     """
     files = {"train": train, "validation": validation, "test": test}
     source = ", ".join(path for path in files.values() if path is not None)
@@ -141,11 +142,20 @@ def _cut(lines: Iterable[str], target: int, slack: int) -> int:
 def _dataset(options: Mapping[str, object], cache_dir: str | None) -> Dataset:
     if options["start"] == options["stop"]:  # of a text of a few characters
         return Dataset.from_dict({"text": []}, features=_FEATURES)
-    return Dataset.from_generator(_rows, features=_FEATURES, cache_dir=cache_dir, gen_kwargs=dict(options))
+    try:
+        return Dataset.from_generator(_rows, features=_FEATURES, cache_dir=cache_dir, gen_kwargs=dict(options))
+    except DatasetGenerationError as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from error
+        raise
 
 
 def _rows(path: str | None, start: int, stop: int, digest: str) -> Iterator[dict[str, str]]:
-    """The text between two positions. By the digest ``datasets`` knows whether it has that text already."""
+    """The text between two positions. By the digest ``datasets`` knows whether it has that text already.
+
+    Raises:
+        UserError: the file is another one than that of the digest, under which its text would be kept.
+    """
     position = 0
     for line in _lines(path):
         text = line[max(start - position, 0) : max(stop - position, 0)]
@@ -153,4 +163,6 @@ def _rows(path: str | None, start: int, stop: int, digest: str) -> Iterator[dict
             yield {"text": text}
         position += len(line)
         if position >= stop:
-            return
+            break
+    if path is not None and _measure(path, "train")[0] != digest:
+        raise UserError(f"{path} changed while it was read: start again")

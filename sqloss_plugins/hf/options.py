@@ -90,7 +90,7 @@ def _as_typed(argv: Sequence[str]) -> dict[str, str]:
     for word, following in zip(argv, [*argv, ""][1:], strict=True):
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            found[name] = value if equals else following
+            found[name.replace("-", "_")] = value if equals else following  # the parser takes both
     return found
 
 

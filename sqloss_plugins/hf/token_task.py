@@ -39,11 +39,13 @@ class TokenTask(Task):
     tokens: TokenScores
 
     def check(self) -> None:
-        """Refuses sizes that no model has, and sizes of a model that is given."""
+        """Refuses sizes that no model has, sizes of a model that is given, and to score a new one."""
         args = self.args
         check_at_least(1, args, "hidden_size", "num_layers", "num_heads")
         if args.model_name_or_path is not None:
             refuse_given(self.given, self.of_new_model, "is of a new model, and --model_name_or_path names one")
+        elif not self.config.do_train:
+            raise UserError("a new model has to be trained: name a trained one by --model_name_or_path to score that")
         elif args.hidden_size % args.num_heads:
             raise UserError(
                 f"--hidden_size must be a multiple of --num_heads, got {args.hidden_size} and {args.num_heads}"

@@ -1,9 +1,9 @@
 """Trains a Transformer-XL on characters with the square loss or another: the paper's text8 and enwik8, or other text.
 
-    python -m sqloss_plugins.hf.tasks.characters --task text8 --data_dir corpora --loss square
-    python -m sqloss_plugins.hf.tasks.characters --task enwik8 --loss square --rescaling level
-    python -m sqloss_plugins.hf.tasks.characters --task text8 --mini
-    python -m sqloss_plugins.hf.tasks.characters --train_file text.txt --loss cross_entropy
+    sqloss characters --task text8 --data_dir corpora --loss square
+    sqloss characters --task enwik8 --loss square --rescaling level
+    sqloss characters --task text8 --mini
+    sqloss characters --train_file text.txt --loss cross_entropy
 
 A character is a byte. --data_dir has the file text8 or enwik8, or its zip archive; without it that is downloaded. The
 defaults are the paper's; for a file of one's own, those of a small model. The text is read by as many streams side by
@@ -190,7 +190,10 @@ class Characters(TokenTask):
             return None, f"transformer_xl{size}"
         if not isinstance(self.origin, TransformerXLConfig):
             raise UserError(f"--model_name_or_path {self.model_path} is no Transformer-XL that this command has saved")
-        self.tokenizer = AutoTokenizer.from_pretrained(self.model_path, **args.hub)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(self.model_path, **args.hub)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"the tokenizer of {self.model_path} cannot be loaded: {sentence(error)}") from error
         return self.model_path, Path(self.model_path).resolve().name
 
     def settle(self) -> None:

@@ -1,11 +1,12 @@
 """Trains a language model on text files with the square loss, cross-entropy or squentropy.
 
-    python -m sqloss_plugins.hf.tasks.language_model --mini
-    python -m sqloss_plugins.hf.tasks.language_model --train_file text.txt --loss cross_entropy --learning_rate 3e-3
-    python -m sqloss_plugins.hf.tasks.language_model --train_file text.txt --model_name_or_path gpt2
-    python -m sqloss_plugins.hf.tasks.language_model --objective masked --train_file text.txt
-    python -m sqloss_plugins.hf.tasks.language_model settings.yaml
+    sqloss lm --mini
+    sqloss lm --train_file text.txt --loss cross_entropy --learning_rate 3e-3
+    sqloss lm --train_file text.txt --model_name_or_path gpt2
+    sqloss lm --objective masked --train_file text.txt
+    sqloss lm settings.yaml
 
+Without --train_file the text is the embedded one of --mini, Python's own reference, which is no benchmark.
 From scratch: a GPT-2 of the given size, or with --objective masked a BERT, and a byte-level BPE trained on the training
 text. With --model_name_or_path: that model and its tokenizer. Takes the options below (--objective masked --help shows
 those of masked models) and all of transformers.TrainingArguments.

@@ -1,8 +1,8 @@
 """Trains a masked language model on text files with the square loss, cross-entropy or squentropy.
 
-    python -m sqloss_plugins.hf.tasks.language_model --objective masked --mini
-    python -m sqloss_plugins.hf.tasks.language_model --objective masked --train_file text.txt --loss cross_entropy
-    python -m sqloss_plugins.hf.tasks.language_model --objective masked --train_file a.txt --model_name_or_path bert
+    sqloss lm --objective masked --mini
+    sqloss lm --objective masked --train_file text.txt --loss cross_entropy
+    sqloss lm --objective masked --train_file text.txt --model_name_or_path bert-base-cased --line_by_line
 
 From scratch: a BERT of the given size, and a byte-level BPE trained on the training text. With --model_name_or_path:
 that model and its tokenizer. Training masks anew in every epoch; the masks of validation and test text are always the
@@ -22,7 +22,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import DataCollatorForLanguageModeling, DataCollatorForTokenClassification
 
-from sqloss_plugins.data.tokens import column, masked_examples
+from sqloss_plugins.data.tokens import column, masked_examples, token_lines
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.hub import find_config
 from sqloss_plugins.hf.options import option, refuse_given
@@ -75,6 +75,8 @@ class MaskedLanguageModel(LanguageModel):
         args, split = self.args, self.split_of(rows)
         if not args.line_by_line:
             self.check_blocks(rows, True)
+        elif next(token_lines(rows, self.processor, self.length), None) is None:
+            raise UserError(f"no line of the {split} text has text in it: give more text")
         options = {"rows": rows, "tokenizer": self.processor, "size": self.length, "by_line": args.line_by_line}
         options["probability"] = None if split == "train" else args.mlm_probability
         made = Dataset.from_generator(masked_examples, cache_dir=args.cache_dir, gen_kwargs=options)
