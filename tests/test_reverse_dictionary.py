@@ -14,7 +14,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from sqloss_plugins.data import wordnet
 from sqloss_plugins.data.wordnet import Definition, held_out_definitions, load_definitions, read_definitions
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.hf.tasks.reverse_dictionary import main
+from sqloss_plugins.hf.options import parse
+from sqloss_plugins.hf.tasks.reverse_dictionary import ReverseDictionary, main
 
 SHORT = ["--mini", "--use_cpu", "--disable_tqdm", "true", "--num_train_epochs", "4", "--seed", "1"]
 
@@ -156,3 +157,20 @@ def test_without_wordnet(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "using MINI data" in printed
     assert "*** MINI DATA: made-up words, and no real dictionary ***" in printed
+
+
+def test_all_of_wordnet_is_said_to_take_long(tmp_path, monkeypatch):
+    """Where it is taken because it is there; and it is taken, rather than the mini data."""
+    for part in wordnet.PARTS:
+        (tmp_path / f"data.{part}").write_text("".join(f"0 03 n 01 go 0 000 | to {part} {i}\n" for i in range(20)))
+    monkeypatch.setattr("sqloss_plugins.hf.tasks.reverse_dictionary.DEFAULT_DIR", tmp_path)
+    warning = "all of WordNet: many minutes on a CPU; --parts_of_speech takes a part, --mini needs seconds"
+    for options, is_warned in (
+        ([], True),
+        (["--parts_of_speech", "verb"], False),
+        (["--data_dir", str(tmp_path)], False),
+    ):
+        task = parse(ReverseDictionary, ["--use_cpu", *options])
+        task.data = task.load()
+        assert not task.data.mini
+        assert (warning in task.notes()) is is_warned

@@ -1,12 +1,16 @@
 """Trains a reverse dictionary on WordNet: a definition is given, and the word that it defines is wanted.
 
     sqloss reverse_dictionary --loss cross_entropy --learning_rate 2e-3 --seed 1
+    sqloss reverse_dictionary --parts_of_speech verb
     sqloss reverse_dictionary --model_name_or_path minilm-l6
     sqloss reverse_dictionary --mini
 
-Each of 86,571 words is a class. Held out are definitions of words that have another one in training. Measured is how
-often the word is the first answer (accuracy), among the first five (top5) and among the first ten (top10); the ten
-answers to each definition of the test set are in predict_results.tsv in the folder of the run.
+Without options it takes all of the WordNet that is installed (see --data_dir), which needs many minutes on a CPU.
+--parts_of_speech takes a part of it; --mini takes made-up words and needs some seconds. Where no WordNet is installed,
+it takes these, too, and says so.
+Each of WordNet's 86,571 words is a class. Held out are definitions of words that have another one in training.
+Measured is how often the word is the first answer (accuracy), among the first five (top5) and among the first ten
+(top10); the ten answers to each definition of the test set are in predict_results.tsv in the folder of the run.
 Takes the options below and all of transformers.TrainingArguments. A run that was killed goes on where it was when the
 same command is run again; a run that is finished is not repeated.
 """
@@ -45,11 +49,16 @@ class ReverseDictionaryArguments(SequenceClassificationArguments):
     """Where WordNet is, and what of it is used."""
 
     arch: str = option(f"{PRE_TRAINED}: any pre-trained model. {_NEW}: a new one.", _NEW, choices=[_NEW, PRE_TRAINED])
-    data_dir: str | None = option(f"Folder with WordNet's files, data.noun and so on. By default {DEFAULT_DIR}.")
+    data_dir: str | None = option(
+        f"Folder with WordNet's files, data.noun and so on. By default {DEFAULT_DIR}; where that is not, the mini data."
+    )
     parts_of_speech: list[str] | None = field(
         default=None, metadata={"help": "The files that are read. By default all.", "nargs": "+", "choices": [*PARTS]}
     )
-    held_out: int | None = option("Definitions to validate on, and to test on. By default 5000, or a twentieth of all.")
+    held_out: int | None = option(
+        "Definitions to validate on, and as many to test on, at most: words with one definition have none to spare. By "
+        "default 5000, or a twentieth of all where that is less."
+    )
     shuffle_seed: int = option("Seed of what is held out.", 42)
 
 
@@ -140,8 +149,13 @@ class ReverseDictionary(SequenceClassification):
         return [f"The answers are in {path}."]
 
     def notes(self) -> list[str]:
-        """How many words there are."""
-        return [f"{len(self.labels)} words to choose from", *([] if self.config.do_train else ["NO TRAINING"])]
+        """How many words there are; and, where nobody chose it, that a training on all of them takes long."""
+        notes = [f"{len(self.labels)} words to choose from"]
+        if not self.config.do_train:
+            notes.append("NO TRAINING")
+        elif not (self.data.mini or self.args.data_dir or self.args.parts_of_speech):
+            notes.append("all of WordNet: many minutes on a CPU; --parts_of_speech takes a part, --mini needs seconds")
+        return notes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
