@@ -537,6 +537,10 @@ def test_a_disk_that_fills_up_is_said(small, monkeypatch, capsys):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
+    with monkeypatch.context() as patch:
+        patch.setattr("sqloss_plugins.hf.tasks.glue.load_from_hub", full)
+        assert main(["--task", "mrpc", *small[1:], "--output_dir", "out"]) == 1, "and no mini data are taken"
+        assert "the disk is full" in capsys.readouterr().err
     monkeypatch.setattr("sqloss_plugins.hf.experiment.write_result", full)
     assert main(["--task", "mrpc", *small, "--output_dir", "out"]) == 1
     assert "the disk is full" in capsys.readouterr().err

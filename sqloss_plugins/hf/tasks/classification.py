@@ -234,8 +234,8 @@ class Classify(SequenceClassification):
         super().settle()
         self.class_weights: list[float] | None = None
         if self.args.class_weights == "balanced":
-            labels = np.asarray(self.data.splits["train"]["label"])
-            lacking = [name for i, name in enumerate(self.labels) if i not in labels]
+            labels = np.asarray(self.data.splits["train"]["label"][:])
+            lacking = [self.labels[i] for i in np.setdiff1d(np.arange(len(self.labels)), labels)]
             if lacking:
                 raise UserError(f"--class_weights balanced: no training example has the label {listed(lacking)}")
             weights = compute_class_weight("balanced", classes=np.arange(len(self.labels)), y=labels)

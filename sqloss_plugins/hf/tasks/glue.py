@@ -104,6 +104,8 @@ class Glue(SequenceClassification):
             try:
                 data = load_from_hub(task, args.cache_dir, args.token)
             except (OSError, ValueError) as error:  # what datasets raises where hub and cache have nothing
+                if "No space left on device" in str(error):
+                    raise  # no reason to take other data
                 if self.is_hub_reachable:
                     raise UserError(f"{task.name} cannot be read from the hub: {sentence(error)}") from error
                 print(
