@@ -282,7 +282,7 @@ def test_other_tasks_refuse(task, options, tmp_path, monkeypatch, capsys):
     ("options", "words"),
     [
         (["--tie_word_embeddings", "true"], "needs an output layer of its own: leave --tie_word_embeddings out"),
-        (["--do_predict"], "is for training, and nothing is trained"),
+        (["--do_predict", "--model_name_or_path", "x"], "is for training, and nothing is trained"),
         (["--loss", "squentropy"], "is of the square loss, and --loss is squentropy"),
         (["--prior_exponent", "-1"], "must be from 0 to 1, got -1"),
     ],
