@@ -17,6 +17,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
 
 from sqloss_plugins import paper
+from sqloss_plugins.hf.classification import _order
 from sqloss_plugins.hf.options import parse as parse_task
 from sqloss_plugins.hf.tasks import glue
 from sqloss_plugins.hf.tasks.classification import PAPER_TASKS, Classify, main
@@ -248,6 +249,14 @@ def test_f1_is_of_the_tasks_class_1_whatever_the_models_order(small):
     score = [*mini, "--do_eval", "--output_dir", "again", "--model_name_or_path", "other"]
     assert glue.main(score) == 0
     assert values("again") == pytest.approx(values("out"))
+
+
+def test_numbers_are_a_models_labels_by_their_names_where_it_has_them():
+    """And by their places only where its names are others."""
+    assert _order(("1", "0"), ("0", "1")) == [1, 0]
+    assert _order(("good", "bad"), ("0", "1")) == [0, 1]
+    assert _order(("good", "bad"), ("bad", "good")) == [1, 0]
+    assert _order(("good", "bad"), ("bad", "fair")) is None
 
 
 def test_a_saved_model_on_other_names_for_its_labels(small, capsys):

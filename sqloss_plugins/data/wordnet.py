@@ -83,7 +83,7 @@ def _read(path: Path) -> Iterator[Definition]:
 def held_out_definitions(definitions: Sequence[Definition], size: int, seed: int) -> tuple[list[int], list[int]]:
     """Indices of the definitions to validate and to test on, at most ``size`` of each.
 
-    Only definitions whose word keeps another one for training are held out; of equal definitions of a word all or none.
+    A definition is held out only if its word keeps another one for training, and not if the word has it twice.
 
     Args:
         definitions: all.

@@ -183,7 +183,8 @@ def _order(names: Sequence[str], labels: Sequence[str]) -> list[int] | None:
     """
     if len(names) != len(labels):
         return None
-    if list(labels) in (list(names), [str(i) for i in range(len(labels))]):
+    is_numbered = list(labels) == [str(i) for i in range(len(labels))] and set(names) != set(labels)
+    if is_numbered or list(labels) == list(names):
         return list(range(len(labels)))
     for form in (str, str.casefold):
         ours, theirs = ([form(name) for name in side] for side in (labels, names))

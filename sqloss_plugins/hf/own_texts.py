@@ -161,6 +161,8 @@ def read(
     try:
         return load_from_hub(args.dataset_name, args.dataset_config_name, splits, columns, hold_out, **options)
     except (OSError, ValueError) as error:
+        if "No space left on device" in str(error):
+            raise
         raise UserError(f"--dataset_name {args.dataset_name} cannot be read: {sentence(error)}") from error
 
 
