@@ -244,11 +244,13 @@ def test_a_models_order_of_the_labels_is_kept(small, capsys):
 
 def test_f1_is_of_the_tasks_class_1_whatever_the_models_order(small):
     mini = ["--task", "mrpc", "--mini", *small[2:], "--max_train_samples", "64"]
-    assert glue.main([*mini, *small[:2], "--output_dir", "out", "--num_train_epochs", "1"]) == 0
+    train = [*mini, *small[:2], "--output_dir", "out", "--num_train_epochs", "1", "--loss", "squentropy"]
+    assert glue.main(train) == 0
     permuted("out", "other", (1, 0), ("equivalent", "not_equivalent"))
     score = [*mini, "--do_eval", "--output_dir", "again", "--model_name_or_path", "other"]
     assert glue.main(score) == 0
     assert values("again") == pytest.approx(values("out"))
+    assert read_result(Path("again")).loss == "squentropy"  # the model's own
 
 
 def test_numbers_are_a_models_labels_by_their_names_where_it_has_them():

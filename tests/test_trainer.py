@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import save_file
 from test_token_scores import scored
 from tiny import (
     CLASSES,
@@ -50,10 +51,11 @@ from transformers import (
 from sqloss_plugins import multilabel_square_loss, square_loss
 from sqloss_plugins.errors import RunError
 from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer, TrainerLoss
+from sqloss_plugins.hf.trained_model import load_renamed
 from sqloss_plugins.hf.trainer import DivergenceCallback
 from sqloss_plugins.losses import LOSSES, _products, linear_square
 from sqloss_plugins.metrics import compute
-from sqloss_plugins.probability import label_probabilities
+from sqloss_plugins.probability import label_probabilities, probabilities
 
 MULTI_LABEL_LOSSES = ["square", "cross_entropy"]
 
@@ -659,15 +661,26 @@ def test_the_callable_by_hand():
 def test_one_output_is_regression(tmp_path, caplog):
     network = model("sequence classification")
     config = network.config
-    config.num_labels = 1
+    config.problem_type = "regression"
+    with pytest.raises(ValueError, match="is 'regression', and it has 5 outputs: these losses are for classes, or for"):
+        SquareLossTrainer(model=network, args=arguments(tmp_path))
+    config.num_labels, config.problem_type = 1, None
     network = type(network)(config)
     data = [{**example, "labels": torch.tensor(float(i))} for i, example in enumerate(examples("sequence", 8))]
+    options = {"max_steps": 1, "save_strategy": "no"}
     with caplog.at_level(logging.WARNING):
-        trainer = SquareLossTrainer(model=network, args=arguments(tmp_path), eval_dataset=data)
+        trainer = SquareLossTrainer(
+            model=network, args=arguments(tmp_path, **options), train_dataset=data, eval_dataset=data
+        )
     assert "regression" in caplog.text
     predicted = torch.tensor(trainer.predict(data).predictions).squeeze(-1)
     expected = ((predicted - torch.arange(8.0)) ** 2).mean().item()
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="is a regression, and has no class probabilities: use predict"):
+        trainer.predict_proba(data)
+    trainer.train()
+    assert config.problem_type == "regression"  # or else Transformers' pipelines take a sigmoid of the output
+    assert not hasattr(config, "trained_with")
     with pytest.raises(ValueError, match="regression"):
         SquareLossTrainer(model=network, args=arguments(tmp_path, k=15.0))
     with pytest.raises(ValueError, match="--label_smoothing_factor needs classes"):
@@ -691,14 +704,41 @@ def test_rescaling_is_chosen_and_said(head, task, rule, expected, tmp_path, capl
     assert expected in caplog.text
 
 
-def test_a_saved_model_knows_its_rescaling(tmp_path):
-    trainer = SquareLossTrainer(model=model("sequence classification"), args=arguments(tmp_path, k=3.0, M=2.0))
-    trainer.save_model(str(tmp_path / "saved"))
-    again = type(trainer.model).from_pretrained(tmp_path / "saved")
-    assert again.config.square_loss == {"k": 3.0, "M": 2.0}
-    trainer = SquareLossTrainer(model=again, args=arguments(tmp_path, loss="cross_entropy"))
-    trainer.save_model(str(tmp_path / "saved"))
-    assert not hasattr(type(again).from_pretrained(tmp_path / "saved").config, "square_loss")
+def test_a_saved_model_knows_how_it_was_trained(tmp_path):
+    """Loss, k and M. A Trainer that only scores it has them too, and changes nothing; another training does."""
+    head = "sequence classification"
+    data = examples(head, 4)
+
+    def trainer(network, **options):
+        options |= {"max_steps": 1, "save_strategy": "no"}
+        return SquareLossTrainer(network, arguments(tmp_path, **options), train_dataset=data, eval_dataset=data)
+
+    first = trainer(model(head), k=3.0, M=2.0)
+    first.train()
+    first.save_model(str(tmp_path / "saved"))
+    network = type(first.model).from_pretrained(tmp_path / "saved")
+    own = {"k": 3.0, "M": 2.0}
+    for options in ({}, {"loss": "squentropy"}, {"rescaling": "level"}):
+        scorer = trainer(network, **options)
+        assert (network.config.trained_with, network.config.square_loss) == ("square", own)
+        expected = probabilities(torch.from_numpy(scorer.predict(data).predictions), "square", **own)
+        torch.testing.assert_close(torch.from_numpy(scorer.predict_proba(data)), expected)
+        if not options:
+            assert (scorer.rescaling.k, scorer.rescaling.M) == (3.0, 2.0)
+            assert scorer.evaluate()["eval_loss"] == pytest.approx(first.evaluate()["eval_loss"])
+    trainer(network).train()
+    assert network.config.square_loss == {"k": 1.0, "M": 1.0}
+    trainer(network, loss="squentropy").train()
+    assert network.config.trained_with == "squentropy"
+    assert not hasattr(network.config, "square_loss")
+
+
+def test_other_files_beside_the_weights_are_none(tmp_path):
+    """Such as the memory of a checkpoint within an epoch: the weights are loaded as ever."""
+    network = model("sequence classification")
+    network.save_pretrained(tmp_path)
+    save_file({"memory": torch.zeros(2)}, tmp_path / "memory-0.safetensors")
+    assert not load_renamed(str(tmp_path), network)
 
 
 @pytest.mark.parametrize("without_logits", [False, True])
@@ -846,6 +886,42 @@ def test_labels_are_shifted_as_the_model_itself_would(tmp_path):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
+def test_labels_that_are_shifted_already(tmp_path):
+    """By a collator that packs texts, or by context parallelism: they count, and are not shifted again."""
+    network, batch = model("causal LM"), examples("causal LM", 4)
+    for example in batch:
+        example["shift_labels"] = example["labels"].roll(-1)  # the last one counts, as where a text is cut
+        example["shift_labels"][3] = -100  # between two texts
+    options = {"remove_unused_columns": False, "loss": "cross_entropy"}
+    trainer = SquareLossTrainer(network, arguments(tmp_path, **options), eval_dataset=batch)
+    with torch.no_grad():
+        theirs = network(**{key: torch.stack([example[key] for example in batch]) for key in batch[0]}).loss.item()
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(theirs, rel=1e-4)
+    plain = [{name: value for name, value in example.items() if name != "shift_labels"} for example in batch]
+    assert trainer.evaluate(plain)["eval_loss"] == pytest.approx(full_batch("causal LM", "cross_entropy", 4)[1])
+
+
+class Pair(torch.nn.Module):
+    """A model of one's own, which returns a tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 4)
+
+    def forward(self, x, labels=None):
+        return self.layer(x), x
+
+
+def test_predictions_of_a_model_that_returns_a_tuple(tmp_path):
+    """The Trainer takes the first of a tuple for the loss: without care the outputs are lost."""
+    data = [{"x": torch.rand(3), "labels": i % 4} for i in range(8)]
+    trainer = SquareLossTrainer(Pair(), arguments(tmp_path, k=1.0, M=1.0), eval_dataset=data)
+    x = torch.stack([example["x"] for example in data])
+    outputs, other = trainer.predict(data).predictions
+    torch.testing.assert_close(torch.from_numpy(outputs), trainer.model.layer(x).detach())
+    torch.testing.assert_close(torch.from_numpy(other), x)
+
+
 def test_encoder_decoders_need_their_decoder_inputs(tmp_path):
     sizes = {"vocab_size": VOCABULARY, "d_model": 16, "max_position_embeddings": 32, "pad_token_id": 0}
     layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
@@ -873,3 +949,5 @@ def test_data_parallel_has_the_scale_of_one_device(tmp_path):
     trainer.args._n_gpu = 2
     two = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=torch.tensor([8, 8]))
     assert two.item() == pytest.approx(one.item())
+    alone = trainer.compute_loss(trainer.model, dict(batch))  # the mean of what is there, which nothing scales
+    assert alone.item() == pytest.approx(one.item())

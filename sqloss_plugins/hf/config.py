@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from transformers import TrainingArguments
@@ -264,13 +265,17 @@ class SquareLossConfig(TrainingArguments):
                 "milestones the type is constant or constant_with_warmup"
             )
 
-    def choose_rescaling(self, num_classes: int | None, is_multi_label: bool = False) -> paper.Rescaling | None:
+    def choose_rescaling(
+        self, num_classes: int | None, is_multi_label: bool = False, own: Mapping[str, float] | None = None
+    ) -> paper.Rescaling | None:
         """k and M for a model.
 
         Args:
             num_classes: outputs of the model; 1 is a regression; None where they are not known.
             is_multi_label: whether it is multi-label classification, of any number of classes: (1, 1), unless k and M
                 are given.
+            own: ``k`` and ``M`` of a model that is not trained anew, ``config.square_loss``; they count where no
+                argument says anything of k and M.
 
         Returns:
             None where the loss has neither k nor M, and for a regression.
@@ -287,6 +292,8 @@ class SquareLossConfig(TrainingArguments):
             raise ValueError("--k and --M rescale the true class, and a model with one output is a regression")
         if self.k is not None and self.M is not None:
             return paper.Rescaling(float(self.k), float(self.M), "given by the user")
+        if own and self.k is None and self.M is None and self.rescaling == "auto" and self.paper_task is None:
+            return paper.Rescaling(float(own["k"]), float(own["M"]), "the model's own")
         if is_multi_label:
             return paper.choose_rescaling(
                 num_classes or 1, is_multi_label=True, rule=self.rescaling, k=self.k, M=self.M

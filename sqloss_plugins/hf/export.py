@@ -25,6 +25,7 @@ from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.errors import UserError, run_command, sentence
 from sqloss_plugins.folders import SETTINGS_NAME
 from sqloss_plugins.hf.pipelines import class_probabilities
+from sqloss_plugins.hf.trained_model import forget_training
 from sqloss_plugins.hf.without_logits import output_layer
 from sqloss_plugins.probability import fit_temperature
 from sqloss_plugins.results import OUTPUTS_NAME, RESULT_NAME
@@ -55,13 +56,13 @@ def export(run: Path, folder: Path) -> dict[str, float]:
         raise UserError(f"{folder} is there already: name a new folder")
     try:
         with np.load(run / OUTPUTS_NAME) as arrays:
-            f, y = (torch.from_numpy(arrays[f"validation_{name}"]).squeeze() for name in ("outputs", "targets"))
+            f, y = (torch.from_numpy(arrays[f"validation_{name}"]) for name in ("outputs", "targets"))
         config = AutoConfig.from_pretrained(run, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{run} is no run of a classifier with outputs on validation data: {sentence(error)}"
         ) from error
-    if f.dim() != 2 or y.dim() != 1:
+    if f.dim() != 2 or f.shape[1] < 2 or y.dim() != 1:
         raise UserError(f"{run}: only the outputs of examples with one true class each can be read by a softmax")
     f, y = f[y >= 0].double(), y[y >= 0]
     temperature = fit_temperature(f, y)
@@ -83,8 +84,7 @@ def export(run: Path, folder: Path) -> dict[str, float]:
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.div_(temperature)
-    if hasattr(model.config, "square_loss"):
-        del model.config.square_loss  # the outputs are logits now
+    forget_training(model.config)  # the outputs are logits now
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(run, partial, ignore=shutil.ignore_patterns(*_LEFT))

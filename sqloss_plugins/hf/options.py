@@ -85,7 +85,7 @@ def parse(task_type: type[Task], argv: Sequence[str]) -> Task:
 
 
 def _as_typed(argv: Sequence[str]) -> dict[str, str]:
-    """Option -> its value, the first one where it has several, as far as can be told without knowing the options."""
+    """Option -> its value, as far as can be told without knowing the options; of several values the first one."""
     found = {}
     for word, following in zip(argv, [*argv, ""][1:], strict=True):
         if word.startswith("--"):

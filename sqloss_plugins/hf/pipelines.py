@@ -91,13 +91,14 @@ def register_pipelines() -> None:
         PIPELINE_REGISTRY.supported_tasks[task]["impl"] = pipeline
 
 
-def about_outputs(loss: str) -> str:
+def about_outputs(k: float, M: float) -> str:
     """The section of a model card that says what the outputs of a square-loss model mean."""
     return f"""
 ## Outputs
 
-Trained with {loss}, on raw outputs, whose softmax is no probability. Where `sqloss_plugins.hf` is imported,
-Transformers' pipelines give the probabilities that they stand for; in code:
+Trained with the square loss, k = {k:g}, M = {M:g}, on raw outputs, whose softmax is no probability. Where
+`sqloss_plugins.hf` is imported, Transformers' pipelines for the classification of texts and images give the
+probabilities that the outputs stand for; in code:
 
 ```python
 from sqloss_plugins.hf import class_probabilities

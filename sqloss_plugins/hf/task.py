@@ -147,7 +147,8 @@ class Task(ABC):
         if self.config.do_train or self.origin is None or {"loss", "k", "M", "rescaling", "paper_task"} & self.given:
             return
         found = getattr(self.origin, "square_loss", None)
-        self.config.loss = "square" if found else "cross_entropy"
+        name = str(getattr(self.origin, "trained_with", ""))
+        self.config.loss = "square" if found else name if name in LOSSES else "cross_entropy"
         if found and self.has_classes:
             self.rescaling = Rescaling(found["k"], found["M"], "the model's own")
 

@@ -1,4 +1,7 @@
-"""What a training has to know of a model: its classes, labels and saved weights, and what keeps a loss off it."""
+"""What a training has to know of a model: its classes, labels and saved weights, and what keeps a loss off it.
+
+And what it leaves in the model's configuration, for those who read the outputs.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sqloss_plugins.errors import listed
+from sqloss_plugins.paper import Rescaling
 
 # Decoders whose own loss takes the labels as already shifted (their modeling files in transformers 5.23).
 _UNSHIFTED = {"CpmAntForCausalLM", "TrOCRForCausalLM", "XLMWithLMHeadModel", "XLNetLMHeadModel"}
@@ -86,6 +90,11 @@ def refuse_bypasses(model: nn.Module, args: TrainingArguments, label_names: Sequ
         )
     if name.endswith("ForCTC"):
         raise ValueError(f"{name} is trained by CTC, which sums over alignments; these losses need aligned targets")
+    if getattr(config, "problem_type", None) == "regression" and (count_classes(model) or 1) > 1:
+        raise ValueError(
+            f"config.problem_type of {name} is 'regression', and it has {count_classes(model)} outputs: these losses "
+            "are for classes, or for a regression with one output (num_labels=1)"
+        )
     if getattr(config, "output_router_logits", False):
         raise ValueError("output_router_logits adds a loss inside the model, for the router, which would be lost")
     if getattr(config, "return_dict", True) is False:
@@ -97,6 +106,36 @@ def refuse_bypasses(model: nn.Module, args: TrainingArguments, label_names: Sequ
         )
     if parallelism is not None and parallelism.sp_backend == "deepspeed" and parallelism.sp_enabled:
         raise ValueError("DeepSpeed's sequence parallelism takes the loss of the model, not the Trainer's")
+
+
+def forget_training(config: Any) -> None:
+    """Removes from a model's configuration, if it has one, what :func:`keep_training` writes there of the loss."""
+    for name in ("trained_with", "square_loss"):
+        if hasattr(config, name):
+            delattr(config, name)
+
+
+def keep_training(model: nn.Module, loss: str, rescaling: Rescaling | None) -> None:
+    """Writes into the configuration of a model, if it has one, how its outputs are to be read.
+
+    Of classes these are ``trained_with``, the name of the loss, and ``square_loss``, k and M; of a regression
+    ``problem_type``, where there is none: otherwise Transformers' pipelines take a sigmoid of the output.
+
+    Args:
+        model: that is trained, without what wraps it.
+        loss: a key of :data:`sqloss_plugins.losses.LOSSES`.
+        rescaling: k and M; None for a loss without, and for a regression.
+    """
+    config: Any = getattr(model, "config", None)
+    if config is None:
+        return
+    if count_classes(model) == 1 and not has_several_labels(model):
+        if getattr(config, "problem_type", None) is None:
+            config.problem_type = "regression"
+        return
+    config.trained_with = loss
+    if rescaling is not None:
+        config.square_loss = {"k": rescaling.k, "M": rescaling.M}
 
 
 def load_renamed(folder: str, model: nn.Module) -> bool:
@@ -115,7 +154,7 @@ def load_renamed(folder: str, model: nn.Module) -> bool:
     if not isinstance(model, PreTrainedModel):
         return False
     names: set[str] = set()
-    for path in Path(folder).glob("*.safetensors"):
+    for path in Path(folder).glob("model*.safetensors"):  # others are of adapters, or of the run
         with safe_open(path, "pt") as file:
             names |= set(file.keys())
     if names <= model.state_dict().keys():
@@ -132,7 +171,9 @@ def load_renamed(folder: str, model: nn.Module) -> bool:
 __all__ = [
     "check_class_weights",
     "count_classes",
+    "forget_training",
     "has_several_labels",
+    "keep_training",
     "load_renamed",
     "refuse_bypasses",
     "shifts_labels",

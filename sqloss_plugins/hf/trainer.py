@@ -35,7 +35,9 @@ from sqloss_plugins.hf.token_scores import OutputScores
 from sqloss_plugins.hf.trained_model import (
     check_class_weights,
     count_classes,
+    forget_training,
     has_several_labels,
+    keep_training,
     load_renamed,
     refuse_bypasses,
     shifts_labels,
@@ -55,10 +57,12 @@ class SquareLossTrainer(FactorisedHeadTrainer):
     Used as :class:`transformers.Trainer` is, with everything it takes. What the loss is, the arguments say:
     :class:`sqloss_plugins.hf.SquareLossConfig` (plain ``TrainingArguments`` have its defaults). They may be changed
     before every training, and by ``hyperparameter_search``. ``label_smoothing_factor`` is applied by the loss. Which
-    loss, k and M is logged, and k and M are saved with the model as ``config.square_loss``, for
-    :func:`sqloss_plugins.hf.class_probabilities` and for Transformers' pipelines (beside a PEFT adapter, too). A model
-    whose ``config.problem_type`` is ``multi_label_classification`` is trained as such. The evaluation loss is the
-    Trainer's mean over batches, weighted by their examples. ``protocol="early_stopping"`` adds the callback for it.
+    loss, k and M is logged. A training writes them into the model's configuration, the loss's name as ``trained_with``,
+    k and M as ``square_loss``, for :func:`sqloss_plugins.hf.class_probabilities` and for Transformers' pipelines
+    (beside a PEFT adapter, too). A model that is not trained keeps what its configuration says, and its own k and M
+    are those of the evaluation loss where none are given. A model whose ``config.problem_type`` is
+    ``multi_label_classification`` is trained as such. The evaluation loss is the Trainer's mean over batches, weighted
+    by their examples. ``protocol="early_stopping"`` adds the callback for it.
 
     Args:
         model: as for the Trainer.
@@ -148,12 +152,14 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         return underlying(self.accelerator.unwrap_model(self.model))
 
     def _set_loss(self) -> None:
-        """Makes the loss that the arguments ask for now, for the model that is trained now."""
+        """Makes the loss that the arguments ask for now, for the model that is trained, or scored, now."""
         args, model = self.args, self._bare_model()
         self._release_head()
         args.check_loss()
         num_classes, is_multi_label = count_classes(model), has_several_labels(model)
-        self.rescaling = found = args.choose_rescaling(num_classes, is_multi_label)
+        self.rescaling = found = args.choose_rescaling(
+            num_classes, is_multi_label, getattr(getattr(model, "config", None), "square_loss", None)
+        )
         is_regression = num_classes == 1 and not is_multi_label
         if is_regression and args.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor needs classes, and a model with one output is a regression")
@@ -176,7 +182,6 @@ class SquareLossTrainer(FactorisedHeadTrainer):
                 )
             self._refuse_without_logits(is_regression, is_multi_label)
             self.compute_loss_func.head = self._head_without_logits(model, num_classes)
-        self._keep_rescaling(model)
         self._log_loss(is_regression, is_multi_label)
 
     def _prior_weight(self, model: nn.Module, num_classes: int | None) -> Tensor:
@@ -237,39 +242,37 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         steps = self.args.gradient_accumulation_steps if shared else 1
         return HeadWithoutLogits(model, partial(loss, **self.compute_loss_func.options), num_classes or 0, steps)
 
-    def _keep_rescaling(self, model: nn.Module) -> None:
-        """The saved configuration says how the outputs are to be read; no longer, after another loss."""
-        config = getattr(model, "config", None)
-        if config is None:
-            return
-        if self.rescaling is not None:
-            own = {"k": self.rescaling.k, "M": self.rescaling.M}
-            if not getattr(config, "square_loss", {}).items() >= own.items():  # more was fitted to these outputs
-                config.square_loss = own
-        elif hasattr(config, "square_loss"):
-            del config.square_loss
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The Trainer's, with the model's configuration where PEFT would save an adapter alone."""
         super()._save(output_dir, state_dict)
         base = underlying(self.model)
-        if base is not getattr(self.model, "_orig_mod", self.model) and isinstance(base, PreTrainedModel):
+        is_adapted = base is not getattr(self.model, "_orig_mod", self.model) and isinstance(base, PreTrainedModel)
+        if is_adapted and self.args.should_save:
             base.config.save_pretrained(output_dir or self.args.output_dir)
 
     def predict_proba(self, test_dataset: Dataset[Any]) -> NDArray[Any]:
         """Class probabilities of a data set, shape (N, C), by the model's own loss.
 
         See :func:`sqloss_plugins.hf.class_probabilities`; for models with one row of outputs for each example.
+
+        Raises:
+            ValueError: the model is a regression.
         """
-        outputs = self.predict(test_dataset).predictions
-        return class_probabilities(underlying(self.model).config, torch.from_numpy(outputs)).numpy()
+        model = self._bare_model()
+        if count_classes(model) == 1 and not has_several_labels(model):
+            raise ValueError("a model with one output is a regression, and has no class probabilities: use predict")
+        outputs: Any = self.predict(test_dataset).predictions
+        if isinstance(outputs, tuple):  # some models return more than their logits
+            outputs = outputs[0]
+        return class_probabilities(model.config, torch.from_numpy(outputs)).numpy()
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The Trainer's, and what the outputs of the model mean."""
         super().create_model_card(*args, **kwargs)
         path = Path(self.args.output_dir) / "README.md"
-        if self.is_world_process_zero() and self.rescaling is not None and path.is_file():
-            text = path.read_text(encoding="utf-8") + about_outputs(f"the square loss, {self.rescaling}")
+        reading = getattr(getattr(self._bare_model(), "config", None), "square_loss", None)
+        if self.is_world_process_zero() and reading and path.is_file():
+            text = path.read_text(encoding="utf-8") + about_outputs(reading["k"], reading["M"])
             path.write_text(text, encoding="utf-8")
 
     def _log_loss(self, is_regression: bool, is_multi_label: bool) -> None:
@@ -299,10 +302,10 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         if trial is not None and self.hp_search_backend is not None:
             self._set_arguments(self._arguments_of_search)
         super()._hp_search_setup(trial)
-        config: Any = getattr(self._bare_model(), "config", None)
-        if hasattr(config, "square_loss"):
-            del config.square_loss  # what was fitted to the outputs before this training
+        model = self._bare_model()
+        forget_training(getattr(model, "config", None))  # by what its outputs were read before, or what was fitted
         self._set_loss()
+        keep_training(model, self.args.loss, self.rescaling)
 
     def hyperparameter_search(self, *args: Any, **keywords: Any) -> Any:
         """The Trainer's. The search space may have what the loss is made from, such as ``loss``, ``k`` and ``M``."""
@@ -379,16 +382,22 @@ class SquareLossTrainer(FactorisedHeadTrainer):
             if num_items_in_batch is not None and not labels.is_floating_point():
                 num_items_in_batch = num_items_in_batch * targets.shape[-1]  # the values, as of class probabilities
             inputs = {**inputs, "labels": targets}
+        # Labels that are shifted already, by a collator that packs texts, or by context parallelism, which cuts them.
+        is_shifted = self._loss_shifts_labels and "shift_labels" in inputs
+        if is_shifted:
+            rest = {name: value for name, value in inputs.items() if name != "shift_labels"}
+            inputs = {**rest, "labels": inputs["shift_labels"]}
+        self.compute_loss_func.shift_labels = self._loss_shifts_labels and not is_shifted
         head = self.compute_loss_func.head
         with head.opened() if head is not None and model.training else nullcontext():
-            result = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        if self.args.n_gpu <= 1:
-            return result
-        # DataParallel: the outputs of all GPUs are gathered before the loss is computed, once, but the Trainer scales
-        # it up as if each GPU had computed its own.
-        if isinstance(result, tuple):
-            return result[0] / self.args.n_gpu, *result[1:]
-        return result / self.args.n_gpu
+            loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if self.args.n_gpu > 1 and num_items_in_batch is not None:
+            # DataParallel: the outputs of all GPUs are gathered before the loss is computed, once, but the Trainer
+            # scales it up as if each GPU had computed its own.
+            loss = loss / self.args.n_gpu
+        if isinstance(outputs, tuple):
+            outputs = (loss, *outputs)  # the Trainer takes the first of a tuple for the loss, and drops it
+        return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
         self,
