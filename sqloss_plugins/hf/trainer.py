@@ -246,8 +246,8 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         """The Trainer's, with the model's configuration where PEFT would save an adapter alone."""
         super()._save(output_dir, state_dict)
         base = underlying(self.model)
-        is_adapted = base is not getattr(self.model, "_orig_mod", self.model) and isinstance(base, PreTrainedModel)
-        if is_adapted and self.args.should_save:
+        is_adapted = base is not getattr(self.model, "_orig_mod", self.model)
+        if is_adapted and isinstance(base, PreTrainedModel) and self.args.should_save:
             base.config.save_pretrained(output_dir or self.args.output_dir)
 
     def predict_proba(self, test_dataset: Dataset[Any]) -> NDArray[Any]:
