@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sqloss_plugins.metric_inputs import check_length, checked
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Array = NDArray[np.generic]
-
-_SUM_TOLERANCE = 1e-3
-"""By how much the probabilities of an example may sum to something else than one; rounding to bfloat16 stays below."""
 
 INPUTS = {
     "labels": "class numbers, shape (N,), or label sets, 1 for each class that is in it and else 0, shape (N, C)",
@@ -218,7 +217,7 @@ def count_edits(name: str, predictions: Sequence[str], references: Sequence[str]
 
     if name not in EDIT_RATES:
         raise ValueError(f"{name} is no error rate of texts: choose from {', '.join(EDIT_RATES)}")
-    _check_length(name, predictions, references)
+    check_length(name, predictions, references)
     process = jiwer.process_characters if name == "cer" else jiwer.process_words
     found = process(list(references), list(predictions))
     length = found.hits + found.substitutions + found.deletions
@@ -327,8 +326,10 @@ def calibration_error(confidence: NDArray[np.float64], is_right: NDArray[np.bool
     from torchmetrics.functional.classification import binary_calibration_error
 
     _check_bins(bins)
+    # Clipped, because torchmetrics takes all values for logits where rounding makes one larger than 1.
+    sure = torch.from_numpy(confidence.clip(0.0, 1.0))
     right = torch.from_numpy(is_right.astype("int64"))
-    return float(binary_calibration_error(torch.from_numpy(confidence), right, n_bins=bins, norm="l1"))
+    return float(binary_calibration_error(sure, right, n_bins=bins, norm="l1"))
 
 
 def adaptive_calibration_error(confidence: NDArray[np.float64], is_right: NDArray[np.bool_], bins: int = 15) -> float:
@@ -453,7 +454,7 @@ def compute(name: str, predictions: Any, references: Any, **options: Any) -> flo
 
     Args:
         name: a key of :data:`METRICS`.
-        predictions, references: of the kind that :attr:`Metric.inputs` says; sequences, arrays or CPU tensors.
+        predictions, references: of the kind that :attr:`Metric.inputs` says; sequences, arrays or tensors.
         **options: of the metric, as above.
 
     Raises:
@@ -469,105 +470,8 @@ def compute(name: str, predictions: Any, references: Any, **options: Any) -> flo
     wanted = metric(name)
     if wanted.function is None:
         raise ValueError(f"{name} is not computed from predictions and references")
-    _check_length(name, predictions, references)
+    check_length(name, predictions, references)
     unknown = sorted(options.keys() - inspect.signature(wanted.function).parameters.keys())
     if unknown:
         raise ValueError(f"{name} has no option {', '.join(unknown)}")
-    return wanted.function(*_CHECKS[wanted.inputs](name, predictions, references), **options)
-
-
-def _check_length(name: str, predictions: Any, references: Any) -> None:
-    if len(predictions) != len(references):
-        raise ValueError(f"{name}: {len(predictions)} predictions and {len(references)} references do not pair up")
-    if not len(references):
-        raise ValueError(f"{name}: there are no examples")
-
-
-def _whole_numbers(name: str, what: str, values: Any, kind: str, ndim: tuple[int, ...] = (1,)) -> Array:
-    import numpy as np
-
-    array = np.asarray(values)
-    if array.dtype == np.bool_:
-        array = array.astype(np.int64)
-    if (
-        array.ndim not in ndim
-        or not np.issubdtype(array.dtype, np.number)
-        or not np.equal(array, np.round(array)).all()
-        or (array.ndim == 2 and not np.isin(array, (0, 1)).all())
-    ):
-        raise ValueError(f"{name}: the {what} must be {kind}")
-    return array.astype(np.int64)
-
-
-def _class_numbers(name: str, what: str, values: Any) -> Array:
-    return _whole_numbers(name, what, values, "class numbers, of shape (N,)")
-
-
-def _check_labels(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:
-    kind = "class numbers, of shape (N,), or label sets of 0 and 1, of shape (N, C)"
-    p, y = (
-        _whole_numbers(name, what, values, kind, (1, 2))
-        for what, values in (("predictions", predictions), ("references", references))
-    )
-    if p.shape != y.shape:
-        raise ValueError(f"{name}: predictions of shape {p.shape} and references of shape {y.shape} do not pair up")
-    return p, y
-
-
-def _check_numbers(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:
-    import numpy as np
-
-    p, y = np.asarray(predictions, dtype=np.float64), np.asarray(references, dtype=np.float64)
-    if p.ndim != 1 or y.ndim != 1:
-        raise ValueError(f"{name}: predictions and references must be numbers, of shape (N,)")
-    return p, y
-
-
-def _check_texts(name: str, predictions: Any, references: Any) -> tuple[list[str], list[str]]:
-    texts = list(predictions), list(references)
-    if not all(isinstance(text, str) for side in texts for text in side):
-        raise ValueError(f"{name}: predictions and references must be strings")
-    return texts
-
-
-def _check_outputs(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:
-    return _rows_and_classes(name, "outputs", predictions, references)
-
-
-def _check_probabilities(name: str, predictions: Any, references: Any) -> tuple[Array, Array]:
-    import numpy as np
-
-    p, y = _rows_and_classes(name, "probabilities", predictions, references)
-    sums = p.sum(axis=1)
-    if p.min() < 0 or np.abs(sums - 1).max() > _SUM_TOLERANCE:
-        worst = sums[np.abs(sums - 1).argmax()]
-        raise ValueError(
-            f"{name}: the predictions must be probabilities that sum to one, not outputs or logits; the smallest is "
-            f"{p.min():.4g}, and one sum is {worst:.4g}"
-        )
-    return p / sums[:, None], y
-
-
-def _rows_and_classes(
-    name: str, what: str, predictions: Any, references: Any
-) -> tuple[NDArray[np.float64], NDArray[np.generic]]:
-    """Finite numbers of shape (N, C), and class numbers from 0 to C - 1."""
-    import numpy as np
-
-    p, y = np.asarray(predictions, dtype=np.float64), _class_numbers(name, "references", references)
-    if p.ndim != 2 or p.shape[1] < 2:
-        raise ValueError(f"{name}: the predictions must be class {what}, of shape (N, C) with C >= 2")
-    if not np.isfinite(p).all():
-        raise ValueError(f"{name}: not all {what} are numbers")
-    if y.min() < 0 or y.max() >= p.shape[1]:
-        raise ValueError(f"{name}: the references must be class numbers from 0 to {p.shape[1] - 1}")
-    return p, y
-
-
-_CHECKS: dict[str, Callable[[str, Any, Any], tuple[Any, Any]]] = {
-    "labels": _check_labels,
-    "numbers": _check_numbers,
-    "texts": _check_texts,
-    "probabilities": _check_probabilities,
-    "outputs": _check_outputs,
-}
+    return wanted.function(*checked(wanted.inputs, name, predictions, references), **options)

@@ -23,7 +23,7 @@ from hypothesis.extra.numpy import arrays
 
 from sqloss_plugins import evaluate_metrics
 from sqloss_plugins.evaluate_metrics import load_metric
-from sqloss_plugins.metrics import INPUTS, METRICS, Metric, compute, count_edits, metric, perplexity
+from sqloss_plugins.metrics import INPUTS, METRICS, Metric, calibration_error, compute, count_edits, metric, perplexity
 
 ROOT = Path(__file__).parent.parent
 COMPUTED = [name for name, found in METRICS.items() if found.function]
@@ -268,8 +268,15 @@ def test_empty_texts():
 def test_probabilities_of_a_lower_precision(dtype):
     p = torch.randn(100, 50).softmax(1)
     y = torch.arange(100) % 50
-    rounded = p.to(dtype).float()
+    rounded = p.to(dtype)
+    assert compute("nll", rounded, y) == compute("nll", rounded.float().requires_grad_(), y)
     assert compute("nll", rounded, y) == pytest.approx(compute("nll", p, y), rel=1e-2)
+
+
+def test_a_confidence_that_rounding_makes_larger_than_one():
+    """torchmetrics alone would take all of them for logits."""
+    confidence, is_right = np.array([1.0 + 1e-7, 0.9, 0.9, 0.6]), np.array([True, True, False, True])
+    assert calibration_error(confidence, is_right) == pytest.approx((2 * 0.4 + 0.4) / 4)
 
 
 NOT_ONE = "the predictions must be probabilities that sum to one, not outputs or logits"
@@ -280,6 +287,8 @@ BAD = [
     ("accuracy", [1, 0], [1], "accuracy: 2 predictions and 1 references do not pair up"),
     ("cer", ["a"], ["a", "b"], "cer: 1 predictions and 2 references do not pair up"),
     ("accuracy", [0.5], [1], "accuracy: the predictions must be class numbers, of shape (N,)"),
+    ("accuracy", [math.inf], [1], "accuracy: the predictions must be class numbers, of shape (N,)"),
+    ("accuracy", [1], [1e300], "accuracy: the references must be class numbers, of shape (N,)"),
     ("f1", [1], [math.nan], "f1: the references must be class numbers, of shape (N,)"),
     ("accuracy", ["a"], ["a"], "accuracy: the predictions must be class numbers, of shape (N,)"),
     ("accuracy", [[0.1, 0.9]], [1], "accuracy: the predictions must be class numbers, of shape (N,)"),
