@@ -2,6 +2,7 @@
 
 import copy
 import io
+import signal
 
 import pytest
 import torch
@@ -284,6 +285,17 @@ def test_narrow_inputs_under_autocast():
     torch.testing.assert_close(loss.detach(), square_loss(head.materialise()(input.detach().float()), target))
 
 
+def test_predictions_of_narrow_inputs():
+    """As in training, the layer's dtype is taken; and what does not fit is refused."""
+    head, (input, _) = FactorisedSquareHead(12, 30), batch(dtype=torch.bfloat16)
+    outputs = head(input)
+    torch.testing.assert_close(outputs, head.materialise()(input.float()))
+    assert torch.equal(head.top_classes(input, 3)[1], outputs.topk(3).indices)
+    for predict in (head, lambda wrong: head.top_classes(wrong, 3)):
+        with pytest.raises(ValueError, match=r"\(..., 12\), got \(16, 24\)"):
+            predict(torch.zeros(16, 24))
+
+
 def test_which_calls_leave_a_gradient():
     """A backward pass does, also where the input needs no gradient; evaluation does not."""
     head, (input, target) = FactorisedSquareHead(12, 30, dtype=torch.float64), batch()
@@ -372,6 +384,35 @@ def test_a_step_that_cannot_be_changes_nothing(is_plain, value, lr, error, words
     head(*batch()).backward()
     head.step(1.0)
     assert torch.isfinite(head.weight).all()
+
+
+@pytest.mark.parametrize("keep_plain", [True, False])
+def test_an_interrupt_waits_until_all_rows_are_written(keep_plain, monkeypatch):
+    """It comes in the pass over V: of a step where V stays the weight, else of what makes V the weight again."""
+    torch.manual_seed(0)
+    head = FactorisedSquareHead(12, 30, dtype=torch.float64, keep_plain=keep_plain)
+    other, data = copy.deepcopy(head), batch()
+    for each in (head, other):
+        each(*data).backward()
+        if not keep_plain:
+            each.step(lr=1.0)
+    parts, handler = _factor.StoredRows.parts, signal.getsignal(signal.SIGINT)
+
+    def interrupted(rows):
+        for number, part in enumerate(parts(rows)):
+            if number == 1:
+                signal.raise_signal(signal.SIGINT)
+            yield part
+
+    monkeypatch.setattr(_factor, "_CHUNK", 100)
+    monkeypatch.setattr(_factor.StoredRows, "parts", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        head.step(lr=1.0) if keep_plain else head.fold()
+    monkeypatch.setattr(_factor.StoredRows, "parts", parts)
+    other.step(lr=1.0)  # nothing, but for the one that has a gradient
+    assert torch.equal(head.weight, other.weight)
+    assert not head.has_gradient
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_an_ignored_row_may_be_anything():

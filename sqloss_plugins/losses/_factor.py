@@ -20,11 +20,13 @@ Source: Vincent, de Brebisson & Bouthillier (2015), arXiv 1412.7091, Section 3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from sqloss_plugins.losses.accumulation import RowSums
 
 _SMALLEST, _LARGEST = 0.1, 10.0
 """Singular values of U beyond which V's rounding errors would show in W."""
@@ -150,6 +152,47 @@ class Gradient(NamedTuple):
         dense = ((K @ Q) * K.T).sum() - 2.0 * (total @ K) @ m + len(W) * m.dot(m)
         sparse = E.square().sum() + 2.0 * ((W[self.classes].double() @ K - m) * E).sum()
         return (dense + sparse).clamp_min(0.0)
+
+
+class MicroBatch(NamedTuple):
+    """What a micro-batch adds to the rows of its true classes."""
+
+    true_class: Tensor  # (N)
+    slope: Tensor  # (N), its derivative beyond that of any class, times the row's scale
+    H: Tensor  # (N, p)
+
+
+@dataclass
+class Pending:
+    """The gradients since the last step, as sums over the rows and the rows of the true classes."""
+
+    sums: RowSums | None = None
+    batches: list[MicroBatch] = field(default_factory=list)
+
+    def add(self, sums: RowSums, batch: MicroBatch) -> None:
+        """Takes the gradient of one micro-batch."""
+        self.sums = sums if self.sums is None else self.sums.plus(sums)
+        self.batches.append(batch)
+
+    def scale(self, factor: float | Tensor) -> None:
+        """Multiplies all of it."""
+        if self.sums is None or self.sums.products is None:
+            return
+        self.sums = self.sums._replace(products=self.sums.products * factor, features=self.sums.features * factor)
+        self.batches = [batch._replace(slope=batch.slope * factor) for batch in self.batches]
+
+    def gradient(self) -> Gradient:
+        """All of it together; of at least one micro-batch."""
+        assert self.sums is not None
+        assert self.sums.products is not None
+        products = self.sums.products.double() * self.sums.square
+        true_class = torch.cat([batch.true_class for batch in self.batches])
+        slope = torch.cat([batch.slope for batch in self.batches])
+        H = torch.cat([batch.H for batch in self.batches])
+        classes, place = torch.unique(true_class, return_inverse=True)
+        rows = H.new_zeros(len(classes), H.shape[1]).index_add_(0, place, slope.unsqueeze(1) * H)
+        features = self.sums.features.double() * self.sums.linear
+        return Gradient(0.5 * (products + products.T), features, classes, rows)
 
 
 class Step(NamedTuple):

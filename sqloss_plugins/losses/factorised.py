@@ -6,17 +6,26 @@ The algebra is in ``_factor.py``; the loss is that of ``_gram_form.py``.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sqloss_plugins.losses._factor import Factor, FactoredRows, Gradient, StoredRows, fold, plain_factor, sgd_step
+from sqloss_plugins.losses._factor import (
+    Factor,
+    FactoredRows,
+    MicroBatch,
+    Pending,
+    StoredRows,
+    fold,
+    plain_factor,
+    sgd_step,
+)
 from sqloss_plugins.losses._gram_form import Problem, row_losses
+from sqloss_plugins.losses._interrupts import interrupts_wait
 from sqloss_plugins.losses._targets import check_input, check_options, index_targets, result_dtype, rows_that_count
-from sqloss_plugins.losses.accumulation import RowSums, row_sums
+from sqloss_plugins.losses.accumulation import row_sums
 from sqloss_plugins.losses.square import check_rescaling
 
 _DTYPES = (torch.float32, torch.float64)
@@ -124,7 +133,7 @@ class FactorisedSquareHead(nn.Module):
         self._factor: Factor | None = None
         self._state: tuple[Any, ...] = ()
         self._changes = 0  # how often W has become another
-        self._pending = _Pending()
+        self._pending = Pending()
         self.reset_parameters()
 
     @classmethod
@@ -154,7 +163,7 @@ class FactorisedSquareHead(nn.Module):
     # ------------------------------------------------------------ the loss
 
     def forward(self, input: Tensor, target: Tensor | None = None) -> Tensor:
-        """The loss; without targets the outputs, of shape (..., C), differentiable by the input alone.
+        """The loss; without targets the outputs, of shape (..., C), of the layer's dtype, or autocast's.
 
         Args:
             input: what the layer is given, floating point, of shape (..., d).
@@ -169,8 +178,9 @@ class FactorisedSquareHead(nn.Module):
             RuntimeError: targets that are not int64; in the backward pass, second derivatives, or a weight that has
                 changed since.
         """
-        if target is None:
-            return F.linear(input, self.weight, self.bias)
+        if target is None:  # differentiable by the input alone
+            self._check_input(input)
+            return F.linear(input.to(self.weight.dtype), self.weight, self.bias)
         # Not by a decorator, which imports the compiler with this module and takes seconds.
         compute = torch.compiler.disable(self._loss) if torch.compiler.is_compiling() else self._loss  # type: ignore[no-untyped-call]
         loss: Tensor = compute(input, target)
@@ -209,12 +219,18 @@ class FactorisedSquareHead(nn.Module):
             return loss
         return (loss if kept is None else loss.new_zeros(len(target.reshape(-1))).index_put((kept,), loss)).view(shape)
 
-    def _check(self, input: Tensor, target: Tensor) -> None:
-        """Refuses what does not fit the layer, before any work."""
+    def _check_input(self, input: Tensor) -> None:
+        """Refuses an input that does not fit the layer, before any work."""
         check_input(input)
         device = self._stored().weight.device
         if input.dim() < 1 or input.shape[-1] != self.in_features:
             raise ValueError(f"the input is of shape (..., {self.in_features}), got {tuple(input.shape)}")
+        if input.device != device:
+            raise ValueError(f"the input is on {input.device} and the layer on {device}")
+
+    def _check(self, input: Tensor, target: Tensor) -> None:
+        """Refuses what does not fit the layer, before any work."""
+        self._check_input(input)
         if target.shape != input.shape[:-1]:
             raise ValueError(
                 f"the target has a class index for each row of the input, {tuple(input.shape[:-1])}, "
@@ -222,9 +238,8 @@ class FactorisedSquareHead(nn.Module):
             )
         if target.dtype != torch.int64:
             raise RuntimeError(f"targets are class indices, int64, got {target.dtype}")
-        for name, tensor in (("input", input), ("target", target)):
-            if tensor.device != device:
-                raise ValueError(f"the {name} is on {tensor.device} and the layer on {device}")
+        if target.device != input.device:
+            raise ValueError(f"the target is on {target.device} and the layer on {input.device}")
 
     # ------------------------------------------------------------ gradient and step
 
@@ -236,7 +251,8 @@ class FactorisedSquareHead(nn.Module):
     def step(self, lr: float, weight_decay: float = 0.0) -> None:
         """The step of :class:`torch.optim.SGD` on the gradients since the last step, which then are gone.
 
-        Without a gradient nothing happens. An error leaves layer and gradient as they were.
+        Without a gradient nothing happens. An error leaves layer and gradient as they were. An interrupt (Ctrl-C) waits
+        until the step is made: V without its U is no weight.
 
         Args:
             lr: learning rate, >= 0; about C times that of a loss that is not divided by C.
@@ -256,14 +272,15 @@ class FactorisedSquareHead(nn.Module):
             decay = torch.zeros_like(rows.factor.total)
             decay[: self.in_features] = float(weight_decay)
             step = sgd_step(rows, self._pending.gradient(), float(lr), decay, self.keep_plain)
-            step.write(rows.stored)
-            self._keep(step.factor)
-            self._changes += 1
-        self.zero_grad()
+            with interrupts_wait():
+                step.write(rows.stored)
+                self._keep(step.factor)
+                self._changes += 1
+                self.zero_grad()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drops the gradients since the last step."""
-        self._pending = _Pending()
+        self._pending = Pending()
 
     @torch.no_grad()
     def gradient_norm(self) -> Tensor:
@@ -302,7 +319,8 @@ class FactorisedSquareHead(nn.Module):
         """Makes V the weight itself, so that U is 1 and u is 0; nothing else changes, and no gradient is lost."""
         if self._factor is not None and not self._factor.is_plain:
             rows = self._rows()
-            self._keep(fold(rows.stored, rows.factor))
+            with interrupts_wait():
+                self._keep(fold(rows.stored, rows.factor))
 
     @torch.no_grad()
     def materialise(self) -> nn.Linear:
@@ -326,12 +344,14 @@ class FactorisedSquareHead(nn.Module):
             Outputs, sorted, and class indices, int64; both of shape (..., n).
 
         Raises:
-            ValueError: n is not between 1 and C.
+            ValueError: n is not between 1 and C; an input whose shape or device does not fit.
         """
+        self._check_input(input)
         C = self.num_classes
         if not 1 <= n <= C:
             raise ValueError(f"between 1 and {C} classes can be asked for, got {n}")
-        weight, bias, H = self.weight, self.bias, input.reshape(-1, self.in_features)
+        weight, bias = self.weight, self.bias
+        H = input.reshape(-1, self.in_features).to(weight.dtype)
         size = max(n, _OUTPUTS // max(1, len(H)))
         best: tuple[Tensor, Tensor] | None = None
         for start in range(0, C, size):
@@ -408,7 +428,7 @@ class FactorisedSquareHead(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: the plain weight, without a gradient."""
         self.fold()
-        return {**self.__dict__, "_factor": None, "_pending": _Pending()}
+        return {**self.__dict__, "_factor": None, "_pending": Pending()}
 
 
 def _check_dtype(dtype: torch.dtype) -> None:
@@ -419,45 +439,6 @@ def _check_dtype(dtype: torch.dtype) -> None:
 def _state_of(V: StoredRows) -> tuple[Any, ...]:
     """What a factor belongs to."""
     return tuple((tensor.data_ptr(), tensor._version) for tensor in V if tensor is not None)
-
-
-class _MicroBatch(NamedTuple):
-    true_class: Tensor  # (N)
-    slope: Tensor  # (N), its derivative beyond that of any class, times the row's scale
-    H: Tensor  # (N, p)
-
-
-@dataclass
-class _Pending:
-    """The gradients since the last step, as sums over the rows and the rows of the true classes."""
-
-    sums: RowSums | None = None
-    batches: list[_MicroBatch] = field(default_factory=list)
-
-    def add(self, sums: RowSums, batch: _MicroBatch) -> None:
-        """Takes the gradient of one micro-batch."""
-        self.sums = sums if self.sums is None else self.sums.plus(sums)
-        self.batches.append(batch)
-
-    def scale(self, factor: float | Tensor) -> None:
-        """Multiplies all of it."""
-        if self.sums is None or self.sums.products is None:
-            return
-        self.sums = self.sums._replace(products=self.sums.products * factor, features=self.sums.features * factor)
-        self.batches = [batch._replace(slope=batch.slope * factor) for batch in self.batches]
-
-    def gradient(self) -> Gradient:
-        """All of it together; of at least one micro-batch."""
-        assert self.sums is not None
-        assert self.sums.products is not None
-        products = self.sums.products.double() * self.sums.square
-        true_class = torch.cat([batch.true_class for batch in self.batches])
-        slope = torch.cat([batch.slope for batch in self.batches])
-        H = torch.cat([batch.H for batch in self.batches])
-        classes, place = torch.unique(true_class, return_inverse=True)
-        rows = H.new_zeros(len(classes), H.shape[1]).index_add_(0, place, slope.unsqueeze(1) * H)
-        features = self.sums.features.double() * self.sums.linear
-        return Gradient(0.5 * (products + products.T), features, classes, rows)
 
 
 class _FactorisedLoss(torch.autograd.Function):
@@ -492,7 +473,7 @@ class _FactorisedLoss(torch.autograd.Function):
         scale = problem.scales(grad_output)
         with torch.autocast(H.device.type, enabled=False):
             sums = row_sums(H, scale, problem.square, problem.linear, problem.dtype, True)
-        head._pending.add(sums, _MicroBatch(true_class, slope * scale, H))
+        head._pending.add(sums, MicroBatch(true_class, slope * scale, H))
         if input_gradient is None:
             return None, None, None, None
         gradient = (input_gradient * scale.unsqueeze(1))[:, : head.in_features]

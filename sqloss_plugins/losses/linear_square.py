@@ -256,6 +256,8 @@ def _validate(
     _check_layer(arguments)
     input, W, target = arguments.input, arguments.linear_weight, arguments.target
     C = shard.num_classes if shard else len(W)
+    if shard is not None and not 0 <= shard.first <= C - len(W):
+        raise ValueError(f"the {len(W)} classes of the shard, from number {shard.first} on, are not all among the {C}")
     if input.dim() == 1:
         input = input.unsqueeze(0)
         target = target if target.shape == (1,) != (C,) else target.unsqueeze(0)
