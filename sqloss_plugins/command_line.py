@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import http.client
 import re
 import threading
 import urllib.error
@@ -88,10 +89,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, RecursionError, yaml.YAMLError) as error:  # ValueError: 30 February
         raise UserError(f"{path} cannot be read as settings: {sentence(error)}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} must be a mapping of option names to values")
+    for name in content:
+        if not isinstance(name, str):  # to YAML on, off, yes and no are true and false
+            raise UserError(f"{path}: {name!r} is no option's name: put it in quotes if it is one")
     return content
 
 
@@ -105,7 +109,7 @@ def is_reachable(url: str) -> bool:
             answers.append(True)
         except urllib.error.HTTPError:
             answers.append(True)  # it answered
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             answers.append(False)
 
     # In a thread, because looking up a name can take longer than any time-out of a connection.

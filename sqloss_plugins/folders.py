@@ -102,7 +102,7 @@ def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
         wait: wait until another process has released it, rather than refuse.
 
     Raises:
-        UserError: another process works there, or the folder cannot be written.
+        UserError: another process works there, or the folder cannot be written or locked.
     """
     _make_writable(folder)
     lock = FileLock(folder / ".lock")
@@ -113,6 +113,8 @@ def lock_folder(folder: Path, wait: bool = False) -> Iterator[None]:
             raise UserError(f"another process is at work in {folder}: wait for it, or choose another folder") from error
         print(f"Another process is at work in {folder}: waiting for it.", flush=True)
         lock.acquire()
+    except OSError as error:  # the file is another user's, say
+        raise UserError(f"cannot lock the folder {folder}: {error}") from error
     try:
         yield
     finally:

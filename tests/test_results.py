@@ -305,6 +305,12 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         claim_folder(tmp_path / "file", {}, ())
 
 
+def test_a_folder_that_cannot_be_locked(tmp_path):
+    (tmp_path / ".lock").mkdir()  # as where the file is another user's
+    with pytest.raises(UserError, match="cannot lock the folder"), lock_folder(tmp_path):
+        pass
+
+
 def test_versions_are_looked_up_once():
     found = results.versions()
     found["python"] = "changed"
