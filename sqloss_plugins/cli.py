@@ -11,14 +11,14 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqloss_plugins.errors import UserError, run_command
+from sqloss_plugins.errors import UserError, run_command, sentence
 
 PROGRAM = "sqloss"
 
 
 class _Command(NamedTuple):
     module: str  # its main(argv) returns the exit status
-    extra: str | None  # of this package, with which its imports are installed
+    extra: str  # of this package, with which its imports are installed
     summary: str
 
 
@@ -63,11 +63,12 @@ def _run(name: str, argv: Sequence[str]) -> int:
         status: int = importlib.import_module(command.module).main(argv)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing == __package__ or command.extra is None:
+        if missing == __package__:
             raise
-        raise UserError(
-            f"{name} needs the package {missing}, which is not installed: pip install 'sqloss_plugins[{command.extra}]'"
-        ) from error
+        reason = f"needs the package {missing}, which is not installed"
+        if not missing:  # Transformers says in words what it could not import
+            reason = f"cannot be imported ({sentence(error)})"
+        raise UserError(f"{name} {reason}: pip install 'sqloss_plugins[{command.extra}]'") from error
     return status
 
 

@@ -47,6 +47,17 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch, capsys):
     )
 
 
+def test_an_import_that_fails_without_a_name(tmp_path, monkeypatch, capsys):
+    """As Transformers reports a class of its own whose module cannot be imported."""
+    (tmp_path / "says_why.py").write_text("raise ModuleNotFoundError('Could not import module A.')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(cli.COMMANDS, "glue", cli.COMMANDS["glue"]._replace(module="says_why"))
+    assert cli.main(["glue"]) == 2
+    assert capsys.readouterr().err == (
+        "sqloss: error: glue cannot be imported (Could not import module A.): pip install 'sqloss_plugins[hf]'\n"
+    )
+
+
 def test_a_defect_of_our_own_is_not_called_a_missing_package(tmp_path, monkeypatch):
     (tmp_path / "broken.py").write_text("import sqloss_plugins.no_such_module\n")
     monkeypatch.syspath_prepend(tmp_path)
