@@ -63,7 +63,8 @@ def probabilities(
         Probabilities of the outputs' shape, in float32 or wider.
 
     Raises:
-        ValueError: an unknown method; k, M, the temperature or the floor is not a positive finite number.
+        ValueError: an unknown method; k, M or the temperature is not a positive finite number; a floor that is not in
+            (0, 1].
 
     Examples:
         >>> import torch
