@@ -44,7 +44,7 @@ def checked(kind: str, name: str, predictions: Any, references: Any) -> tuple[An
     return _CHECKS[kind](name, predictions, references)
 
 
-def _array(values: Any, dtype: Any = None) -> Array:
+def _array(values: Any, dtype: Any = None) -> NDArray[Any]:
     """Numbers as an array. A tensor may have a graph, be on a GPU, or in bfloat16, none of which NumPy takes."""
     import numpy as np
 
