@@ -30,6 +30,12 @@ def test_a_mean_interval_leaves_out_zero_where_the_paired_t_test_is_significant(
     assert (p < 0.05) == (not low <= 0 <= high) or p == pytest.approx(0.05, abs=1e-9)
 
 
+@given(SAMPLES)
+def test_the_paired_t_test_is_scipys(values):
+    wanted = stats.ttest_rel(values, np.zeros(len(values))).pvalue if len(values) > 2 else None
+    assert statistics.paired_p_value(values) == (wanted and pytest.approx(wanted))
+
+
 def test_a_deviation_interval_by_hand():
     """chi2(4): 0.484419 and 11.143287 are its quantiles at 2.5 % and 97.5 %."""
     low, high = statistics.deviation_interval(0.5, 5)
@@ -93,15 +99,30 @@ def test_a_power_by_simulation():
     assert np.mean(stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05) == pytest.approx(0.8, abs=0.02)
 
 
-@pytest.mark.parametrize("values", [[], [0.5], [0.1, 0.1, 0.1], [0.0, 0.0], [math.nan, 1.0]])
-def test_what_does_not_vary_has_no_interval_and_no_power(values):
+ROUNDED = [0.83 - 0.82, 0.85 - 0.84, 0.87 - 0.86]
+"""The same three times, but for rounding."""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [0.5], [0.1, 0.1, 0.1], [0.0, 0.0], [math.nan, 1.0], ROUNDED, [0.8312 - 0.8311, 0.8552 - 0.8551, 0.0001]],
+)
+def test_what_does_not_vary_has_no_interval_no_test_and_no_power(values):
     assert statistics.mean_interval(values) is None
+    assert statistics.paired_p_value(values) is None
     assert statistics.seeds_needed(values) is None
+
+
+@given(st.floats(-100, 100), st.integers(2, 20))
+def test_equal_values_have_a_standard_deviation_of_zero(value, number):
+    """The rounded mean of three times 0.1 is another number."""
+    assert statistics.standard_deviation([value] * number) == 0.0
 
 
 def test_deviations_that_have_no_interval_and_no_ratio():
     assert statistics.deviation_interval(0.1, 1) is None
     assert statistics.deviation_ratio(1.0, 5, 0.0, 5) is None
+    assert statistics.deviation_ratio(0.0, 5, 1.0, 5) is None, "an F test would have p = 0"
     assert statistics.deviation_ratio(1.0, 1, 1.0, 5) is None
 
 

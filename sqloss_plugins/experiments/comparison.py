@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.experiments.statistics import paired_p_value
 from sqloss_plugins.metrics import Metric
 from sqloss_plugins.results import OF_OUTPUTS, RESULT_NAME, Result, read_result
 
@@ -113,6 +114,11 @@ class Group:
             json.dumps(settings, sort_keys=True),
         )
 
+    def differing(self, other: Group) -> set[str]:
+        """The settings in which another group differs."""
+        ours, theirs = json.loads(self.settings), json.loads(other.settings)
+        return {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
+
     def peculiarities(self, groups: Iterable[Group]) -> str:
         """What tells this group from the others of the same task, model and protocol; empty where there are none."""
         ours = json.loads(self.settings)
@@ -120,8 +126,7 @@ class Group:
         has_other_data = False
         for other in groups:
             if (other.task, other.arch, other.protocol) == (self.task, self.arch, self.protocol):
-                theirs = json.loads(other.settings)
-                names |= {name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)}
+                names |= self.differing(other)
                 has_other_data = has_other_data or other.fingerprint != self.fingerprint
         data = [f"data {self.fingerprint[:12]}"] if has_other_data else []
         return ", ".join([*data, *(f"{name} {ours.get(name)}" for name in sorted(names))])
@@ -369,22 +374,10 @@ def paired_differences(summary: Summary, baseline: Summary) -> tuple[list[Differ
         theirs = baseline.values.get(column, {})
         paired = {seed: value - theirs[seed] for seed, value in values.items() if seed in theirs}
         if paired:
-            pairs = [(values[seed], theirs[seed]) for seed in paired]
-            found.append(Difference(summary.loss, column, paired, _p_value(pairs)))
+            found.append(Difference(summary.loss, column, paired, paired_p_value(list(paired.values()))))
         elif column.split in splits and (column.split, column.fingerprint) not in fingerprints:
             notes.append(f"{summary.loss} and {baseline.loss} have different data for {column.split}: not compared")
     return found, list(dict.fromkeys(notes))
-
-
-def _p_value(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Of the paired t-test."""
-    import numpy as np
-    from scipy.stats import ttest_rel
-
-    ours, theirs = np.array(pairs).T
-    if len(pairs) < 3 or not np.ptp(ours - theirs) > 0:  # nan is not more than 0, either
-        return None
-    return float(ttest_rel(ours, theirs).pvalue)
 
 
 def best_learning_rate(folders: Sequence[Path], loss: str) -> float:

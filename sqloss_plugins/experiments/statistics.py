@@ -12,6 +12,8 @@ CONFIDENCE = 0.95
 """Of all intervals."""
 POWER = 0.8
 """With which a difference should be seen."""
+_ROUNDING = 1e-9
+"""Of the largest of some differences: by so much equal ones may differ. 0.83 - 0.82 is not 0.85 - 0.84 in float64."""
 
 
 class Interval(NamedTuple):
@@ -30,7 +32,7 @@ class Ratio(NamedTuple):
 
 
 def standard_deviation(values: Sequence[float]) -> float | None:
-    """Of a sample (n - 1); None below two values.
+    """Of a sample (n - 1); None below two values, exactly 0 where all values are equal.
 
     Examples:
         >>> from sqloss_plugins.experiments.statistics import standard_deviation
@@ -39,7 +41,10 @@ def standard_deviation(values: Sequence[float]) -> float | None:
     """
     import numpy as np
 
-    return float(np.std(values, ddof=1)) if len(values) > 1 else None
+    if len(values) < 2:
+        return None
+    # The mean is rounded: NumPy has 1.7e-17 for three times 0.1.
+    return 0.0 if np.ptp(values) == 0 else float(np.std(values, ddof=1))
 
 
 def shown_mean(metric: Metric, values: Sequence[float], sign: str = "") -> str:
@@ -60,7 +65,7 @@ def difference_cells(metric: Metric, values: Sequence[float]) -> list[str]:
 def _varies(values: Sequence[float]) -> bool:
     """Whether there is anything to test; rounding is no variation."""
     deviation = standard_deviation(values)
-    return deviation is not None and deviation > 1e-12 * max(abs(value) for value in values)  # False for nan
+    return deviation is not None and deviation > _ROUNDING * max(abs(value) for value in values)  # False for nan
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
@@ -78,6 +83,21 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
         return None
     found = ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
     return Interval(float(found.low), float(found.high))
+
+
+def paired_p_value(differences: Sequence[float]) -> float | None:
+    """The two-sided p value of the paired t-test; None below three differences or where all are equal.
+
+    Examples:
+        >>> from sqloss_plugins.experiments.statistics import paired_p_value
+        >>> f"{paired_p_value([1.0, 2.0, 3.0]):.3f}"  # t = 2 sqrt(3), two degrees of freedom
+        '0.074'
+    """
+    from scipy.stats import ttest_1samp
+
+    if len(differences) < 3 or not _varies(differences):
+        return None
+    return float(ttest_1samp(differences, 0.0).pvalue)
 
 
 def deviation_interval(deviation: float, n: int) -> Interval | None:
@@ -105,7 +125,7 @@ def deviation_ratio(deviation: float, n: int, other: float, m: int) -> Ratio | N
         other, m: of the second one.
 
     Returns:
-        None below two values, or where the second does not vary.
+        None below two values, or where one of the samples does not vary, which is no normal sample.
 
     Examples:
         >>> from sqloss_plugins.experiments.statistics import deviation_ratio
@@ -115,7 +135,7 @@ def deviation_ratio(deviation: float, n: int, other: float, m: int) -> Ratio | N
     """
     from scipy.stats import f
 
-    if min(n, m) < 2 or not other > 0:
+    if min(n, m) < 2 or not (deviation > 0 and other > 0):
         return None
     ratio = deviation / other
     distribution = f(n - 1, m - 1)
