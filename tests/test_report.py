@@ -210,6 +210,27 @@ def test_fewer_errors_are_ahead(content):
     assert found["seeds_better"] == 3
 
 
+def test_the_same_epochs_are_compared_with_the_cross_entropy_of_the_same_settings(tmp_path):
+    """Not with another one that has more seeds."""
+    for batch, accuracy, seeds in ((16, 0.5, 1), (32, 0.8, 2)):
+        settings = {"learning_rate": 1e-4, "per_device_train_batch_size": batch}
+        for seed in range(1, seeds + 1):
+            write(tmp_path / f"{batch}", "cross_entropy", 1e-4, seed, accuracy, hyperparameters=settings)
+    settings = {"learning_rate": 1e-4, "per_device_train_batch_size": 16}
+    write(tmp_path / "same", "square", 1e-4, 1, 0.6, protocol="same_epochs", hyperparameters=settings)
+    (found,) = (each for each in ahead(gather([tmp_path])) if each.is_main)
+    assert found.by_seed == {1: pytest.approx(10.0)}
+
+
+def test_what_is_not_in_per_cent_is_equal_where_it_is_shown_as_0(tmp_path):
+    """0.004 bits are shown as such, and are no tie."""
+    for loss, bits in (("square", 1.204), ("cross_entropy", 1.2)):
+        metrics = {split: {OF_OUTPUTS: {"bpc": bits}} for split in ("validation", "test")}
+        write(tmp_path, loss, 1e-4, 1, metrics=metrics, selection="bpc")
+    (ours, *_) = findings.count_table({"all": ahead(gather([tmp_path]))}).records
+    assert (ours["wins"], ours["ties"], ours["losses"]) == (0, 0, 1)
+
+
 def test_the_same_epochs_are_compared_with_cross_entropys_early_stopping(content):
     found = record(content, "differences", task="mrpc", protocol="same_epochs", split="test")
     assert found["mean"] == pytest.approx(4 / 3)

@@ -113,7 +113,10 @@ def _departure(run: Run, model: str | None) -> str:
 
 
 def _baseline(comparison: Comparison, others: Iterable[Comparison]) -> Summary | None:
-    """For runs with as many epochs as cross-entropy with early stopping: that one, with most seeds; else None."""
+    """For runs with as many epochs as cross-entropy with early stopping: that one; else None.
+
+    Of several groups it is that with the most like settings, and of these that with most seeds.
+    """
     group = comparison.group
     if group.protocol != "same_epochs":
         return None
@@ -121,12 +124,13 @@ def _baseline(comparison: Comparison, others: Iterable[Comparison]) -> Summary |
     def key(of: Group) -> tuple[object, ...]:
         return of.task, of.arch, of.mini, of.fingerprint
 
-    summaries = [
-        other.summaries[BASELINE]
+    there = [
+        other
         for other in others
         if BASELINE in other.summaries and other.group.protocol == "early_stopping" and key(other.group) == key(group)
     ]
-    return max(summaries, key=lambda summary: len(summary.seeds), default=None)
+    there.sort(key=lambda other: (len(group.differing(other.group)), -len(other.summaries[BASELINE].seeds)))
+    return there[0].summaries[BASELINE] if there else None
 
 
 def _against(comparison: Comparison, baseline: Summary) -> list[Difference]:

@@ -41,6 +41,11 @@ class Ahead(NamedTuple):
     by_seed: Mapping[int, float]
 
     @property
+    def digits(self) -> int:
+        """Decimals that are shown."""
+        return 2 if self.evidence.comparison.metrics[self.difference.column.metric].unit == "%" else 4
+
+    @property
     def family(self) -> tuple[str, str]:
         """The loss and the protocol: what is counted, and adjusted for, together."""
         return self.difference.loss.partition(" ")[0], self.evidence.group.protocol
@@ -136,7 +141,7 @@ def _difference_record(each: Ahead, holm: float | None) -> dict[str, Any]:
 
 def _difference_row(each: Ahead, record: Mapping[str, Any]) -> list[Cell]:
     """A difference for people."""
-    digits = 2 if each.evidence.comparison.metrics[each.difference.column.metric].unit == "%" else 4
+    digits = each.digits
     spread = "" if record["std"] is None else f" +- {record['std']:.{digits}f}"
     interval = None if record["low"] is None else Interval(record["low"], record["high"])
     return [
@@ -256,10 +261,9 @@ class Count(NamedTuple):
     losses: int
 
     @classmethod
-    def of(cls, advantages: Sequence[float], digits: int) -> Count:
-        """Counts advantages, which are ties where they are 0 as shown."""
-        shown = [round(value, digits) for value in advantages]
-        return cls(sum(value > 0 for value in shown), shown.count(0), sum(value < 0 for value in shown))
+    def of(cls, advantages: Sequence[float]) -> Count:
+        """Counts advantages, each rounded as it is shown, so that what is shown as 0 is a tie."""
+        return cls(sum(each > 0 for each in advantages), advantages.count(0), sum(each < 0 for each in advantages))
 
     @property
     def total(self) -> int:
@@ -302,7 +306,7 @@ def paper_counts() -> dict[tuple[str, str], Count]:
         for kind, belongs in _KINDS.items():
             chosen = [row for row in rows if belongs(row) and (what != "std of square" or "std_square" in row.values)]
             if chosen:
-                found[what, kind] = Count.of([advantage(row) for row in chosen], 3)
+                found[what, kind] = Count.of([round(advantage(row), 3) for row in chosen])
     return found
 
 
@@ -318,9 +322,9 @@ def count_table(differences: Mapping[str, Sequence[Ahead]]) -> Table:
         for each in members:
             mean = Measured(each.by_seed).mean
             if each.is_main and mean is not None:
-                families[each.family].append(mean)
+                families[each.family].append(round(mean, each.digits))
         counts += [
-            ("ours", f"{loss}, {protocol}", kind, Count.of(means, 2)) for (loss, protocol), means in families.items()
+            ("ours", f"{loss}, {protocol}", kind, Count.of(means)) for (loss, protocol), means in families.items()
         ]
     counts += [("paper", what, kind, count) for (what, kind), count in paper_counts().items()]
     rows, records = [], []
@@ -345,7 +349,7 @@ def count_table(differences: Mapping[str, Sequence[Ahead]]) -> Table:
         "p is that of the exact two-sided sign test, without the ties. It takes the tasks as independent, which rows "
         "of one model (WER and CER, accuracy and Top-5) and models on the same data are not",
         "For std better is smaller. Ours: the mean over seeds of the metric that decides, equal where the "
-        "difference is 0.00 points",
+        "difference is shown as 0. A task with several models, settings, or k and M counts once for each of them",
     ]
     return Table("counts", "Wins, ties and losses over tasks", [*columns, "sign test, p"], rows, records, notes)
 
