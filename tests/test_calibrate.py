@@ -255,3 +255,22 @@ def test_outputs_of_a_program_of_ones_own(tmp_path, capsys):
     ):
         assert calibrate([str(argument) for argument in arguments]) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_arrays_of_ones_own_that_do_not_fit(tmp_path, capsys):
+    outputs, targets = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 3
+    fine = {f"{split}_{what}": value for split in ("validation", "test")
+            for what, value in (("outputs", outputs), ("targets", targets))}  # fmt: skip
+    saved = tmp_path / "mine.npz"
+    for changes, sentence in (
+        ({"test_targets": targets + 1}, "test has the class number 3, but 3 outputs an example: number classes from 0"),
+        ({"test_targets": targets.astype(str)}, "targets whole numbers; on test they are not"),
+        ({"test_targets": targets + 0.5}, "targets whole numbers; on test they are not"),
+        ({"test_outputs": np.ones((20, 4))}, "the splits do not have outputs of the same number of classes"),
+    ):
+        np.savez(saved, **fine | changes)
+        assert calibrate([str(saved), "--loss", "square"]) == 2
+        assert sentence in capsys.readouterr().err
+    np.savez(saved, **fine | {"test_targets": np.full(20, -1)})
+    assert calibrate([str(saved), "--loss", "square", "--bootstrap", "0"]) == 0
+    assert "validation, to which temperature and floor were fitted" in capsys.readouterr().out, "no label, no test data"

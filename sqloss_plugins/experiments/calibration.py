@@ -63,8 +63,6 @@ def read_outputs(run: Run) -> Outputs:
     Raises:
         UserError: there are none, they cannot be read, or they are not those of examples with one true class each.
     """
-    import numpy as np
-
     path = run.path if run.path.suffix == SAVED_SUFFIX else run.path.parent / OUTPUTS_NAME
     content, splits = _arrays(path), {}
     for name, outputs in content.items():
@@ -72,15 +70,37 @@ def read_outputs(run: Run) -> Outputs:
         targets = content.get(f"{split}_targets")
         if kind != "outputs" or targets is None:
             continue
-        if outputs.ndim != 2 or outputs.shape[1] < 2 or targets.shape != outputs.shape[:1]:
-            raise UserError(f"{path}: the outputs are not those of examples with one true class each")
-        if not np.isfinite(outputs).all():
-            raise UserError(f"{path}: not all outputs on {split} are finite")
-        counts = targets >= 0
-        splits[split] = (outputs[counts].astype(np.float64), targets[counts].astype(np.int64))
-    if not len(splits.get("validation", ((),))[0]):
+        found = _labelled(path, split, outputs, targets)
+        if len(found[1]):
+            splits[split] = found
+    if len({outputs.shape[1] for outputs, _ in splits.values()}) > 1:
+        raise UserError(f"{path}: the splits do not have outputs of the same number of classes")
+    if "validation" not in splits:
         raise UserError(f"{path} has no outputs on validation data with labels, on which the temperature is fitted")
     return Outputs(run, splits)
+
+
+def _labelled(path: Path, split: str, outputs: NDArray[Any], targets: NDArray[Any]) -> tuple[Probabilities, Targets]:
+    """The outputs on the examples with a label, whose targets are not negative, and the labels.
+
+    Raises:
+        UserError: they are not numbers, or not those of examples with one true class each.
+    """
+    import numpy as np
+
+    if outputs.ndim != 2 or outputs.shape[1] < 2 or targets.shape != outputs.shape[:1]:
+        raise UserError(f"{path}: the outputs are not those of examples with one true class each")
+    if outputs.dtype.kind not in "fiu" or targets.dtype.kind not in "biu":
+        raise UserError(f"{path}: outputs must be numbers and targets whole numbers; on {split} they are not")
+    if not np.isfinite(outputs).all():
+        raise UserError(f"{path}: not all outputs on {split} are finite")
+    largest, classes = int(targets.max(initial=0)), outputs.shape[1]
+    if largest >= classes:
+        raise UserError(
+            f"{path}: {split} has the class number {largest}, but {classes} outputs an example: number classes from 0"
+        )
+    has_label = targets >= 0
+    return outputs[has_label].astype(np.float64), targets[has_label].astype(np.int64)
 
 
 def saved_run(path: Path, loss: str, k: float | None, M: float | None) -> Run:
@@ -159,7 +179,7 @@ def read_unknown(folder: Path) -> Unknown:
             f"{folder} does not say of which run the model is: score it by --do_predict and the run's folder"
         )
     outputs = _arrays(folder / OUTPUTS_NAME).get("test_outputs")
-    if outputs is None or outputs.ndim != 2 or not np.isfinite(outputs).all():
+    if outputs is None or outputs.ndim != 2 or not len(outputs) or not np.isfinite(outputs).all():
         raise UserError(f"{folder / OUTPUTS_NAME} has no outputs on test data, of examples with one true class each")
     return Unknown(model.resolve(), outputs.astype(np.float64))
 
