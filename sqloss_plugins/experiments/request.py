@@ -226,6 +226,8 @@ def read_request(argv: Sequence[str], description: str | None) -> tuple[Request,
         raise UserError(f"{path} has {unknown[0]}, which is no option of a sweep: choose from {', '.join(_READERS)}")
     read = {name: _READERS[name](value, name) for name, value in {**from_file, **given}.items() if value is not None}
     if rest and "command" not in read:
+        if rest[0] in OWN_COMMANDS and "tasks" not in read:
+            raise UserError(f"{rest[0]} must be the first word: {PROGRAM} {rest[0]} ... (see --help)")
         raise UserError(f"unknown option or value: {' '.join(rest)} (see --help); options of the runs come after --")
     parallel = read.get("parallel", {})
     parallel |= {"n_workers": read["workers"]} if "workers" in read else {}
@@ -327,7 +329,9 @@ def make_plan(request: Request) -> Plan:
     if request.archs:
         _refuse_options(request, ("arch",), "is what --archs says: leave it out")
     cells = _own_cells(request) if request.command else _cells_of_tasks(request)
-    if any(cell.is_speech for cell in cells):
+    has_speech = any(cell.is_speech for cell in cells)
+    _check_rescaling(request, losses, has_speech)
+    if has_speech:
         _refuse_options(request, _VARIED_OF_SPEECH, see)
         if request.rates and any(word.partition("=")[0] == "lr" for word in request.options):
             raise UserError(f"--optim_conf lr {see}")
@@ -346,6 +350,18 @@ def make_plan(request: Request) -> Plan:
         tuple(protocols),
         tuple(request.rates or ()),
     )
+
+
+def _check_rescaling(request: Request, losses: Sequence[str], has_speech: bool) -> None:
+    """Refuses options that one of the losses does not have, before the runs of the others have taken their time."""
+    for loss in losses:
+        if not LOSSES[loss].is_rescaled:
+            _refuse_options(
+                request,
+                ("k", "M", "prior_exponent", *(("rescaling",) if has_speech else ())),
+                f"is not for {loss}: sweep the losses with it in another folder (--losses, --exp), and compare both "
+                "folders by sqloss compare",
+            )
 
 
 def _check_protocols(request: Request, losses: Sequence[str], protocols: Sequence[str]) -> None:
