@@ -8,6 +8,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import fake_runs
 import psutil
@@ -15,11 +16,14 @@ import pytest
 import yaml
 from commands import assert_refused
 from distributed import LocalCluster
+from distributed.comm import CommClosedError
 from filelock import FileLock
 
 from sqloss_plugins import paper
+from sqloss_plugins.errors import RunError
 from sqloss_plugins.experiments import execution, request, sweep
-from sqloss_plugins.experiments.plan import without
+from sqloss_plugins.experiments.plan import Cell, Plan, without
+from sqloss_plugins.experiments.progress import State
 from sqloss_plugins.experiments.tasks import COMMANDS, architectures
 from sqloss_plugins.folders import lock_folder
 
@@ -199,6 +203,9 @@ def test_a_file_describes_a_sweep_and_the_command_line_counts_more(place, capsys
         (["glue", "--task", "stsb"], "stsb is a regression"),
         (["glue", "--task", "mrpc", "--seed=1"], "--seed is what a sweep varies: see --losses, --grid"),
         (["glue", "--task", "mrpc", "--learning-rate", "1"], "--learning_rate is what a sweep varies"),
+        (["glue", "--task", "mrpc", "--k", "15"], "--k is not for cross_entropy: sweep the losses with it in another"),
+        (["asr", "an4", "--losses", "square,squentropy", "--M=2"], "--M is not for squentropy"),
+        (["--seeds", "2", "glue", "--task", "mrpc"], "glue must be the first word: sqloss sweep glue"),
         (["lm", "--train_file", "a.txt", "--archs", "x"], "lm has none"),
         (["glue", "--task", "mrpc", "--archs", "all"], "--archs all is for --tasks"),
         (["--config", "nowhere.yaml"], "nowhere.yaml cannot be read"),
@@ -259,7 +266,7 @@ def test_a_run_that_fails_does_not_stop_the_others(fake, place, monkeypatch, cap
     """A rate that diverges drops out, and at the end it is said, with its last words. Workers have a GPU each."""
     monkeypatch.setattr(execution, "_gpus", lambda: ["3", "5"])
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(execution, "CPU_COUNT", 8)
     assert sweep.main([*FAKE, "--broken", "square"]) == 1
     printed = capsys.readouterr()
     assert printed.err == "sqloss sweep: error: of 8 runs 1 failed\n"
@@ -436,6 +443,31 @@ def test_a_scheduler_that_is_there_already(fake, place, capsys):
     Path("runs/classify-sweep/classify/square-early_stopping-s1/result.json").unlink()
     assert sweep.main([*options, cluster.scheduler_address]) == 2
     assert f"--scheduler {cluster.scheduler_address} cannot be used" in capsys.readouterr().err
+
+
+def test_a_scheduler_that_is_lost():
+    """Also where no run is at work that would end with it."""
+
+    class Lost:
+        def nthreads(self):
+            raise CommClosedError("in <TCP (closed)>")
+
+    with pytest.raises(RunError, match="the scheduler was lost; the same command goes on"):
+        execution._workers(Lost())
+
+
+def test_a_result_that_another_machine_writes_is_seen_late(place, monkeypatch):
+    """A run that ended well is finished when its file is seen, and failed where it never is."""
+    run = Plan(Path("out"), (Cell("mine", ("classify",)),), ("square",), (1,), ("early_stopping",)).all()[0]
+    run.folder.mkdir(parents=True)
+    future = SimpleNamespace(status="finished", result=lambda: (0, 7.0))
+    monkeypatch.setattr(execution, "_LAG_S", 0.0)
+    assert execution._outcome(future, run)[::2] == (
+        State.FAILED, "it ended well, but left no result.json here: workers need the same folder",
+    )  # fmt: skip
+    monkeypatch.setattr(execution, "_LAG_S", 60.0)
+    monkeypatch.setattr(time, "sleep", lambda _: (run.folder / "result.json").touch())
+    assert execution._outcome(future, run) == (State.FINISHED, 7.0, "")
 
 
 @pytest.mark.slow

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+from dask.system import CPU_COUNT
 from distributed import Client, LocalCluster, Worker, WorkerPlugin
 from filelock import FileLock
 
@@ -35,6 +36,8 @@ _LOCK_NAME = ".sweep.lock"
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")  # Dask sets them to 1 for its workers
 _POLL_S = 0.25
 _LAST_WORDS = 8
+_LAG_S = 60.0  # after which a network's file system shows a file that another machine has written
+_LOST = "the scheduler was lost; the same command goes on"
 
 _LOCAL_OPTIONS: Mapping[str, Any] = {
     "threads_per_worker": 1,
@@ -176,7 +179,8 @@ def _client(parallel: Parallel) -> Iterator[tuple[Client, str | None]]:
         elif parallel.env == "local":
             gpus = _gpus()
             number = parallel.n_workers or len(gpus) or 1
-            threads = threads or str(max(1, (os.cpu_count() or 1) // number))
+            # Those that this process may use: fewer than the machine has in a container or a job of SLURM's.
+            threads = threads or str(max(1, CPU_COUNT // number))
             cluster = _OneGpuEach(gpus, number, **{**_LOCAL_OPTIONS, **parallel.options})
             client = Client(cluster)
             client.register_plugin(_LeavesInterrupts())
@@ -231,8 +235,12 @@ def _workers(client: Client) -> int:
 
     Raises:
         UserError: one would have several runs at a time.
+        RunError: the scheduler does not answer.
     """
-    threads: dict[str, int] = client.nthreads()
+    try:
+        threads: dict[str, int] = client.nthreads()
+    except OSError as error:
+        raise RunError(_LOST) from error
     for address, number in threads.items():
         if number > 1:
             raise UserError(
@@ -307,10 +315,22 @@ def _outcome(future: Any, run: Run) -> tuple[State, float, str]:
     if future.status == "error":
         return State.FAILED, 0.0, sentence(future.exception())
     if future.status != "finished":
-        raise RunError("the scheduler was lost; the same command goes on")
+        raise RunError(_LOST)
     status, seconds = future.result()
-    if status == 0 and (run.folder / RESULT_NAME).is_file():
-        return State.FINISHED, seconds, ""
+    if status == 0:
+        if _comes(run.folder / RESULT_NAME):
+            return State.FINISHED, seconds, ""
+        return State.FAILED, seconds, f"it ended well, but left no {RESULT_NAME} here: workers need the same folder"
     if status < 0:
         return State.FAILED, seconds, f"ended by signal {-status}"
     return (State.REFUSED if status == 2 else State.FAILED), seconds, f"exit status {status}"
+
+
+def _comes(path: Path) -> bool:
+    """Whether a file is there, or comes to be seen within the time that a network's file system may take."""
+    deadline = time.monotonic() + _LAG_S
+    while not path.is_file():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True

@@ -197,9 +197,9 @@ class Display:
 
 
 def _table(progress: Progress) -> Table:
-    """Failures and what runs in full; of what is finished the last."""
+    """What runs first, because a low terminal cuts the end off; then failures; of what is finished the last."""
     table = Table("run", "state", "time")
-    rows = progress.failures + progress.in_state(State.FINISHED)[-_SHOWN:] + progress.in_state(State.RUNNING)
+    rows = progress.in_state(State.RUNNING) + progress.failures + progress.in_state(State.FINISHED)[-_SHOWN:]
     for run, status in rows:
         is_running = status.state is State.RUNNING
         seconds = time.monotonic() - status.began if is_running else status.seconds
