@@ -1,5 +1,6 @@
 """The ESPnet extension: model, loss, methods and registration, on tiny models with random weights."""
 
+import inspect
 import json
 import logging
 import math
@@ -31,7 +32,13 @@ from sqloss_plugins.espnet.bin.asr_train import main as asr_train
 from sqloss_plugins.espnet.bin.lm_train import main as lm_train
 from sqloss_plugins.espnet.calibration import TeacherForced, calibrate, teacher_forced_outputs
 from sqloss_plugins.espnet.confidence import kept_outputs, token_log_probabilities, word_confidence, word_numbers
-from sqloss_plugins.espnet.decoding import Speech2Text, log_probabilities_of, log_probability_outputs, use_method
+from sqloss_plugins.espnet.decoding import (
+    Speech2Text,
+    keep_within_frames,
+    log_probabilities_of,
+    log_probability_outputs,
+    use_method,
+)
 from sqloss_plugins.espnet.initialization import initialize_as_espnet1
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
@@ -209,6 +216,7 @@ def test_methods_leave_everything_else_untouched(decoder, method, batch):
     def scored():
         return model.decoder.score(prefix, model.decoder.init_state(encoded[0]), encoded[0])[0]
 
+    parameters = inspect.signature(model.decoder.batch_score)
     plain = scored()
     assert torch.allclose(plain, before[0, 0].log_softmax(-1), atol=1e-5)
     use_method(model, method, 1.6 if method == "temperature" else None)
@@ -219,6 +227,7 @@ def test_methods_leave_everything_else_untouched(decoder, method, batch):
     assert torch.allclose(scored(), by_hand[method], atol=1e-5)
     assert torch.equal(outputs_of(model, batch), before)  # teacher-forced outputs stay raw
     assert list(model.state_dict()) == keys
+    assert inspect.signature(model.decoder.batch_score) == parameters  # beam search looks for xs_mask among them
     if decoder == "transformer":
         states = [None, None]
         many, _ = model.decoder.batch_score(prefix.repeat(2, 1), states, encoded[:1].repeat(2, 1, 1))
@@ -271,6 +280,7 @@ def test_nll_is_of_the_losss_own_method(batch):
         ({"lsm_type": "unigram", "lsm_weight": 0.1}, "go together"),
         ({"lsm_weight": 1.5}, "lsm_weight must be between 0 and 1"),
         ({"ctc_weight": 1.0}, "loss square is for an attention decoder"),
+        ({"los": "square"}, "model_conf: got an unexpected keyword argument 'los'"),
     ],
 )
 def test_wrong_options(options, message):
@@ -317,7 +327,7 @@ def test_wrong_methods(method, temperature, loss, message):
 
 def test_a_decoder_without_a_known_output_layer():
     model = SimpleNamespace(decoder=torch.nn.Identity())
-    with pytest.raises(UserError, match="methods other than softmax are not there for the decoder Identity"):
+    with pytest.raises(UserError, match="the decoder Identity has no method but softmax: give --method softmax"):
         use_method(model, "temperature", 2.0)
 
 
@@ -852,6 +862,39 @@ def test_hypotheses_are_no_longer_than_ctc_has_frames(tiny, data):
     assert len(tokens[1.0]) > 2
     assert tokens[-100.0] == tokens[3.5] == tokens[1.0]
     assert len(tokens[-2.0]) <= 2
+
+
+class Search(torch.nn.Module):
+    """A beam search that tells which lengths it would allow, as ESPnet 202611's, which takes several utterances."""
+
+    part_scorers = ("ctc",)
+
+    def forward(self, x, maxlenratio=0.0, minlenratio=0.0, pre_x=None):
+        return self._length_bounds([len(row) for row in (x if x.dim() == 3 else [x])], maxlenratio, minlenratio)[0]
+
+    @staticmethod
+    def _length_bounds(frames, maxlenratio, minlenratio):
+        longest = [int(-maxlenratio if maxlenratio < 0 else (maxlenratio or 1) * number) for number in frames]
+        return longest, [0 for _ in frames]
+
+
+def test_lengths_of_several_utterances_at_a_time():
+    search = Search()
+    keep_within_frames(search)
+    for ratio, longest in ((-4.0, 4), (-100.0, 20), (0.5, 10), (3.0, 20), (0.0, 20)):
+        assert search(x=torch.zeros(3, 20, 2), maxlenratio=ratio) == [longest] * 3
+        assert search(torch.zeros(20, 2), ratio) == [longest], "arguments may have no name"
+    assert search(torch.zeros(20, 2)) == [20]
+
+
+def test_frames_are_those_that_ctc_has():
+    """Of a decoder with two inputs: the second one's."""
+    search = torch.nn.Module()
+    search.part_scorers = ("ctc",)
+    search.forward = lambda x, maxlenratio=0.0, pre_x=None: maxlenratio
+    keep_within_frames(search)
+    assert search(torch.zeros(3, 2), -10, torch.zeros(20, 2)) == -10
+    assert search(torch.zeros(3, 2), -30, torch.zeros(20, 2)) == search(torch.zeros(3, 2), -10) == 1.0
 
 
 @pytest.mark.parametrize(

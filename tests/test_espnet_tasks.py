@@ -1,5 +1,6 @@
 """The tasks of ESPnet's in the table: each with its real training, on tiny models and noise."""
 
+import copy
 import pkgutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.bin.inference import main as inference
 from sqloss_plugins.espnet.bin.lm_calc_perplexity import main as lm_calc_perplexity
 from sqloss_plugins.espnet.bin.train import main as train
+from sqloss_plugins.espnet.decoding import log_probability_outputs, use_method
 from sqloss_plugins.espnet.inference import _with_method
 from sqloss_plugins.espnet.registration import model_class, register
 from sqloss_plugins.espnet.resume import trained
@@ -360,6 +362,81 @@ def test_a_language_models_likelihood_is_that_of_the_square_method(data, tmp_pat
     )
     scored, _ = model.lm.score(torch.tensor([len(TOKENS) - 1]), None, None)
     assert torch.allclose(scored, log_p[0], atol=1e-5)
+
+
+def test_a_copy_of_a_language_model_scores_by_its_own_parameters(data, tmp_path):
+    """ESPnet's --quantize_lm makes one."""
+    model, _ = build("lm", data, tmp_path, model="sqloss", model_conf=SQUARE)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.lm.decoder.bias += torch.linspace(0, 1, len(TOKENS))
+    start = torch.tensor([len(TOKENS) - 1])
+    for lm in (model.lm, other.lm):
+        expected = log_probabilities(lm(start[None], None)[0][0, 0], "square", k=K, M=M)
+        assert torch.allclose(lm.score(start, None, None)[0], expected, atol=1e-5)
+    assert not torch.allclose(other.lm.score(start, None, None)[0], model.lm.score(start, None, None)[0], atol=1e-3)
+
+
+def replica(module):
+    """A copy as DataParallel makes it for each GPU: it has the module's hooks, and its own layers."""
+    made = module._replicate_for_data_parallel()
+    for name, parameter in module._parameters.items():
+        setattr(made, name, parameter)
+    for name, child in module._modules.items():
+        made._modules[name] = None if child is None else replica(child)
+    return made
+
+
+def test_likelihoods_on_several_gpus(data, tmp_path):
+    """Of which each is at work while the others are."""
+    model, batch = build("lm", data, tmp_path, model="sqloss", model_conf=SQUARE)
+    inputs = batch["text"].clamp(min=0)
+    expected = log_probabilities(model.lm(inputs, None)[0], "square", k=K, M=M)
+    one, two = replica(model), replica(model)
+    with log_probability_outputs(one, "square"), log_probability_outputs(two, "square"):
+        for each in (one, two):
+            assert torch.allclose(each.lm(inputs, None)[0], expected, atol=1e-5)
+
+
+def test_the_output_layer_of_a_language_model_whose_decoder_is_its_network():
+    """OPT's."""
+
+    class Network(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.decoder, self.lm_head = torch.nn.Embedding(5, 4), torch.nn.Linear(4, 5)
+
+        def score(self, y, state, x):
+            return self.lm_head(self.decoder(y))[-1].log_softmax(-1), None
+
+    model = torch.nn.Module()
+    model.lm, model.loss, model.rescaling = Network(), "square", choose_rescaling(5)
+    use_method(model, "square")
+    outputs = model.lm.lm_head(model.lm.decoder(torch.tensor(3)))
+    assert torch.allclose(model.lm.score(torch.tensor([3]), None, None)[0], log_probabilities(outputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_model_file_that_lacks_parameters(adapter, data, tmp_path):
+    """ESPnet leaves those random. What is saved of adapters, with which a model is tuned, is their parameters alone."""
+    model, _ = build("mt", data, tmp_path, model="sqloss", model_conf=SQUARE)
+    state = model.state_dict()
+    del state["decoder.output_layer.bias"]
+    torch.save(state, tmp_path / "model.pth")
+    config = {"token_list": TOKENS, "model_conf": SQUARE, "use_adapter": adapter}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+
+    class Stock:
+        def __init__(self, mt_train_config, mt_model_file):
+            self.mt_model = model
+
+    files = {"mt_train_config": str(tmp_path / "config.yaml"), "mt_model_file": str(tmp_path / "model.pth")}
+    made = _with_method(Stock, TASKS["mt"], None, None)
+    if adapter:
+        assert made(**files).mt_model is model
+    else:
+        with pytest.raises(UserError, match=r"does not fit .*config\.yaml: it lacks decoder\.output_layer\.bias"):
+            made(**files)
 
 
 # ---------------------------------------------------------------- trainings

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ from espnet2.bin import asr_inference
 from torch import Tensor, nn
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.model_files import check_fit, read_state, told_of_files
+from sqloss_plugins.espnet.model_files import check_fit, read_config, read_state, told_of_files
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.probability import METHODS, log_probabilities
 
 OUTPUT_LAYERS = ("output_layer", "output")  # the Transformer decoders' and the RNN decoder's
-_OF_LANGUAGE_MODELS = ("decoder",)
+_OF_LANGUAGE_MODELS = ("lm_head", "decoder")  # OPT's, whose decoder is the network; and the others'
 _ATTENTIONS = importlib.import_module(initial_att.__module__)  # ESPnet 202611 has it in another place than 202511
+_CHANGED_MODELS = ("quantize_asr_model", "quantize_s2t_model", "hugging_face_decoder")  # with other parameters then
 _SCORING_FUNCTIONS = ("score", "batch_score", "forward_one_step", "forward_partially_AR")
 ESPNETS_LOSS = "cross_entropy"
 """What ESPnet's own models are trained with."""
@@ -46,13 +48,13 @@ def _scorer(model: Any) -> nn.Module:
     return scorer
 
 
-def _output_layer(model: nn.Module) -> nn.Module:
+def _output_layer(model: nn.Module) -> str:
+    """The name of the scorer's output layer."""
     scorer = _scorer(model)
     for name in _OF_LANGUAGE_MODELS if hasattr(model, "lm") else OUTPUT_LAYERS:
-        layer = getattr(scorer, name, None)
-        if isinstance(layer, nn.Module):
-            return layer
-    raise UserError(f"methods other than softmax are not there for the decoder {type(scorer).__name__}")
+        if isinstance(getattr(scorer, name, None), nn.Module):
+            return name
+    raise UserError(f"the decoder {type(scorer).__name__} has no method but softmax: give --method softmax")
 
 
 def log_probabilities_of(model: nn.Module, method: str, temperature: float | None) -> Callable[[Tensor], Tensor]:
@@ -88,12 +90,57 @@ def log_probability_outputs(model: nn.Module, method: str, temperature: float | 
     if method == "softmax":
         yield
         return
-    convert = log_probabilities_of(model, method, temperature)
-    handle = _output_layer(model).register_forward_hook(lambda module, inputs, outputs: convert(outputs))
+    scorer, name = _scorer(model), _output_layer(model)
+    layer = getattr(scorer, name)
+    # Not by a hook: copies of a model on several GPUs (DataParallel) have their hooks in common, but not their layers.
+    setattr(scorer, name, _Converted(layer, log_probabilities_of(model, method, temperature)))
     try:
         yield
     finally:
-        handle.remove()
+        setattr(scorer, name, layer)
+
+
+class _Converted(nn.Module):
+    """An output layer that returns log-probabilities."""
+
+    def __init__(self, layer: nn.Module, convert: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer = layer
+        self.convert = convert
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.convert(self.layer(hidden))
+
+
+class _Hook:
+    """Of an output layer: log-probabilities while one of the scoring functions runs."""
+
+    def __init__(self, convert: Callable[[Tensor], Tensor]) -> None:
+        self.convert = convert
+        self.depth = 0  # scoring functions call each other
+
+    def __call__(self, module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
+        return self.convert(outputs) if self.depth else None
+
+
+class _WhileScoring:
+    """A scoring function that tells the hook when it runs.
+
+    An object, and no function inside of another, so that a copy of the model, which quantisation makes, calls the
+    copy's scoring function.
+    """
+
+    def __init__(self, function: Callable[..., Any], hook: _Hook) -> None:
+        functools.update_wrapper(self, function)  # ESPnet looks at its parameters
+        self.function = function
+        self.hook = hook
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.hook.depth += 1
+        try:
+            return self.function(*args, **kwargs)
+        finally:
+            self.hook.depth -= 1
 
 
 def use_method(model: nn.Module, method: str, temperature: float | None = None) -> None:
@@ -110,28 +157,11 @@ def use_method(model: nn.Module, method: str, temperature: float | None = None) 
     convert = log_probabilities_of(model, method, temperature)
     if method == "softmax":
         return
-    depth = 0  # scoring functions call each other
-
-    def hook(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor | None:
-        return convert(outputs) if depth else None
-
-    def while_scoring(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            nonlocal depth
-            depth += 1
-            try:
-                return function(*args, **kwargs)
-            finally:
-                depth -= 1
-
-        return wrapped
-
-    _output_layer(model).register_forward_hook(hook)
-    scorer = _scorer(model)
+    scorer, hook = _scorer(model), _Hook(convert)
+    getattr(scorer, _output_layer(model)).register_forward_hook(hook)
     for name in _SCORING_FUNCTIONS:
         if hasattr(scorer, name):
-            setattr(scorer, name, while_scoring(getattr(scorer, name)))
+            setattr(scorer, name, _WhileScoring(getattr(scorer, name), hook))
 
 
 def keep_coverage_apart(model: nn.Module) -> None:
@@ -159,14 +189,52 @@ def keep_within_frames(search: Any) -> None:
     Args:
         search: ESPnet's beam search; one that has no CTC scorer, or is none, is left alone.
     """
+    if "ctc" not in getattr(search, "part_scorers", ()):
+        return
 
-    def limit(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        frames, ratio = len(options["x"]), options["maxlenratio"]
-        longest = -ratio if ratio < 0 else ratio * frames
-        return inputs, {**options, "maxlenratio": 1.0} if longest > frames else options
+    def limit(module: Any, inputs: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        given = inspect.signature(module.forward).bind(*inputs, **options).arguments
+        source, ratio = given["x"] if given.get("pre_x") is None else given["pre_x"], given.get("maxlenratio", 0.0)
+        longest = -ratio if ratio < 0 else ratio * len(source)
+        if source.dim() > 2 or longest <= len(source):
+            return None
+        return (), {**given, "maxlenratio": 1.0}
 
-    if "ctc" in getattr(search, "part_scorers", ()):
-        search.register_forward_pre_hook(limit, with_kwargs=True)
+    search.register_forward_pre_hook(limit, with_kwargs=True)
+    bounds = getattr(search, "_length_bounds", None)
+    if bounds is not None:  # ESPnet 202611's, of several utterances at a time
+
+        def limited(frames: list[int], *ratios: float) -> tuple[list[int], list[int]]:
+            longest, shortest = bounds(frames, *ratios)
+            return [min(pair) for pair in zip(longest, frames, strict=True)], shortest
+
+        search._length_bounds = limited
+
+
+def check_loaded(model: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuses a model of this package that was made of two files that do not fit.
+
+    ESPnet takes a file that lacks parameters, and leaves those random. Its own models are left to it, because it
+    renames parameters of some; and so are models with adapters, whose files may have no more than these.
+
+    Args:
+        model: that was made.
+        arguments: of ESPnet's class that decodes, such as ``asr_train_config`` and ``asr_model_file``.
+
+    Raises:
+        UserError: parameters are missing, are too many, or have another shape.
+    """
+    if not _is_ours(model) or any(arguments.get(name) for name in _CHANGED_MODELS):
+        return
+    for name, config in arguments.items():
+        model_file = arguments.get(name.replace("_train_config", "_model_file"))
+        if (
+            name.endswith("_train_config")
+            and config
+            and model_file
+            and not read_config(Path(config)).get("use_adapter")
+        ):
+            check_fit(model, read_state(Path(model_file)), Path(config), Path(model_file))
 
 
 class Speech2Text(asr_inference.Speech2Text):
@@ -191,9 +259,7 @@ class Speech2Text(asr_inference.Speech2Text):
         config, model_file = given.get("asr_train_config"), given.get("asr_model_file")
         with told_of_files((config, model_file), (given.get("lm_train_config"), given.get("lm_file"))):
             super().__init__(*args, **kwargs)
-        # ESPnet renames parameters of some other models.
-        if _is_ours(self.asr_model) and config and model_file and not given.get("quantize_asr_model"):
-            check_fit(self.asr_model, read_state(Path(model_file)), Path(config), Path(model_file))
+        check_loaded(self.asr_model, given)
         keep_coverage_apart(self.asr_model)
         keep_within_frames(self.beam_search)
         self.method = method or methods_of(self.asr_model)[0]

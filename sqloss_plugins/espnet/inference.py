@@ -9,6 +9,7 @@ from typing import Any
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.decoding import (
     Speech2Text,
+    check_loaded,
     keep_coverage_apart,
     keep_within_frames,
     methods_of,
@@ -64,6 +65,7 @@ def _with_method(stock: Any, task: ESPnetTask, method: str | None, temperature: 
             with told_of_files(*configs, *models):
                 super().__init__(*args, **kwargs)
             model = getattr(self, task.decoded)
+            check_loaded(model, kwargs)
             if task.kind == "decoder":
                 keep_coverage_apart(model)
                 keep_within_frames(getattr(self, "beam_search", None))

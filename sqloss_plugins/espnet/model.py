@@ -230,7 +230,10 @@ class WithLoss(AbsESPnetModel):  # type: ignore[misc]
         for name in (*task.ctc_weights.values(), "lsm_weight"):
             if name in kwargs:
                 kwargs[name] = _number(name, kwargs[name])
-        given = inspect.signature(super().__init__).bind_partial(*args, **kwargs).arguments
+        try:
+            given = inspect.signature(super().__init__).bind_partial(*args, **kwargs).arguments
+        except TypeError as error:  # such as a key that the model does not have
+            raise UserError(f"model_conf: {error}") from error
         sizes = {name: given[size] for name, size in task.criteria.items() if given.get(size)}
         smoothing = given.get("lsm_weight", 0.0)
         _check_smoothing(smoothing, min(sizes.values()), lsm_type, lsm_unigram)
