@@ -42,7 +42,7 @@ from sqloss_plugins.espnet.decoding import (
 from sqloss_plugins.espnet.initialization import initialize_as_espnet1
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
-from sqloss_plugins.espnet.model_files import check_sample_rate, load_model
+from sqloss_plugins.espnet.model_files import check_sample_rate, load_model, read_state
 from sqloss_plugins.espnet.resume import accuracies, make_saves_atomic, repair_checkpoint, trained
 from sqloss_plugins.probability import METHODS, TEMPERATURES, log_probabilities
 from sqloss_plugins.processes import die_with_parent
@@ -602,6 +602,14 @@ def test_a_model_that_does_not_fit_its_configuration(case, tiny, data, tmp_path,
     lines = capsys.readouterr().err.splitlines()
     assert [bool(re.search(message, line)) for line in lines if ": error: " in line] == [True, True]
     assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_of_other_trainers(tmp_path):
+    """DeepSpeed's, and Lightning's, with which ESPnet3 trains."""
+    weights = {"w": torch.ones(2)}
+    for content in (weights, {"module": weights, "step": 3}, {"epoch": 1, "state_dict": weights}):
+        torch.save(content, tmp_path / "model.ckpt")
+        assert torch.equal(read_state(tmp_path / "model.ckpt")["w"], torch.ones(2))
 
 
 def test_damaged_model_files(tiny, tmp_path):

@@ -263,6 +263,23 @@ def test_of_a_translator_the_decoder_beside_ctc_is_rescaled(weight, data, tmp_pa
     assert rescaling.k == (15.0 if weight == "mtlalpha" else 1.0)
 
 
+def test_both_decoders_of_a_translator_that_recognises_first(data, tmp_path):
+    """Its beam search for what is said asks the other decoder, which has a rescaling of its own."""
+    conf = {"loss": "square", "mtlalpha": 0.3, "st_mtlalpha": 0.0}
+    model, _ = build("st", data, tmp_path, model="sqloss", model_conf=conf)
+    model.use_multidecoder = True
+    encoded = torch.randn(7, 8)
+    expected = {}
+    for name, criterion in (("decoder", "criterion_st"), ("extra_asr_decoder", "criterion_asr")):
+        loss, start = getattr(model, criterion).loss, torch.tensor([1])
+        outputs = getattr(model, name)(encoded[None], torch.tensor([7]), start[None], torch.tensor([1]))[0][0, 0]
+        expected[name] = log_probabilities(outputs, "square", k=loss.k, M=loss.M)
+    use_method(model, "square")
+    for name, log_p in expected.items():
+        decoder = getattr(model, name)
+        assert torch.allclose(decoder.score(start, decoder.init_state(encoded), encoded)[0], log_p, atol=1e-5)
+
+
 @pytest.mark.parametrize("count", [1, 50])
 def test_several_labels_are_not_rescaled(count, data, tmp_path, monkeypatch):
     """Each label is a regression of its own, as it is in Hugging Face's Trainer."""
@@ -329,10 +346,13 @@ def test_a_models_files_are_named(main, words, config, model, data, tmp_path, ca
 
 @pytest.mark.parametrize("name", list(TASKS))
 def test_espnet3_builds_it_from_its_path(name):
-    """ESPnet3 configurations name the class by ``_target_``."""
+    """ESPnet3 configurations name the class by ``_target_``, or ESPnet's task and the model choice."""
     found = get_class(f"sqloss_plugins.espnet.{TASKS[name].class_name}")
     assert found is model_class(name)
     assert issubclass(found, pkgutil.resolve_name(TASKS[name].model))
+    task = get_class(f"sqloss_plugins.espnet.{TASKS[name].task.rpartition('.')[2]}")
+    assert task is pkgutil.resolve_name(TASKS[name].task)
+    assert "sqloss" in next(action for action in task.get_parser()._actions if action.dest == "model").choices
 
 
 @pytest.mark.slow

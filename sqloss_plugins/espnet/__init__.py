@@ -4,11 +4,15 @@ ESPnet, whose import takes seconds, is imported with the first of the names belo
 choice ``sqloss`` with ESPnet's ASR task, as :func:`register` does for any. Programs that only import ESPnet do not know
 it: train and decode by ``python -m sqloss_plugins.espnet.bin.asr_train``, ``...asr_inference``, ``...train`` and
 ``...inference``, or export the model. :mod:`sqloss_plugins.espnet.tasks` is the table of all tasks.
+
+For ESPnet3's configurations this module has the models' classes, such as ``SquareLossMTModel`` (for ``_target_``), and
+ESPnet's own classes of the tasks, such as ``MTTask`` (for ``task``), which know the model choice from then on.
 """
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from sqloss_plugins.espnet.tasks import TASKS
@@ -20,15 +24,19 @@ if TYPE_CHECKING:
 
 __all__ = ["MODEL_NAME", "Speech2Text", "SquareLossASRModel", "model_class", "register", "use_method"]
 
-_TASK_OF = {task.class_name: name for name, task in TASKS.items()}
+_MODELS = {task.class_name: name for name, task in TASKS.items()}
+_TASKS = {task.task.rpartition(".")[2]: name for name, task in TASKS.items()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in (*__all__, *_TASK_OF):
+    if name not in (*__all__, *_MODELS, *_TASKS):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     registration = importlib.import_module(f"{__name__}.registration")
-    if name in _TASK_OF:  # such as SquareLossMTModel, which ESPnet3's _target_ names
-        return registration.model_class(_TASK_OF[name])
+    if name in _MODELS:
+        return registration.model_class(_MODELS[name])
+    if name in _TASKS:
+        registration.register(_TASKS[name])
+        return pkgutil.resolve_name(TASKS[_TASKS[name]].task)
     return getattr(
         registration if hasattr(registration, name) else importlib.import_module(f"{__name__}.decoding"), name
     )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.model_files import check_fit, read_config, read_state, told_of_files
 from sqloss_plugins.losses import LOSSES
+from sqloss_plugins.paper import Rescaling
 from sqloss_plugins.probability import METHODS, log_probabilities
 
 OUTPUT_LAYERS = ("output_layer", "output")  # the Transformer decoders' and the RNN decoder's
@@ -48,13 +49,16 @@ def _scorer(model: Any) -> nn.Module:
     return scorer
 
 
-def _output_layer(model: nn.Module) -> str:
-    """The name of the scorer's output layer."""
-    scorer = _scorer(model)
-    for name in _OF_LANGUAGE_MODELS if hasattr(model, "lm") else OUTPUT_LAYERS:
+def _output_layer(scorer: nn.Module, names: tuple[str, ...]) -> str:
+    """The name of the output layer of what beam search asks."""
+    for name in names:
         if isinstance(getattr(scorer, name, None), nn.Module):
             return name
     raise UserError(f"the decoder {type(scorer).__name__} has no method but softmax: give --method softmax")
+
+
+def _output_layer_names(model: nn.Module) -> tuple[str, ...]:
+    return _OF_LANGUAGE_MODELS if hasattr(model, "lm") else OUTPUT_LAYERS
 
 
 def log_probabilities_of(model: nn.Module, method: str, temperature: float | None) -> Callable[[Tensor], Tensor]:
@@ -72,7 +76,10 @@ def log_probabilities_of(model: nn.Module, method: str, temperature: float | Non
         raise UserError(f"the method {method} does not fit the model's loss: choose from {', '.join(fitting)}")
     if temperature is not None and not 0.0 < temperature < float("inf"):
         raise UserError(f"the temperature must be a positive finite number, got {temperature}")
-    rescaling = getattr(model, "rescaling", None)
+    return _conversion(getattr(model, "rescaling", None), method, temperature)
+
+
+def _conversion(rescaling: Rescaling | None, method: str, temperature: float | None) -> Callable[[Tensor], Tensor]:
     k, M = (rescaling.k, rescaling.M) if rescaling else (1.0, 1.0)
 
     def convert(outputs: Tensor) -> Tensor:
@@ -90,7 +97,8 @@ def log_probability_outputs(model: nn.Module, method: str, temperature: float | 
     if method == "softmax":
         yield
         return
-    scorer, name = _scorer(model), _output_layer(model)
+    scorer = _scorer(model)
+    name = _output_layer(scorer, _output_layer_names(model))
     layer = getattr(scorer, name)
     # Not by a hook: copies of a model on several GPUs (DataParallel) have their hooks in common, but not their layers.
     setattr(scorer, name, _Converted(layer, log_probabilities_of(model, method, temperature)))
@@ -157,8 +165,18 @@ def use_method(model: nn.Module, method: str, temperature: float | None = None) 
     convert = log_probabilities_of(model, method, temperature)
     if method == "softmax":
         return
-    scorer, hook = _scorer(model), _Hook(convert)
-    getattr(scorer, _output_layer(model)).register_forward_hook(hook)
+    _convert_while_scoring(_scorer(model), _output_layer_names(model), convert)
+    if getattr(model, "use_multidecoder", False):  # translation of what another decoder recognises first
+        for name, rescaling in getattr(model, "further_rescalings", {}).items():
+            further = _conversion(rescaling, method, temperature)
+            _convert_while_scoring(getattr(model, name), OUTPUT_LAYERS, further)
+
+
+def _convert_while_scoring(
+    scorer: nn.Module, output_layers: tuple[str, ...], convert: Callable[[Tensor], Tensor]
+) -> None:
+    hook = _Hook(convert)
+    getattr(scorer, _output_layer(scorer, output_layers)).register_forward_hook(hook)
     for name in _SCORING_FUNCTIONS:
         if hasattr(scorer, name):
             setattr(scorer, name, _WhileScoring(getattr(scorer, name), hook))

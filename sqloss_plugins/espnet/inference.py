@@ -68,7 +68,8 @@ def _with_method(stock: Any, task: ESPnetTask, method: str | None, temperature: 
             check_loaded(model, kwargs)
             if task.kind == "decoder":
                 keep_coverage_apart(model)
-                keep_within_frames(getattr(self, "beam_search", None))
+                for search in ("beam_search", "asr_beam_search"):
+                    keep_within_frames(getattr(self, search, None))
                 use_method(model, method or methods_of(model)[0], temperature)
             elif method or temperature is not None:
                 if not hasattr(model, "use_method"):

@@ -243,13 +243,15 @@ class WithLoss(AbsESPnetModel):  # type: ignore[misc]
             if not 0.0 <= given.get(name, 0.0) <= 1.0:
                 raise UserError(f"model_conf: {name} must be between 0 and 1, got {given[name]:g}")
         beside_ctc = {name: _is_beside_ctc(task, name, given) for name in sizes}
-        further = (_is_multi_label(given), rescaling, k, M)
-        chosen = {name: _choose(loss, size, paper_task, beside_ctc[name], *further) for name, size in sizes.items()}
+        rest = (_is_multi_label(given), rescaling, k, M)
+        chosen = {name: _choose(loss, size, paper_task, beside_ctc[name], *rest) for name, size in sizes.items()}
         super().__init__(*args, **kwargs)
         if initialization is not None:
             initialize_as_espnet1(self)
         self.loss = loss
         self.rescaling = next(iter(chosen.values()))
+        others = task.further_decoders.items()
+        self.further_rescalings = {decoder: chosen[name] for name, decoder in others if name in chosen}
         if loss == ESPNETS_LOSS and lsm_unigram is None:
             return
         for name, size in sizes.items():

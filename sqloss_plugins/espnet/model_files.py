@@ -76,6 +76,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             reason = error.strerror
         raise UserError(f"{path} cannot be read as a model file: {reason}") from error
+    # Checkpoints of DeepSpeed, and of Lightning, with which ESPnet3 trains, have them inside.
+    for name in ("module", "state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is not a model file: it holds something else than named tensors")
     return dict(state)

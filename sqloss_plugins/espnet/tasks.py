@@ -32,6 +32,7 @@ class ESPnetTask:
             number of classes.
         ctc_weights: of the attributes that are trained beside CTC -> the model's argument that is the weight of CTC.
         usual_ctc_weight: ESPnet's default of these.
+        further_decoders: of the attributes that train another decoder than ``decoder`` -> the attribute that it is.
         kind: how outputs become probabilities, a key of :data:`KINDS`.
         inference: ESPnet's class that decodes; None for none.
         decoded: the attribute of that class that is the model.
@@ -45,6 +46,7 @@ class ESPnetTask:
     criteria: Mapping[str, str]
     ctc_weights: Mapping[str, str] = field(default_factory=dict)
     usual_ctc_weight: float = 0.0
+    further_decoders: Mapping[str, str] = field(default_factory=dict)
     kind: str = "decoder"
     inference: str | None = None
     decoded: str = ""
@@ -106,6 +108,7 @@ TASKS = {
         class_name="SquareLossSTModel",
         criteria={"criterion_st": "vocab_size", "criterion_asr": "src_vocab_size"},
         ctc_weights={"criterion_st": "st_mtlalpha", "criterion_asr": "mtlalpha"},
+        further_decoders={"criterion_asr": "extra_asr_decoder"},
         inference="espnet2.bin.st_inference.Speech2Text",
         decoded="st_model",
         is_hard_coded=True,
