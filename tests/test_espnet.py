@@ -923,6 +923,12 @@ def test_wrong_decodings(words, message, tiny, data, tmp_path, capsys):
     assert message in error
 
 
+def test_the_help_of_training_tells_of_the_models_keys(capsys):
+    with pytest.raises(SystemExit):
+        asr_train(["--help"])
+    assert "lsm_unigram" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("program", ["asr_export", "asr_calibrate"])
 @pytest.mark.parametrize("words", [["--help"], ["--no_such", "1"]])
 def test_help_needs_no_espnet(program, words):

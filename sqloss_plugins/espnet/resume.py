@@ -169,15 +169,18 @@ def read_arguments(task: Any, arguments: Sequence[str]) -> Namespace:
     return found
 
 
-def run_training(program: str, task: str, cmd: Sequence[str] | None) -> int:
+def run_training(program: str, task: str, cmd: Sequence[str] | None, description: str | None = None) -> int:
     """Runs an ESPnet task's training on a command line, after repairs; returns the exit status.
 
     Args:
         program: the name that errors begin with.
         task: a name of :data:`sqloss_plugins.espnet.tasks.TASKS`.
         cmd: the arguments, by default the process's.
+        description: what ``--help`` prints before ESPnet's own, which does not know the keys of ``--model_conf``.
     """
     arguments = list(sys.argv[1:] if cmd is None else cmd)
+    if description and {"-h", "--help"} & set(arguments):
+        print(description)
     parser = OptionParser(program, None, add_help=False)
     parser.add_argument("--output_dir", type=Path)
 

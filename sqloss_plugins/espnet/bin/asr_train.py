@@ -22,7 +22,7 @@ prepare_process(__name__, "asr")
 
 def main(cmd: Sequence[str] | None = None) -> int:
     """Trains as ESPnet does; returns the exit status."""
-    return run_training("asr_train", "asr", cmd)
+    return run_training("asr_train", "asr", cmd, __doc__)
 
 
 if __name__ == "__main__":

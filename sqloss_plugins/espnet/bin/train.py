@@ -2,7 +2,8 @@ r"""``espnet2.bin.TASK_train`` with the model choice ``sqloss``, for every task 
 
     python -m sqloss_plugins.espnet.bin.train mt --config conf/train_mt.yaml --model sqloss --model_conf loss=square ...
 
-The first argument is the task, as ``sqloss list --espnet`` names it; the others are ESPnet's.
+The first argument is the task, as ``sqloss list --espnet`` names it; the others are ESPnet's. The keys of
+``--model_conf`` are those that ``python -m sqloss_plugins.espnet.bin.asr_train --help`` tells of.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def main(cmd: Sequence[str] | None = None) -> int:
             print(__doc__)
             return
         task, arguments = find_task(words)
-        status = run_training(f"{task}_train", task, arguments)
+        status = run_training(f"{task}_train", task, arguments, __doc__)
 
     return run_command(PROGRAM, train) or status
 
