@@ -216,7 +216,7 @@ def test_methods_leave_everything_else_untouched(decoder, method, batch):
     def scored():
         return model.decoder.score(prefix, model.decoder.init_state(encoded[0]), encoded[0])[0]
 
-    parameters = inspect.signature(model.decoder.batch_score)
+    parameters = inspect.signature(model.decoder.score)
     plain = scored()
     assert torch.allclose(plain, before[0, 0].log_softmax(-1), atol=1e-5)
     use_method(model, method, 1.6 if method == "temperature" else None)
@@ -227,7 +227,7 @@ def test_methods_leave_everything_else_untouched(decoder, method, batch):
     assert torch.allclose(scored(), by_hand[method], atol=1e-5)
     assert torch.equal(outputs_of(model, batch), before)  # teacher-forced outputs stay raw
     assert list(model.state_dict()) == keys
-    assert inspect.signature(model.decoder.batch_score) == parameters  # beam search looks for xs_mask among them
+    assert inspect.signature(model.decoder.score) == parameters  # beam search looks at them
     if decoder == "transformer":
         states = [None, None]
         many, _ = model.decoder.batch_score(prefix.repeat(2, 1), states, encoded[:1].repeat(2, 1, 1))
@@ -278,7 +278,7 @@ def test_nll_is_of_the_losss_own_method(batch):
         ({"lsm_type": "bigram"}, "unknown lsm_type 'bigram'"),
         ({"initialization": "chainer"}, "unknown initialization 'chainer': choose from espnet1"),
         ({"lsm_type": "unigram", "lsm_weight": 0.1}, "go together"),
-        ({"lsm_weight": 1.5}, "lsm_weight must be between 0 and 1"),
+        ({"lsm_weight": 0.95}, r"lsm_weight must be between 0 and 0\.9167, got 0\.95"),
         ({"ctc_weight": 1.0}, "loss square is for an attention decoder"),
         ({"los": "square"}, "model_conf: got an unexpected keyword argument 'los'"),
     ],

@@ -286,7 +286,7 @@ def test_several_labels_are_not_rescaled(count, data, tmp_path, monkeypatch):
     labels = ["cat", "dog", "cow", *(f"label{i}" for i in range(3, count))] if count > 1 else ["cat"]
     texts = CLASSES if count > 1 else dict.fromkeys(CLASSES, "cat")
     monkeypatch.setitem(CASES, "cls", (CASES["cls"][0], {"speech": None, "label": texts}, [*labels, "<unk>"]))
-    conf = {"loss": "square", "classification_type": "multi-label"}
+    conf = {"loss": "square", "classification_type": "multi-label", "lsm_weight": 0.1}  # in evaluation it is left out
     model, batch = build("cls", data, tmp_path, model="sqloss", model_conf=conf)
     assert (model.rescaling.k, model.rescaling.M) == (1.0, 1.0)
     outputs = model.decoder(*model.encode(batch["speech"], batch["speech_lengths"]))
@@ -302,6 +302,11 @@ def test_several_labels_are_not_rescaled(count, data, tmp_path, monkeypatch):
         ("mt", {"loss": "hinge"}, "unknown loss 'hinge'"),
         ("lm", {"k": "abc"}, "k must be a number, got 'abc'"),
         ("cls", {"loss": "cross_entropy", "k": 2.0}, "k and M rescale the square loss"),
+        (
+            "cls",
+            {"classification_type": "multi-label", "lsm_weight": 0.6},
+            r"lsm_weight must be between 0 and 0\.5, got 0\.6",
+        ),
         ("cls", {"loss": "squentropy", "classification_type": "multi-label"}, "has no form for multi-label"),
         ("st", {"lsm_type": "unigram", "lsm_weight": 0.1, "lsm_unigram": "x"}, "for models with one attention decoder"),
         ("st", {"st_mtlalpha": 1.5}, "st_mtlalpha must be between 0 and 1"),

@@ -73,7 +73,7 @@ class AttentionLoss(nn.Module):
         self.loss = make_loss(loss, k=k, M=M, ignore_index=ignore_id, reduction="sum", label_smoothing=uniform)
 
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of a batch, a scalar in float32.
+        """The loss of a batch: a scalar, of float32 under autocast, else of the outputs' dtype.
 
         Args:
             outputs: raw outputs of the decoder, shape (utterances, tokens, C), floating point.
@@ -183,11 +183,13 @@ def initial_loss(config: Mapping[str, Any], task: str = "asr") -> float:
     return rescaling.initial_loss(num_classes) if rescaling else math.log(num_classes)
 
 
-def _check_smoothing(weight: float, num_classes: int, lsm_type: str, unigram: str | None) -> None:
+def _check_smoothing(weight: float, num_classes: int, is_multi_label: bool, lsm_type: str, unigram: str | None) -> None:
     if lsm_type not in ("uniform", "unigram"):
         raise UserError(f"model_conf: unknown lsm_type {lsm_type!r}: choose from uniform, unigram")
-    if not 0.0 <= weight <= (num_classes - 1) / num_classes:
-        raise UserError(f"model_conf: lsm_weight must be between 0 and 1, got {weight:g}")
+    # There all classes have the same target; of several labels ESPnet smooths each by itself.
+    most = 0.5 if is_multi_label else (num_classes - 1) / num_classes
+    if not 0.0 <= weight <= most:
+        raise UserError(f"model_conf: lsm_weight must be between 0 and {most:.4g}, got {weight:g}")
     if (lsm_type == "unigram" and weight > 0) != (unigram is not None):
         raise UserError("model_conf: lsm_type unigram, lsm_weight and lsm_unigram go together: give all or none")
 
@@ -236,7 +238,7 @@ class WithLoss(AbsESPnetModel):  # type: ignore[misc]
             raise UserError(f"model_conf: {error}") from error
         sizes = {name: given[size] for name, size in task.criteria.items() if given.get(size)}
         smoothing = given.get("lsm_weight", 0.0)
-        _check_smoothing(smoothing, min(sizes.values()), lsm_type, lsm_unigram)
+        _check_smoothing(smoothing, min(sizes.values()), _is_multi_label(given), lsm_type, lsm_unigram)
         if lsm_unigram is not None and (task.kind != "decoder" or len(sizes) > 1):
             raise UserError("model_conf: lsm_type unigram is for models with one attention decoder: leave it out")
         for name in task.ctc_weights.values():
