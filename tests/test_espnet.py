@@ -923,6 +923,14 @@ def test_wrong_decodings(words, message, tiny, data, tmp_path, capsys):
     assert message in error
 
 
+def test_two_initializations(data, tmp_path, capsys):
+    """ESPnet's would overwrite the other."""
+    assert train(data, tmp_path / "out", "--init", "xavier_uniform", "--model_conf", "initialization=espnet1") == 2
+    message = "--init xavier_uniform and model_conf: initialization: espnet1 exclude each other: leave one out"
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_help_of_training_tells_of_the_models_keys(capsys):
     with pytest.raises(SystemExit):
         asr_train(["--help"])

@@ -35,7 +35,7 @@ def decode(name: str, arguments: Sequence[str], method: str | None, temperature:
     """
     task = TASKS[name]
     if task.inference is None:
-        raise UserError(f"ESPnet does not decode the task {name} by itself: give its model to another's decoding")
+        raise UserError(f"the task {name} is not decoded by itself here: give its model to another task's decoding")
     for known in {name, "lm"}:  # which decoding may take beside the model
         register(known)
     module_name, _, class_name = task.inference.rpartition(".")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from sqloss_plugins.command_line import OptionParser
-from sqloss_plugins.errors import RunError, run_command
+from sqloss_plugins.errors import RunError, UserError, run_command
 from sqloss_plugins.espnet.model_files import read_config
 from sqloss_plugins.espnet.tasks import TASKS
 from sqloss_plugins.processes import die_with_parent
@@ -156,6 +156,9 @@ def read_arguments(task: Any, arguments: Sequence[str]) -> Namespace:
     Args:
         task: ESPnet's class of the task.
         arguments: the command line.
+
+    Raises:
+        UserError: two initialisations, of which ESPnet's would overwrite the other.
     """
     parser = OptionParser("", None, add_help=False)
     parser.add_argument("--fold_length", action="append", default=[])
@@ -166,6 +169,9 @@ def read_arguments(task: Any, arguments: Sequence[str]) -> Namespace:
     is_to_be_collected = found.collect_stats and getattr(found, "normalize", None) == "global_mvn"
     if is_to_be_collected and "stats_file" not in found.normalize_conf:
         found.normalize = None
+    init, other = getattr(found, "init", None), (getattr(found, "model_conf", None) or {}).get("initialization")
+    if init is not None and other is not None:
+        raise UserError(f"--init {init} and model_conf: initialization: {other} exclude each other: leave one out")
     return found
 
 
