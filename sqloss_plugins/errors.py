@@ -35,6 +35,8 @@ def listed(names: Sequence[str]) -> str:
 def run_command(name: str, command: Callable[[], None]) -> int:
     """Runs a command and turns its errors into an exit status: 2 for a user's mistake, 1 for a failure or a full disk.
 
+    A full disk is one without space, or a quota that is used up.
+
     Every other exception is a defect of the program, and passes with its traceback.
     """
     try:
@@ -49,7 +51,7 @@ def run_command(name: str, command: Callable[[], None]) -> int:
         return error.status
     except Exception as error:
         # safetensors has its own exception for a failed write, so the words decide as well as the number.
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error):
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
             print(
                 f"{name}: error: the disk is full ({error}); make room and run the same command again: "
                 "it goes on from the last complete checkpoint",

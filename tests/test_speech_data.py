@@ -207,6 +207,13 @@ def test_an_utterance_in_two_subsets(chapter, tmp_path):
         check_subsets({**subsets, "test-clean": LIBRISPEECH.read(tmp_path, "test-clean")})
 
 
+def test_a_broken_link_is_named(chapter, tmp_path):
+    (chapter / "11-7-0000.flac").unlink()
+    (chapter / "11-7-0000.flac").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UserError, match=r"11-7-0000\.flac cannot be read: No such file or directory"):
+        check_subsets({"dev-clean": LIBRISPEECH.read(tmp_path, "dev-clean")})
+
+
 def test_wrong_folders(tmp_path, chapter):
     with pytest.raises(UserError, match=r"has no subset test-clean \(it has dev-clean\)"):
         LIBRISPEECH.read(tmp_path, "test-clean")
@@ -232,7 +239,11 @@ def an4(tmp_path):
     return root
 
 
-def test_an4(an4):
+@pytest.mark.parametrize("is_link", [False, True])
+def test_an4(is_link, an4, tmp_path):
+    if is_link:  # audio on another disk
+        (an4 / "wav").rename(tmp_path / "elsewhere")
+        (an4 / "wav").symlink_to(tmp_path / "elsewhere")
     train, dev, test = (AN4.read(an4, subset) for subset in ("train", "dev", "test"))
     assert (len(train), len(dev), len(test)) == (18, 2, 1)
     assert {item.speaker for item in dev} == {"s00", "s10"}  # whole speakers are held out

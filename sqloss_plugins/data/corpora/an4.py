@@ -5,6 +5,7 @@ Its pronunciations are in ``etc/an4.dic``: a word and its phones in each line, `
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,12 @@ def _root(corpus: Path) -> Path:
     return corpus / "an4" if (corpus / "an4").is_dir() else corpus
 
 
+def _find_audio(root: Path) -> dict[str, Path]:
+    """Name of an utterance -> its file; of several the last by suffix and path. Folders may be links."""
+    files = [Path(folder, name) for folder, _, names in os.walk(root, followlinks=True) for name in names]
+    return {file.stem: file for suffix in _AUDIO for file in sorted(files) if file.suffix == suffix}
+
+
 def read(corpus: Path, subset: str) -> list[Utterance]:
     """A subset. AN4 has no official development set: every tenth official training speaker is ``dev``.
 
@@ -43,7 +50,7 @@ def read(corpus: Path, subset: str) -> list[Utterance]:
     path = root / "etc" / f"an4_{'test' if subset == 'test' else 'train'}.transcription"
     if not path.is_file():
         raise UserError(f"{root} has no etc/{path.name}: AN4's layout is etc/ with the transcripts beside the audio")
-    audio = {file.stem: file for suffix in _AUDIO for file in sorted(root.rglob(f"*{suffix}"))}
+    audio = _find_audio(root)
     utterances: dict[str, Utterance] = {}
     for number, line in read_lines(path):
         match = _LINE.match(line)

@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -152,15 +153,19 @@ def check_subsets(subsets: Mapping[str, Sequence[Utterance]]) -> None:
         subsets: name of a subset -> its utterances.
 
     Raises:
-        UserError: an utterance of two subsets, with their names.
+        UserError: an utterance of two subsets, with their names; a file that cannot be read, such as a broken link.
     """
-    digests: dict[Path, bytes] = {}
+    try:
+        _check_subsets(subsets)
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be read: {error.strerror or error}") from error
 
+
+def _check_subsets(subsets: Mapping[str, Sequence[Utterance]]) -> None:
+    @cache
     def digest(path: Path) -> bytes:
-        if path not in digests:
-            with path.open("rb") as file:
-                digests[path] = hashlib.file_digest(file, "sha256").digest()
-        return digests[path]
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
 
     seen: dict[Any, str] = {}
     sizes = {item.audio: item.audio.stat().st_size for group in subsets.values() for item in group}
@@ -184,6 +189,19 @@ def fits_wav_scp(path: str) -> bool:
     return len(path.split()) == 1 and path.isprintable()
 
 
+def check_path(path: Path) -> None:
+    """Refuses a path that a ``wav.scp`` cannot hold.
+
+    Raises:
+        UserError: it has white space or unprintable characters.
+    """
+    if not fits_wav_scp(str(path.absolute())):
+        raise UserError(
+            f"the path {str(path.absolute())!r} has white space or unprintable characters, which ESPnet's wav.scp "
+            "cannot hold: choose a folder without them for --workdir and --corpus"
+        )
+
+
 def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> None:
     """Writes ``wav.scp``, ``text`` and ``utt2spk``, sorted by utterance, as ESPnet and Kaldi have them.
 
@@ -194,11 +212,7 @@ def write_data_dir(folder: Path, utterances: Iterable[Utterance]) -> None:
     ordered = sorted(utterances, key=lambda item: item.name)
     check_names(ordered)
     for item in ordered:
-        path = str(item.audio.absolute())
-        if not fits_wav_scp(path):
-            raise UserError(
-                f"the path {path!r} has white space or unprintable characters, which ESPnet's wav.scp cannot hold"
-            )
+        check_path(item.audio)
     folder.mkdir(parents=True, exist_ok=True)
     columns: dict[str, Callable[[Utterance], str]] = {
         "wav.scp": lambda item: str(item.audio.absolute()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import shutil
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from sqloss_plugins.data.corpora.checks import fits_wav_scp, inspect_audio
+from sqloss_plugins.data.corpora.checks import check_path, fits_wav_scp, inspect_audio
 from sqloss_plugins.data.corpora.corpus import Utterance
 from sqloss_plugins.errors import UserError
 
@@ -98,8 +99,9 @@ def _convert(item: Utterance, info: Any, target: Path, sample_rate: int, channel
     is_whole = item.start == 0 and item.end is None
     if is_plain and is_whole and fits_wav_scp(path):
         return item, int(info.frames)
-    samples = resample(_read(item, info, channel), info.samplerate, sample_rate)
     audio = target / f"{item.name}.flac"
+    check_path(audio)
+    samples = resample(_read(item, info, channel), info.samplerate, sample_rate)
     write_flac(audio, samples, sample_rate)
     return replace(item, audio=audio, start=0.0, end=None), len(samples)
 
@@ -144,11 +146,17 @@ def write_flac(path: Path, samples: Any, sample_rate: int) -> None:
         path: the file; its folder is made.
         samples: shape (n,), floating point; what is outside [-1, 1] is clipped.
         sample_rate: in Hz.
+
+    Raises:
+        OSError: the file cannot be written; the disk is full, for instance.
     """
     import numpy as np
     import soundfile
 
+    # In memory first: on a full disk libsndfile may leave part of a FLAC file without an error.
+    content = io.BytesIO()
+    soundfile.write(content, np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="FLAC")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}")
-    soundfile.write(partial, np.clip(samples, -1.0, 1.0), sample_rate, subtype="PCM_16", format="FLAC")
+    partial.write_bytes(content.getvalue())
     os.replace(partial, path)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sqloss_plugins.data.corpora.checks import read_transcripts
+from sqloss_plugins.data.corpora.conversion import write_flac
 from sqloss_plugins.data.corpora.corpus import SAMPLE_RATE, Corpus, MiniCorpus, Utterance
 from sqloss_plugins.data.corpora.download import fetch, unpack
 from sqloss_plugins.data.mini_speech import speak
@@ -102,17 +103,14 @@ def write_mini(
     Raises:
         UserError: espeakng-loader is not installed, or does not work.
     """
-    import soundfile
-
     numbers = {subset: 1000 * number for number, subset in enumerate(subsets, start=1)}
     for subset, i, sentences in speak(subsets, SAMPLE_RATE, on_progress):
         speaker = numbers[subset] + i
         folder = root / "LibriSpeech" / subset / str(speaker) / "1"
-        folder.mkdir(parents=True, exist_ok=True)
         lines = []
         for j, sentence in enumerate(sentences):
             name = f"{speaker}-1-{j:04d}"
-            soundfile.write(folder / f"{name}.flac", sentence.samples, SAMPLE_RATE, subtype="PCM_16")
+            write_flac(folder / f"{name}.flac", sentence.samples, SAMPLE_RATE)
             lines.append(f"{name} {sentence.text}\n")
         (folder / f"{speaker}-1.trans.txt").write_text("".join(lines), encoding="utf-8")
 

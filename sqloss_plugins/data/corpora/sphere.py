@@ -7,6 +7,7 @@ header says. It does not read what is compressed by shorten, as the files of WSJ
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -77,10 +78,15 @@ def write_sphere(path: Path, samples: Any, sample_rate: int) -> None:
         path: the file, whatever its suffix.
         samples: shape (n,), int16, or floating point in [-1, 1].
         sample_rate: in Hz.
+
+    Raises:
+        OSError: the file cannot be written; the disk is full, for instance.
     """
     import soundfile
 
-    soundfile.write(path, samples, sample_rate, format="NIST", subtype="PCM_16", endian="LITTLE")
+    content = io.BytesIO()  # libsndfile does not say that a disk is full
+    soundfile.write(content, samples, sample_rate, format="NIST", subtype="PCM_16", endian="LITTLE")
+    path.write_bytes(content.getvalue())
 
 
 def find_decoder() -> str | None:

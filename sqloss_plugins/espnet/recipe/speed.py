@@ -33,7 +33,12 @@ class _Copy:
     speed: Fraction
 
     def write(self) -> tuple[int, int]:
-        """Writes the audio if it is not there; returns the number of samples and the sample rate."""
+        """Writes the audio if it is not there; returns the number of samples and the sample rate.
+
+        Raises:
+            UserError: audio that cannot be read.
+            OSError: the new audio cannot be written.
+        """
         path = self.utterance.audio
         try:
             if self.speed != 1 and not path.is_file():
@@ -41,10 +46,8 @@ class _Copy:
                 changed = resample(samples, self.speed.numerator, self.speed.denominator)
                 write_flac(path, changed, rate)
             info = soundfile.info(path)
-        except (OSError, soundfile.LibsndfileError) as error:
-            raise UserError(
-                f"the audio {self.source} cannot be written at another speed, as {path}: {error}"
-            ) from error
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"the audio {self.source}, or {path} made of it, cannot be read: {error}") from error
         return info.frames, info.samplerate
 
 
@@ -59,7 +62,8 @@ def perturb_speed(data: DataFolder, source: str, target: str, factors: Sequence[
         nj: threads.
 
     Raises:
-        UserError: audio that cannot be read or written.
+        UserError: audio that cannot be read.
+        OSError: audio cannot be written.
     """
     fingerprint = digest([data.about(source)["fingerprint"], list(factors)])
     made_of = data.subset(target) / "made_of.txt"  # written first
