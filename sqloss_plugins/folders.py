@@ -40,12 +40,25 @@ def claim_folder(
     Raises:
         UserError: the folder cannot be written, or has another run in it.
     """
-    path = folder / SETTINGS_NAME
     _make_writable(folder)
     remove_partial_files(folder)
     if not any(any(folder.glob(pattern)) for pattern in kept):
-        write_json(path, settings)
+        write_json(folder / SETTINGS_NAME, settings)
         return
+    check_settings(folder, settings, option, defaults)
+
+
+def check_settings(
+    folder: Path, settings: Mapping[str, Any], option: str, defaults: Mapping[str, Any] | None = None
+) -> None:
+    """Refuses a folder that other settings than these have claimed; writes nothing.
+
+    Arguments are those of :func:`claim_folder`.
+
+    Raises:
+        UserError: the folder has another run in it, or no settings file.
+    """
+    path = folder / SETTINGS_NAME
     if not path.is_file():
         raise UserError(
             f"the output folder {folder} holds checkpoints or results of something else: choose another {option}"

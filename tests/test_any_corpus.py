@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from speech import call_compressed, make_decoder, settings
 
 from sqloss_plugins.data.corpora import Utterance
-from sqloss_plugins.data.corpora.conversion import convert_audio, resample
+from sqloss_plugins.data.corpora.conversion import convert_audio, resample, write_flac
 from sqloss_plugins.data.corpora.manifest import Manifests, hold_out, own_corpus, read_manifest
 from sqloss_plugins.data.corpora.sphere import write_sphere
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import main
 from sqloss_plugins.espnet.recipe.parsing import parse
+from sqloss_plugins.espnet.recipe.paths import DataFolder
+from sqloss_plugins.espnet.recipe.preparation import make_dictionary
 from sqloss_plugins.results import read_result
 
 TINY = [
@@ -361,6 +364,22 @@ def test_bad_audio(case, tmp_path):
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("limit", [4000, 9000])
+def test_a_full_disk_leaves_no_part_of_a_file(limit, tmp_path):
+    """Where the end of a FLAC file did not fit, libsndfile said nothing."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 8000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_flac(tmp_path / "x.flac", noise, 16000)
+        with pytest.raises(OSError, match="too large"):
+            write_sphere(tmp_path / "x.sph", noise, 16000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "x.flac").exists()
+
+
 def test_bad_parts_and_channels(tmp_path):
     write(tmp_path / "x.wav", 0.5)
     (tmp_path / "x.raw").write_bytes(bytes(100))
@@ -559,6 +578,25 @@ def test_transcripts_too_long_for_ctc_are_named_before_the_training(mine, tmp_pa
     assert "choose an encoder that subsamples less, longer tokens, or --model_conf ctc_weight=0" in printed.err
     assert "stage 3" in printed.out
     assert "stage 4" not in printed.out
+
+
+def test_a_token_that_is_unknown_and_one_that_cannot_be(tmp_path, capsys):
+    data = DataFolder(tmp_path, "phn")
+    text = tmp_path / "text"
+    text.write_text("u1 a <unk> b\nu2 a <unk>\n")
+    make_dictionary(text, data, 1)
+    assert data.tokens == ["<blank>", "<unk>", "a", "b", "<sos/eos>"]
+    assert data.token_counts.read_text().split() == ["0", "2", "2", "1", "2"]
+    text.write_text("u1 a <blank>\n")
+    with pytest.raises(UserError, match="text have <blank>, which no transcript can have: take it out"):
+        make_dictionary(text, data, 1)
+
+
+def test_a_work_folder_that_cannot_be_is_said_before_any_audio_is_converted(folder):
+    (folder / "a b").mkdir()
+    with pytest.raises(UserError, match="has white space or unprintable characters"):
+        convert_audio([utterance(folder / "wav/a.wav")], folder / "a b", 1, None, 8000, None)
+    assert list((folder / "a b").iterdir()) == []
 
 
 def test_no_utterance_of_the_durations(mine, tmp_path, monkeypatch, capsys):

@@ -419,6 +419,12 @@ BAD_OPTIONS = {
     ),
     "ngpu": (["--ngpu", "99"], "--ngpu 99: this machine has "),
     "seed": (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
+    "negative seed": (["--seed", "-1"], "--seed must be from 0 to 4294967295, got -1"),
+    "blank in a path": (
+        ["--workdir", "TMP/a b", "--speed_perturb_factors", "0.9"],
+        "/a b' has white space or unprintable characters, which ESPnet's wav.scp cannot hold: choose",
+    ),
+    "comma in a path": (["--workdir", "TMP/a,b"], "a,b has a comma, which for ESPnet ends a path: choose another"),
     "nj": (["--nj", "0"], "--nj must be at least 1, got 0"),
     "nbpe": (["--nbpe", "0"], "--nbpe must be at least 1, got 0"),
     "token type": (["--token_type", "word"], "argument --token_type: invalid choice: 'word'"),
@@ -445,6 +451,7 @@ BAD_OPTIONS = {
     ),
     "no lm text": (["--lm_text", "nowhere.txt"], "--lm_text nowhere.txt cannot be read as text: No such file"),
     "lm text of bytes": (["--lm_text", sys.executable], "cannot be read as text: 'utf-8' codec can't decode"),
+    "lm text of a mark": (["--lm_text", "TMP/mark.txt"], "mark.txt has no text"),
     "lm text not compressed": (["--lm_text", "TMP/plain.gz"], "plain.gz cannot be read as text: Not a gzipped file"),
     "empty lm text": (["--lm_text", os.devnull], "--lm_text /dev/null has no text"),
     "no test set": (["--test_sets", " "], "--test_sets is empty: name one test subset or more"),
@@ -484,6 +491,7 @@ def test_bad_options(case, tmp_path, monkeypatch, capsys, corpus):
     words, message = BAD_OPTIONS[case]
     words = [word.replace("TMP", str(tmp_path)) for word in words]
     (tmp_path / "plain.gz").write_text("ONE TWO")
+    (tmp_path / "mark.txt").write_text("\ufeff\n")
     given = [] if "--corpus" in words else ["--corpus", str(corpus)]
     before = [sorted(folder.rglob("*")) for folder in (tmp_path, corpus)]
     assert main(["nothing" if case == "recipe" else "librispeech", *given, *words]) == 2
@@ -603,6 +611,38 @@ def test_another_language_model_is_not_the_one_that_is_there(changed, whole, opt
     assert main([*words, "--stage", "5", "--stop_stage", "5"]) == 0
     assert before.items() < found().items()
     assert len(found()) == len(before) + 1
+    # Nor is one that is there taken where its folder is named.
+    usual = ["--lm_exp", str(settings("librispeech", *options).lm_exp())]
+    for stage in "57":
+        assert main(["librispeech", *options, f"--{changed}", str(other), *usual, "--stage", stage]) == 2
+        assert "holds another run (lm_" in capsys.readouterr().err
+    assert main(["librispeech", *options, *usual, "--stage", "5", "--stop_stage", "5"]) == 0
+
+
+@one_worker
+def test_a_language_model_of_other_tokens_is_not_taken(whole, options, tmp_path, capsys):
+    usual = ["--lm_exp", str(settings("librispeech", *options).lm_exp())]
+    words = ["librispeech", *options[:2], "--workdir", str(tmp_path), *options[4:], "--nbpe", "41", "--stop_stage", "5"]
+    for first in "15":
+        assert main([*words, *usual, "--stage", first]) == 2
+        assert "holds another run (tokens '" in capsys.readouterr().err
+
+
+@one_worker
+def test_what_was_made_of_other_data_is_not_taken(whole, options, tmp_path, capsys):
+    """A subset was removed and prepared anew from a corpus that has changed since; ESPnet would pass over it."""
+    _, folder = whole
+    copy, data = tmp_path / "work", Path("data/librispeech/train-clean-100-unigram40")
+    shutil.copytree(options[3], copy, symlinks=True)
+    words = ["librispeech", "--corpus", options[1], "--workdir", str(copy), *options[4:]]
+    for subset, made in (("test-clean", f"{folder.name}/decode/test-clean"), ("train-clean-100", str(data))):
+        about = copy / data / subset / "subset.json"
+        content = about.read_text()
+        about.write_text(json.dumps({**json.loads(content), "fingerprint": "other"}))
+        assert main([*words, "--stage", "2"]) == 2
+        assert f"{made} was made of other data than those that are prepared now" in capsys.readouterr().err
+        about.write_text(content)
+    assert main([*words, "--stage", "2"]) == 0
 
 
 @one_worker
@@ -871,6 +911,10 @@ def test_a_recipes_text_for_the_language_model_goes_with_its_download(corpus, tm
     brought = ["--corpus", str(corpus)]
     assert settings(*words, *brought).lm_text_name() == "train-clean-100"
     assert settings(*words, *brought, "--lm_text", f"{url}.2").lm_text_name() == f"train-clean-100 and {url}.2"
+    urls = [f"https://{host}/text.gz{query}" for host in "ab" for query in ("", "?download=1")]
+    texts = {settings(*words, "--lm_text", other).paths.lm_text for other in urls}
+    assert len(texts) == 4
+    assert {path.name[8:] for path in texts} == {"-text.gz"}
 
 
 def test_a_text_is_fetched_once_and_a_broken_download_is_not_taken(tmp_path, monkeypatch):

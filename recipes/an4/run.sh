@@ -4,7 +4,7 @@
 #   ./recipes/an4/run.sh --loss cross_entropy --arch vgg_blstm --corpus AN4 --seed 1
 # All options: --help. Results: RESULTS.md here, and in the folder of each run.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
 export PYTHONWARNINGS=${PYTHONWARNINGS-ignore::FutureWarning} # what PyTorch says of ESPnet's calls
 

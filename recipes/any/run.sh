@@ -4,7 +4,7 @@
 #   ./recipes/any/run.sh my_corpus --train train.tsv --valid dev.tsv --test test.tsv --loss cross_entropy --ngpu 1
 # All options: --help. Manifests: README.md here. Results: in the folder of each run.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
 export PYTHONWARNINGS=${PYTHONWARNINGS-ignore::FutureWarning} # what PyTorch says of ESPnet's calls
 

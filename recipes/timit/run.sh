@@ -5,7 +5,7 @@
 #   ./recipes/timit/run.sh --loss square --trans_type phn --mini                  # minutes; not the real task
 # All options: --help. Results: in the folder of each run.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
 export PYTHONWARNINGS=${PYTHONWARNINGS-ignore::FutureWarning} # what PyTorch says of ESPnet's calls
 

@@ -6,7 +6,7 @@
 #   ./recipes/wsj/run.sh --loss square --mini                                      # minutes; not the real task
 # All options: --help. Results: RESULTS.md here, and in the folder of each run.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 
 export PYTHONWARNINGS=${PYTHONWARNINGS-ignore::FutureWarning} # what PyTorch says of ESPnet's calls
 

@@ -41,7 +41,7 @@ from sqloss_plugins.espnet.recipe.settings import Settings
 from sqloss_plugins.espnet.recipe.speed import perturb_speed
 from sqloss_plugins.espnet.recipe.uploading import check_hub, model_card, upload
 from sqloss_plugins.folders import claim_folder, lock_folder
-from sqloss_plugins.results import Result, read_result, versions, write_result
+from sqloss_plugins.results import OUTPUTS_NAME, Result, read_result, versions, write_result, write_text
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def _language_model(recipe: Recipe) -> None:
         recipe.paths.data,
         settings.lm_exp(),
         settings.lm_arguments,
-        settings.language_model,
+        settings.of_language_model(),
         recipe.given.options.ngpu,
     )
 
@@ -233,7 +233,7 @@ def _score(recipe: Recipe) -> None:
     table += espnets_tables(errors, result.method)
     table += confidence_table(result, splits) + scorer.beside_other_losses(result, splits)
     text = report(result, table, len(data.tokens), rescaling, options.dev_set, perplexities)
-    asr_exp.table.write_text(text, encoding="utf-8")
+    write_text(asr_exp.table, text)
     # With `_` for a space, as `sqloss calibrate` has the names of test sets.
     arrays = {f"{split.replace(' ', '_')}_outputs": f for split, (f, _) in outputs.items()}
     arrays |= {f"{split.replace(' ', '_')}_targets": y for split, (_, y) in outputs.items()}
@@ -375,11 +375,19 @@ def _run_stage(recipe: Recipe, number: int) -> None:
             path.touch()
 
 
-def _check_lengths(recipe: Recipe) -> None:
-    corpus, settings = recipe.given.definition.corpus, recipe.settings
-    preparation.check_lengths(
-        recipe.given.options.prepared, recipe.paths.data, settings.fewest_samples, corpus.sample_rate
-    )
+def _check_data(recipe: Recipe) -> None:
+    """What can be told when the data are prepared."""
+    options, data, settings = recipe.given.options, recipe.paths.data, recipe.settings
+    fingerprint = data.fingerprint([options.train_set, options.dev_set])
+    preparation.check_made_of(data.root, fingerprint, [data.token_list.name])
+    sample_rate = recipe.given.definition.corpus.sample_rate
+    preparation.check_lengths(options.prepared, options.tests, data, settings.fewest_samples, sample_rate)
+
+
+def _check_language_model(recipe: Recipe) -> None:
+    settings = recipe.settings
+    if settings.language_model is not None:
+        training.check_language_model(settings.lm_exp(), settings.of_language_model())
 
 
 def _check_for_ctc(recipe: Recipe) -> None:
@@ -412,9 +420,14 @@ def _claimed_run(recipe: Recipe, numbers: Sequence[int]) -> Iterator[None]:
         kept = ("checkpoint.pth", asr_exp.result.name, asr_exp.training.name)
         claim_folder(asr_exp.root, settings.of_run(), kept, option)
         if max(numbers) >= 7:
-            # Before the training: hypotheses of other settings are not mixed with this command line's.
+            # Before the training: hypotheses of other settings, or other data, are not mixed with this command line's.
+            _check_language_model(recipe)
             decoding = "--inference_tag"
             claim_folder(asr_exp.decode, settings.of_decoding(), ("*/*/text", "*/*/part*"), decoding)
+            data = recipe.paths.data
+            for name in recipe.given.options.tests:
+                made = ("*/text", "*/part*", OUTPUTS_NAME)
+                preparation.check_made_of(asr_exp.decode / name, data.about(name)["fingerprint"], made)
         yield
 
 
@@ -437,14 +450,16 @@ def run_recipe(given: CommandLine) -> None:
         claim_folder(paths.data.root, recipe.settings.of_data(), ("*/subset.json",), option="--workdir")
         preparation.check_prepared(given.definition.corpus, given.options.subsets, paths.data)
         for number in of_data:
+            if number == 5:
+                _check_language_model(recipe)
             _run_stage(recipe, number)
             if number == 2:
-                _check_lengths(recipe)
+                _check_data(recipe)
             if number == 3 and 6 in numbers:
                 _check_for_ctc(recipe)
     if not of_run:
         return
-    _check_lengths(recipe)
+    _check_data(recipe)
     if 6 in numbers and 3 not in numbers:
         _check_for_ctc(recipe)
     with _claimed_run(recipe, of_run):

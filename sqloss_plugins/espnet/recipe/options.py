@@ -175,7 +175,12 @@ def _add_training(add: Callable[..., object]) -> None:
         help="rule for k and M: auto (the paper's where it names the task and its number of classes, else level), "
         "paper, or level (k = 15, M = sqrt(C ln C / 15)) (default: %(default)s)",
     )
-    add("--arch", default="transformer", help="one of conf/tuning/train_asr_ARCH.yaml (default: %(default)s)")
+    add(
+        "--arch",
+        default="transformer",
+        help="one of conf/tuning/train_asr_ARCH.yaml; with --asr_config a name for your model, in folders and tables "
+        "(default: %(default)s)",
+    )
     add("--ngpu", type=int, default=0, help="GPUs (default: %(default)s)")
     add("--seed", type=int, default=0, help="random seed of the training (default: %(default)s)")
     add("--asr_config", type=Path, help="training configuration, taken as it is, not conf/tuning/train_asr_ARCH.yaml")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqloss_plugins.command_line import check_name, is_reachable, read_mapping
+from sqloss_plugins.data.corpora.checks import check_path
 from sqloss_plugins.data.corpora.manifest import ANY
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe.asr_sh import INSTEAD
@@ -132,7 +133,7 @@ def _is_at_hand(found: CommandLine, folder: Path) -> bool:
         return True
     why = f"{corpus.source} cannot be reached" if corpus.download else f"{corpus.title} is not public ({corpus.source})"
     if corpus.mini is None or not (folder / "conf/mini/recipe.yaml").is_file():
-        raise UserError(f"there is no --corpus, {why}, and this recipe has no mini corpus")
+        raise UserError(f"there is no --corpus, {why}, and this recipe has no mini corpus: give --corpus")
     print(
         f"\n*** There is no --corpus, and {why}: using the embedded MINI corpus. ***\n"
         f"*** It is synthetic speech of about a hundred words, and says nothing about {corpus.title}. ***\n",
@@ -161,6 +162,8 @@ def _check(found: CommandLine) -> None:
         number = getattr(options, name)
         if number is not None and number < 1:
             raise UserError(f"--{name} must be at least 1, got {number}")
+    if not 0 <= options.seed < 2**32:
+        raise UserError(f"--seed must be from 0 to {2**32 - 1}, got {options.seed}")
     _check_data(found)
     _check_language_model(found)
     _check_configurations(found)
@@ -212,6 +215,12 @@ def _check_data(found: CommandLine) -> None:
         raise UserError("--tag is for the end of the run's folder name, and --asr_exp is the whole: leave one out")
     if options.corpus and not options.corpus.is_dir():
         raise UserError(f"--corpus {options.corpus} is no folder")
+    for name in ("workdir", "lm_exp"):
+        folder = str(getattr(options, name) or "")
+        if "," in folder:
+            raise UserError(f"--{name} {folder} has a comma, which for ESPnet ends a path: choose another folder")
+    if options.mini or options.speeds or (found.definition.corpus.download and not options.corpus):
+        check_path(options.workdir)  # audio is written there
     if not options.tests:
         raise UserError("--test_sets is empty: name one test subset or more")
     # They become parts of paths: none may lead out of the work folder.
@@ -257,13 +266,15 @@ def is_url(text: str) -> bool:
 def read_lm_text(path: Path) -> Iterator[str]:
     """The lines of a text for the language model, which may be compressed by gzip; words separated by single spaces.
 
+    A byte order mark is dropped.
+
     Raises:
         UserError: the file cannot be read as text.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for line in file:
-                yield " ".join(line.decode("utf-8").split())
+                yield " ".join(line.decode("utf-8").lstrip("\ufeff").split())
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"--lm_text {path} cannot be read as text: {reason}") from error

@@ -7,8 +7,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe.options import MODEL_FILE
@@ -95,6 +96,11 @@ class DataFolder:
         """The token list."""
         return self.token_list.read_text(encoding="utf-8").split("\n")[:-1]
 
+    @property
+    def vocabulary(self) -> str:
+        """A fingerprint of the token list."""
+        return hashlib.sha256("\n".join(self.tokens).encode()).hexdigest()
+
     def token_arguments(self, of_language_model: bool = False) -> list[str]:
         """What ESPnet's programs are told of the tokens."""
         # Its language models know no phones, which are words there: both are separated by spaces.
@@ -178,6 +184,13 @@ class RunFolder:
         return self.results / RESULT_NAME
 
 
+def _downloaded_name(given: CommandLine) -> str:
+    """Of the text of a URL: its own for the recipe's; else with a fingerprint, as other URLs may end alike."""
+    name = PurePosixPath(urlsplit(str(given.lm_text)).path).name
+    is_default = given.lm_text == given.definition.defaults.get("lm_text")
+    return name if is_default else f"{digest(given.lm_text)[:8]}-{name}"
+
+
 class Paths:
     """The places that follow from the command line alone.
 
@@ -198,7 +211,7 @@ class Paths:
         self.lm_text: Path | None = None
         if given.lm_text:
             is_file = not is_url(given.lm_text)
-            self.lm_text = Path(given.lm_text) if is_file else self.downloads / given.lm_text.rpartition("/")[2]
+            self.lm_text = Path(given.lm_text) if is_file else self.downloads / _downloaded_name(given)
         tokens = f"unigram{options.nbpe}" if options.token_type == "bpe" else options.token_type
         self.data = DataFolder(
             self.workdir / "data" / definition.task / f"{options.train_set}-{tokens}{mini}",

@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from sqloss_plugins.data.corpora import Corpus, MiniCorpus, Utterance, check_audio, check_subsets, write_data_dir
+from sqloss_plugins.data.corpora.checks import check_path
 from sqloss_plugins.data.corpora.download import fetch
 from sqloss_plugins.data.corpora.sphere import decode, find_decoder, read_header
 from sqloss_plugins.errors import UserError, sentence
@@ -107,6 +108,30 @@ def check_prepared(corpus: Corpus, subsets: Sequence[str], data: DataFolder) -> 
             )
 
 
+def check_made_of(folder: Path, fingerprint: str, made: Sequence[str]) -> None:
+    """Refuses what was made of data that have since been prepared anew, from something else; notes what it is made of.
+
+    Args:
+        folder: of what is made.
+        fingerprint: of the data that it is made of, as they are now.
+        made: patterns of its files; where there are none the folder is free.
+
+    Raises:
+        UserError: it was made of other data.
+    """
+    path = folder / "made_of.txt"
+    noted = path.read_text(encoding="utf-8") if path.is_file() else None
+    if noted == fingerprint:
+        return
+    if noted is not None and any(any(folder.glob(pattern)) for pattern in made):
+        raise UserError(
+            f"{folder} was made of other data than those that are prepared now: remove that folder, and give the same "
+            "command again"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(path, fingerprint)
+
+
 def prepare_data(
     corpus: Corpus,
     source: Path,
@@ -139,6 +164,9 @@ def prepare_data(
         item.audio for subset in subsets if not is_done[subset] for item in read[subset] if _is_compressed(item.audio)
     }
     decoder = _decoder_of(compressed)
+    for subset, utterances in read.items():
+        for item in () if is_done[subset] or corpus.convert else utterances:  # what converts sees to it
+            check_path(data.subset(subset) if item.audio in compressed else item.audio)
     for note in corpus.notes() if corpus.notes else ():
         print(f"  {note}", flush=True)
     for subset, utterances in read.items():
@@ -211,11 +239,14 @@ def _of_duration(
     return found
 
 
-def check_lengths(subsets: Sequence[str], data: DataFolder, fewest: int, sample_rate: int) -> None:
+def check_lengths(
+    subsets: Sequence[str], tests: Sequence[str], data: DataFolder, fewest: int, sample_rate: int
+) -> None:
     """Refuses utterances that are too short for the encoder, in whose training or decoding ESPnet would end.
 
     Args:
         subsets: names of the prepared subsets.
+        tests: those of them that are for tests, of which no option leaves anything out.
         data: where they are; one that was prepared without lengths is not checked.
         fewest: samples that the encoder needs.
         sample_rate: in Hz.
@@ -229,9 +260,10 @@ def check_lengths(subsets: Sequence[str], data: DataFolder, fewest: int, sample_
         short = [name for name, count in lengths.items() if int(count) < fewest]
         if short:
             audio = read_text(data.subset(subset) / "wav.scp")[short[0]]
+            instead = "take them out" if subset in tests else "give --min_wav_duration, or take them out"
             raise UserError(
                 f"{len(short)} utterance(s) of {subset} are shorter than the {fewest / sample_rate:.3f} s that the "
-                f"encoder's subsampling needs, such as {short[0]} ({audio}): give --min_wav_duration, or take them out"
+                f"encoder's subsampling needs, such as {short[0]} ({audio}): {instead}"
             )
 
 
@@ -290,7 +322,7 @@ def make_dictionary(text_file: Path, data: DataFolder, nbpe: int) -> None:
         nbpe: number of pieces.
 
     Raises:
-        UserError: the text does not support so many pieces.
+        UserError: the text does not support so many pieces, or has ``<blank>`` or ``<sos/eos>`` as a token.
     """
     text = list(read_text(text_file).values())
     if data.symbols_file:
@@ -300,7 +332,11 @@ def make_dictionary(text_file: Path, data: DataFolder, nbpe: int) -> None:
     tokenize = tokenizer(data).text2tokens
     counts = Counter(token for line in text for token in tokenize(line))
     if not data.bpe_model:
-        symbols = [token for token, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+        ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+        symbols = [token for token, _ in ordered if token != UNKNOWN]  # a transcript may say that something is unknown
+    for token in (BLANK, SOS_EOS):
+        if token in counts:
+            raise UserError(f"the transcripts in {text_file} have {token}, which no transcript can have: take it out")
     counts[SOS_EOS] = len(text)
     tokens = [BLANK, UNKNOWN, *symbols, SOS_EOS]
     data.token_counts.write_text("".join(f"{counts[token]}\n" for token in tokens), encoding="utf-8")

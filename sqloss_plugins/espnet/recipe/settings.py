@@ -336,7 +336,7 @@ class Settings:
         return {
             **self.hyperparameters,
             "data_fingerprint": data.fingerprint([options.asr_train_set, options.dev_set]),
-            "tokens": hashlib.sha256("\n".join(data.tokens).encode()).hexdigest(),
+            "tokens": data.vocabulary,
         }
 
     def of_data(self) -> dict[str, Any]:
@@ -381,6 +381,10 @@ class Settings:
             with self.paths.lm_text.open("rb") as file:
                 text = hashlib.file_digest(file, "sha256").hexdigest()
         return {**read_mapping(self.given.config("lm")), "lm_text": text}
+
+    def of_language_model(self) -> dict[str, Any]:
+        """The same with the vocabulary: what the language model's folder is claimed with."""
+        return {**(self.language_model or {}), "tokens": self.paths.data.vocabulary}
 
     def lm_exp(self) -> Path:
         """The folder of the language model; every configuration and text has its own."""

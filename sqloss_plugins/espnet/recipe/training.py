@@ -14,7 +14,7 @@ from sqloss_plugins.espnet.recipe.error_rates import read_text
 from sqloss_plugins.espnet.recipe.parsing import read_lm_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder
 from sqloss_plugins.espnet.resume import accuracies, trained
-from sqloss_plugins.folders import SETTINGS_NAME, claim_folder
+from sqloss_plugins.folders import SETTINGS_NAME, check_settings, claim_folder, lock_folder
 from sqloss_plugins.results import device_name, versions, write_json
 
 BINS = "sqloss_plugins.espnet.bin"
@@ -90,6 +90,25 @@ def _append_vocabulary(shapes: Path, size: int) -> None:
 # ---------------------------------------------------------------- 5 language model
 
 
+def _unwritten(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What earlier versions did not write of a language model."""
+    return {"tokens": settings["tokens"]}
+
+
+def check_language_model(lm_exp: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses a finished language model of other settings, or of other tokens, which ``--lm_exp`` may name.
+
+    Args:
+        lm_exp: its folder.
+        settings: what makes it this model, with a fingerprint of its ``tokens``.
+
+    Raises:
+        UserError: the folder has another model.
+    """
+    if (lm_exp / DONE).is_file():
+        check_settings(lm_exp, settings, "--lm_exp", _unwritten(settings))
+
+
 def train_language_model(
     train_text: Path,
     dev_text: Path,
@@ -100,7 +119,7 @@ def train_language_model(
     settings: Mapping[str, Any],
     ngpu: int,
 ) -> None:
-    """Trains the language model; goes on from its last epoch where it was killed.
+    """Trains the language model, unless another process does so first; goes on from its last epoch after a kill.
 
     Args:
         train_text, dev_text: ``text`` of the two subsets.
@@ -108,19 +127,30 @@ def train_language_model(
         data: the tokens.
         lm_exp: where the model goes, as ``model``.
         lm_arguments: of ESPnet's ``lm_train``.
-        settings: what makes it this model.
+        settings: what makes it this model, with a fingerprint of its ``tokens``.
         ngpu: GPUs; it uses at most one.
 
     Raises:
         UserError: the folder has another model.
     """
-    claim_folder(lm_exp, settings, ("stats/*", "model/*"), option="--lm_exp")
-    text = lm_exp / "train.txt"
-    with text.open("w", encoding="utf-8") as file:
-        file.write(train_text.read_text(encoding="utf-8"))
-        for number, line in enumerate(read_lm_text(further_text) if further_text else ()):
-            if line:
-                file.write(f"lm_text_{number:09d} {line}\n")
+    with lock_folder(lm_exp, wait=True):  # --lm_exp may be of runs on several folders of data
+        claim_folder(lm_exp, settings, ("stats/*", "model/*"), "--lm_exp", _unwritten(settings))
+        if (lm_exp / DONE).is_file():
+            return
+        text = lm_exp / "train.txt"
+        with text.open("w", encoding="utf-8") as file:
+            file.write(train_text.read_text(encoding="utf-8"))
+            for number, line in enumerate(read_lm_text(further_text) if further_text else ()):
+                if line:
+                    file.write(f"lm_text_{number:09d} {line}\n")
+        _train_on(text, dev_text, data, lm_exp, lm_arguments, ngpu)
+        (lm_exp / DONE).touch()
+
+
+def _train_on(
+    text: Path, dev_text: Path, data: DataFolder, lm_exp: Path, lm_arguments: Sequence[str], ngpu: int
+) -> None:
+    """ESPnet's two steps: the lengths of the sentences, and the training."""
     shared = [*lm_arguments, "--ngpu", str(min(ngpu, 1)), *data.token_arguments(of_language_model=True)]
     shared += ["--train_data_path_and_name_and_type", f"{text},text,text"]
     shared += ["--valid_data_path_and_name_and_type", f"{dev_text},text,text"]
