@@ -19,6 +19,7 @@ from sqloss_plugins.data.corpora.manifest import Manifests, hold_out, own_corpus
 from sqloss_plugins.data.corpora.sphere import write_sphere
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import main
+from sqloss_plugins.espnet.recipe.confidence import batch_size
 from sqloss_plugins.espnet.recipe.parsing import parse
 from sqloss_plugins.espnet.recipe.paths import DataFolder
 from sqloss_plugins.espnet.recipe.preparation import make_dictionary
@@ -590,6 +591,14 @@ def test_a_token_that_is_unknown_and_one_that_cannot_be(tmp_path, capsys):
     text.write_text("u1 a <blank>\n")
     with pytest.raises(UserError, match="text have <blank>, which no transcript can have: take it out"):
         make_dictionary(text, data, 1)
+
+
+def test_few_long_utterances_at_a_time(tmp_path):
+    path = tmp_path / "utt2num_samples"
+    assert batch_size(path) == 8
+    for seconds, size in ((35, 8), (60, 8), (120, 4), (7200, 1)):
+        path.write_text(f"u1 {8000}\nu2 {seconds * 16000}\n")
+        assert batch_size(path) == size
 
 
 def test_a_work_folder_that_cannot_be_is_said_before_any_audio_is_converted(folder):

@@ -18,7 +18,7 @@ import soundfile
 import torch
 import yaml
 from commands import assert_refused
-from speech import TINY_ASR, TINY_LM
+from speech import TINY_ASR, TINY_LM, settings
 
 from sqloss_plugins.data.corpora.librispeech import write_mini
 from sqloss_plugins.errors import UserError
@@ -588,6 +588,36 @@ def test_the_language_models_perplexity_is_espnets(whole, options):
         found = result.data["lm_perplexity"][subset]
         assert found == pytest.approx(math.exp(nll / count), rel=1e-4)
         assert f"{found:.2f} on {subset}" in (whole / "RESULTS.md").read_text()
+
+
+@pytest.mark.parametrize("changed", ["lm_config", "tokens"])
+def test_a_language_model_that_is_named_must_be_the_one(changed, whole, options, tmp_path, capsys):
+    """Another one that is there was taken without a word."""
+    named = [*options, "--lm_exp", str(settings(*options).lm_exp())]
+    assert main([*named, "--stage", "5", "--stop_stage", "5"]) == 0
+    capsys.readouterr()
+    if changed == "lm_config":
+        (tmp_path / "other.yaml").write_text(TINY_LM.replace("unit: 8", "unit: 9"))
+        for stage in "57":
+            assert main([*named, "--lm_config", str(tmp_path / "other.yaml"), "--stage", stage]) == 2
+            assert "holds another run (lm_conf {'unit': 8, 'nlayers': 1} -> {'unit': 9" in capsys.readouterr().err
+        return
+    named = [str(tmp_path) if word == options[4] else word for word in named] + ["--nbpe", "41"]
+    assert main([*named, "--stop_stage", "3"]) == 0
+    assert main([*named, "--stage", "5", "--stop_stage", "5"]) == 2
+    assert "holds another run (tokens '" in capsys.readouterr().err
+
+
+def test_what_was_made_of_other_data_is_not_taken(whole, options, capsys):
+    """A subset was removed and prepared anew from a corpus that has changed since; ESPnet would pass over it."""
+    data = Path(options[4], DATA)
+    for subset, made in (("test-clean", whole / "decode/test-clean"), ("train-clean-100", data)):
+        about = data / subset / "subset.json"
+        content = about.read_text()
+        about.write_text(json.dumps({**json.loads(content), "fingerprint": "other"}))
+        assert main([*options, "--stage", "5"]) == 2
+        assert f"{made} was made of other data than those that are prepared now" in capsys.readouterr().err
+        about.write_text(content)
 
 
 def test_the_perplexity_is_computed_once_and_anew_where_a_kill_left_it_empty(whole, options, copy, capsys):

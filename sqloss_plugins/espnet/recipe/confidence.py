@@ -21,6 +21,17 @@ from sqloss_plugins.probability import METHODS, probabilities
 from sqloss_plugins.results import OF_OUTPUTS, write_text
 
 _BATCH = 8
+_LONG = 60 * 16000  # samples; with longer utterances a batch has fewer
+
+
+def batch_size(lengths: Path) -> int:
+    """Utterances at a time: 8, and fewer where some are so long that a batch of them would not fit into memory.
+
+    Args:
+        lengths: a file with the number of samples of each utterance; it may be missing.
+    """
+    longest = max(map(int, read_text(lengths).values()), default=1) if lengths.is_file() else 1
+    return max(1, min(_BATCH, _BATCH * _LONG // longest))
 
 
 def measure_decoder(data: DataFolder, asr_exp: RunFolder, subsets: Sequence[str], device: str) -> None:
@@ -39,9 +50,9 @@ def measure_decoder(data: DataFolder, asr_exp: RunFolder, subsets: Sequence[str]
         return load_model(asr_exp.config, asr_exp.model, device)
 
     for subset in subsets:
-        path, folder = asr_exp.outputs(subset), data.subset(subset)
+        path, folder, size = asr_exp.outputs(subset), data.subset(subset), batch_size(data.lengths_file(subset))
         if not path.is_file():
-            batches = teacher_forced(*loaded(), folder / "wav.scp", folder / "text", _BATCH, device)
+            batches = teacher_forced(*loaded(), folder / "wav.scp", folder / "text", size, device)
             outputs, targets = kept_outputs(batches)
             partial = path.with_name(f".{path.name}")
             with partial.open("wb") as file:
@@ -51,7 +62,7 @@ def measure_decoder(data: DataFolder, asr_exp: RunFolder, subsets: Sequence[str]
             decoded, path = asr_exp.decoded(subset, method), asr_exp.confidence(subset, method)
             if (decoded / "text").is_file() and not path.is_file():
                 temperature = read_json(asr_exp.calibration)["temperature"] if method == "temperature" else None
-                _write_confidence(data, folder / "wav.scp", decoded, path, *loaded(), method, temperature, device)
+                _write_confidence(data, folder / "wav.scp", decoded, path, *loaded(), method, temperature, size, device)
 
 
 def _write_confidence(
@@ -63,6 +74,7 @@ def _write_confidence(
     train_args: Any,
     method: str,
     temperature: float | None,
+    size: int,
     device: str,
 ) -> None:
     """A line for each utterance: its name, and a number for each word of ``text`` beside it."""
@@ -71,7 +83,7 @@ def _write_confidence(
         name: list(map(int, text.split())) for name, text in read_text(decoded / "1best_recog/token_int").items()
     }
     convert = log_probabilities_of(model, method, temperature)
-    logs = token_log_probabilities(model, train_args, read_text(wav_scp), numbers, convert, _BATCH, device)
+    logs = token_log_probabilities(model, train_args, read_text(wav_scp), numbers, convert, size, device)
     join = None if data.token_type == "phn" else tokenizer(data).tokens2text
     lines = []
     for name in sorted(tokens):

@@ -21,7 +21,6 @@ from sqloss_plugins.espnet.recipe.training import BINS, DONE, split_keys
 from sqloss_plugins.espnet.registration import register
 from sqloss_plugins.results import write_json, write_text
 
-_CALIBRATION_BATCH = 8
 _PERPLEXITY_BATCH = 16
 
 
@@ -77,8 +76,14 @@ def check_models_are_there(asr_exp: RunFolder, language_model: tuple[Path, Path]
             raise UserError(f"{model} is not there: choose {option} from {', '.join(known) or 'nothing'}")
 
 
-def measure_calibration(asr_exp: RunFolder, dev: Path, device: str) -> None:
+def measure_calibration(asr_exp: RunFolder, dev: Path, size: int, device: str) -> None:
     """Measures how well each method fits the development set, and finds the temperature, once.
+
+    Args:
+        asr_exp: the trained model.
+        dev: folder of the development set.
+        size: utterances at a time.
+        device: PyTorch's name of it.
 
     Raises:
         UserError: a damaged model.
@@ -88,7 +93,7 @@ def measure_calibration(asr_exp: RunFolder, dev: Path, device: str) -> None:
         read_state(asr_exp.model)
         return
     print("  likelihoods on the development set", flush=True)
-    found = calibrate(asr_exp.config, asr_exp.model, dev, _CALIBRATION_BATCH, device)
+    found = calibrate(asr_exp.config, asr_exp.model, dev, size, device)
     write_json(asr_exp.calibration, found)
 
 

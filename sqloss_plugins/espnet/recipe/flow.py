@@ -14,7 +14,7 @@ from typing import Any
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe import preparation, training
-from sqloss_plugins.espnet.recipe.confidence import measure_decoder, read_outputs, tell_of_unmeasured
+from sqloss_plugins.espnet.recipe.confidence import batch_size, measure_decoder, read_outputs, tell_of_unmeasured
 from sqloss_plugins.espnet.recipe.decoding import (
     BeamSearch,
     check_models_are_there,
@@ -159,7 +159,8 @@ def _decode(recipe: Recipe) -> None:
     options, settings = recipe.given.options, recipe.settings
     asr_exp, methods = settings.asr_exp(), settings.methods()
     check_models_are_there(asr_exp, settings.lm_files())
-    measure_calibration(asr_exp, recipe.dev, "cuda" if options.decodes_on_gpu else "cpu")
+    device = "cuda" if options.decodes_on_gpu else "cpu"
+    measure_calibration(asr_exp, recipe.dev, batch_size(recipe.paths.data.lengths_file(options.dev_set)), device)
     search = BeamSearch(
         recipe.paths.data,
         asr_exp,
@@ -174,7 +175,6 @@ def _decode(recipe: Recipe) -> None:
         return [recipe.scorer.best_method(options.dev_set, methods)] if settings.chooses_method else methods
 
     decode(search, options.dev_set, options.tests, methods, choose)
-    device = "cuda" if options.decodes_on_gpu else "cpu"
     measure_decoder(recipe.paths.data, asr_exp, [options.dev_set, *options.tests], device)
 
 

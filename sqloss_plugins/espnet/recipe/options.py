@@ -283,6 +283,11 @@ def _add_decoding(add: Callable[..., object]) -> None:
     )
 
 
+def _cpus() -> int:
+    """How many CPUs this process may use: on a cluster fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _add_stages(add: Callable[..., object]) -> None:
     add("--stage", type=int, default=1, help="first stage (default: %(default)s)")
     add(
@@ -291,7 +296,7 @@ def _add_stages(add: Callable[..., object]) -> None:
         help=f"last stage (default: {LAST_STAGE}, or --stage where that is later; {UPLOAD} with --hf_repo)",
     )
     add("--hf_repo", metavar="OWNER/NAME", help="repository of the Hugging Face hub that stage 10 uploads the model to")
-    add("--nj", type=int, default=os.cpu_count() or 1, help="processes side by side (default: the CPUs)")
+    add("--nj", type=int, default=_cpus(), help="processes side by side (default: one for each CPU that it may use)")
     add("--workdir", type=Path, default=Path(), help="where downloads/, data/ and runs/ go (default: here)")
     add("--tag", "--asr_tag", help="a word for the end of the run's folder name")
     add("--asr_exp", type=Path, help="folder of the run, instead of one below runs/")

@@ -97,7 +97,7 @@ def parse(argv: Sequence[str]) -> CommandLine:
     if wants_help and (not argv or argv[0].startswith("-")):
         make_parser().parse_args(["--help"])
     first, _ = make_parser(add_help=False).parse_known_args(argv, Options())
-    folder, own_name = find_recipe(first.recipe, first.train is not None)
+    folder, own_name = find_recipe(first.recipe, first.train is not None or wants_help)
     definition = read_definition(folder, first.mini, argv)
     found = _read(argv, replace(definition, task=own_name) if own_name else definition, first.mini)
     _check(found)
