@@ -260,6 +260,11 @@ def test_which_method_an_archive_is_for(whole):
         plain_method(result, list(METHODS))
 
 
+def test_who_needs_the_language_model_needs_its_text():
+    """By that it is known; a text that had been removed ended in a traceback."""
+    assert [number for number, stage in flow.STAGES.items() if 5 in stage.needs and 1 not in stage.needs] == []
+
+
 def test_only_what_is_finished_is_packed(options, copy, capsys):
     (copy / "result.json").unlink()
     assert main([*options, "--tag", "copy", "--stage", "9"]) == 2

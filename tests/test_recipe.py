@@ -881,7 +881,7 @@ def test_a_recipes_text_for_the_language_model_goes_with_its_download(corpus, tm
     assert settings(*words, *brought).lm_text_name() == "train-clean-100"
     assert settings(*words, *brought, "--lm_text", f"{url}.2").lm_text_name() == f"train-clean-100 and {url}.2"
     urls = [f"https://{host}/text.gz{query}" for host in "ab" for query in ("", "?download=1")]
-    texts = {settings(*words, "--lm_text", other).paths.lm_text for other in urls}
+    texts = {Paths(parse([*words, "--lm_text", other])).lm_text for other in urls}
     assert len(texts) == 4
     assert {path.name[8:] for path in texts} == {"-text.gz"}
 

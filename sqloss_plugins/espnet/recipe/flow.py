@@ -94,7 +94,8 @@ class Stage:
     """One stage.
 
     Attributes:
-        needs: numbers of the stages before it that it needs.
+        needs: numbers of the stages before it that it needs; who needs the language model (5) needs its text (1), by
+            which it is known.
         makes: files that are there when it is through, each written last.
         run: does it.
         skips_itself: True: it looks for itself which part of it is done. Else it is skipped where all files are there.
@@ -336,13 +337,13 @@ STAGES: dict[int, Stage] = {
         is_of_run=True,
     ),
     9: Stage(
-        needs=(2, 3, 5, 6, 7, 8),
+        needs=(1, 2, 3, 5, 6, 7, 8),
         makes=lambda recipe: [recipe.settings.asr_exp().archive],
         run=_pack,
         skips_itself=True,
         is_of_run=True,
     ),
-    10: Stage(needs=(2, 3, 5, 6, 7, 8, 9), makes=lambda recipe: [], run=_upload, skips_itself=True, is_of_run=True),
+    10: Stage(needs=(1, 2, 3, 5, 6, 7, 8, 9), makes=lambda recipe: [], run=_upload, skips_itself=True, is_of_run=True),
 }
 """Number -> stage; their names are :data:`sqloss_plugins.espnet.recipe.options.STAGE_NAMES`."""
 
