@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from commands import kill_when
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 from filelock import FileLock
+from result_files import result
 from speech import TINY_ASR, TINY_LM, make_tokens, settings
 
 from sqloss_plugins.data.corpora import CORPORA, Corpus, Utterance
@@ -31,6 +34,7 @@ from sqloss_plugins.espnet.recipe.error_rates import count_errors, read_folding,
 from sqloss_plugins.espnet.recipe.options import STAGE_NAMES
 from sqloss_plugins.espnet.recipe.parsing import parse, read_lm_text
 from sqloss_plugins.espnet.recipe.paths import Paths
+from sqloss_plugins.espnet.recipe.scoring import confidence_table
 from sqloss_plugins.experiments.calibrate import main as calibrate
 from sqloss_plugins.metrics import Edits, compute
 from sqloss_plugins.probability import METHODS, probabilities
@@ -538,6 +542,15 @@ def test_configurations_are_read_before_the_training(option, text, message, corp
     with pytest.raises(UserError) as raised:
         settings("librispeech", "--corpus", str(corpus), f"--{option}_config", str(tmp_path / "own.yaml"))
     assert message in str(raised.value)
+
+
+def test_what_has_no_value_is_no_number_in_the_table():
+    """The AUROC of words that are all right."""
+    measured = {"nll": 0.1, "brier": 0.2, "ece": 0.01, "word_auroc": math.nan}
+    metrics = {"validation": {"outputs": {"accuracy": 1.0}, "softmax": measured, "square": {"brier": 0.5}}}
+    table = confidence_table(result(metrics=metrics), {"dev": "validation"})
+    assert re.search(r"\| dev +\| softmax \* +\| 100.00 +\| 0.1000 +\| 0.2000 +\| 1.00 +\| - +\|", table)
+    assert re.search(r"\| dev +\| square +\| 100.00 +\| +\| 0.5000 +\| +\| +\|", table)
 
 
 def test_a_language_model_with_another_loss_is_not_packed(corpus, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -209,15 +210,22 @@ def confidence_table(result: Result, splits: Mapping[str, str]) -> str:
         for method in METHODS:
             values = result.metrics[split].get(method, {})
             if "brier" in values and accuracy is not None:
-                cells = [metric(name).shown(values[name]) if name in values else "" for name in names]
+                cells = [_shown(name, values.get(name)) for name in names]
                 rows.append([subset, _marked(method, result.method), metric("accuracy").shown(accuracy), *cells])
     if len(rows) == 1:
         return ""
     about = (
         "Tokens: the attention decoder that is told the transcript. word_auroc: how well the probability of a decoded "
-        "word tells whether it is right."
+        "word tells whether it is right; - where all words are right, or all are wrong."
     )
     return f"\n\n### Probabilities\n\n{markdown_table(rows)}\n\n{about}"
+
+
+def _shown(name: str, value: float | None) -> str:
+    """A cell: empty for what was not measured, - for what has no value."""
+    if value is None:
+        return ""
+    return "-" if math.isnan(value) else metric(name).shown(value)
 
 
 def espnets_tables(errors: Mapping[tuple[str, str], Mapping[str, Edits]], chosen: str) -> str:
