@@ -238,6 +238,14 @@ def test_a_copy_goes_on_to_the_same_bits(copied):
     assert torch.equal(head.bias, other.bias)
 
 
+def test_a_step_where_new_tensors_are_made_on_another_device():
+    head, (input, target) = trained_head(), batch()
+    head(input, target).backward()
+    with torch.device("meta"):  # as after torch.set_default_device("cuda")
+        head.step(lr=1.0)
+    assert torch.isfinite(head.weight).all()
+
+
 def test_weights_that_others_write():
     """As long as they write to what they have read, the loss follows; else there is one error."""
     torch.manual_seed(0)

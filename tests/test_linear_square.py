@@ -436,6 +436,14 @@ def sharded_layer(name):
     return input, W, b, y
 
 
+@pytest.mark.parametrize("first", [-1, 1])
+def test_a_shard_beyond_the_classes_is_refused(first):
+    """As where a vocabulary is padded, and its padding is not among the classes."""
+    input, W, b, y = layer()
+    with pytest.raises(ValueError, match="the 9 classes of the shard"):
+        linear_square_loss(input, W, y, linear_bias=b, shard=ClassShard(first=first, num_classes=9))
+
+
 def on_a_rank(rank, folder):
     """One rank of two, with five and four of the nine classes; saves loss and gradients."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)

@@ -310,8 +310,8 @@ def _well_conditioned_inverse(U: Tensor) -> Tensor | None:
 
 def _largest_singular_value(matrix: Tensor) -> float:
     """Its largest singular value, or some per cent less: by power iterations from eight directions at once."""
-    start = torch.randn(len(matrix), 8, dtype=matrix.dtype, generator=torch.Generator().manual_seed(0))
-    directions = start.to(matrix.device)
+    drawn = torch.Generator("cpu").manual_seed(0)  # the same directions on every device
+    directions = torch.randn(len(matrix), 8, dtype=matrix.dtype, device="cpu", generator=drawn).to(matrix.device)
     for _ in range(6):
         directions = matrix.T @ (matrix @ directions)
         directions /= directions.norm(dim=0)

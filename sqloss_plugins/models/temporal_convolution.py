@@ -145,8 +145,8 @@ class TemporalConvolutionForImageClassification(PreTrainedModel):
             _init_bias(module, module.in_features)
         elif module is self and self.permutation is not None:
             assert self.config.permutation_seed is not None
-            drawn = torch.Generator().manual_seed(self.config.permutation_seed)
-            init.copy_(self.permutation, torch.randperm(len(self.permutation), generator=drawn))
+            drawn = torch.Generator("cpu").manual_seed(self.config.permutation_seed)
+            init.copy_(self.permutation, torch.randperm(len(self.permutation), device="cpu", generator=drawn))
 
 
 def _init_bias(layer: nn.Conv1d | nn.Linear, inputs: int) -> None:
