@@ -147,6 +147,31 @@ def test_without_logits_there_are_none(tmp_path):
     assert trainer.predict(examples("causal LM", 2)).predictions.shape == (2, LENGTH, VOCABULARY)
 
 
+def test_without_logits_nothing_is_left_of_a_step_that_was_broken_off(tmp_path, monkeypatch):
+    """Memory is too small for the second micro-batch: with auto_find_batch_size the training begins anew."""
+    monkeypatch.setattr(linear_square, "_SMALL", 0)
+    monkeypatch.setattr(linear_square, "prefers_gram", lambda *args: True)
+    data = examples("causal LM", 4)
+    trainer = SquareLossTrainer(
+        model("causal LM"), arguments(tmp_path, without_logits=True, gradient_accumulation_steps=2), train_dataset=data
+    )
+    batch = {key: torch.stack([example[key] for example in data]) for key in data[0]}
+    trainer.accelerator.gradient_state._set_sync_gradients(False)
+    trainer.training_step(trainer.model, dict(batch), torch.tensor(20))
+    forward = trainer.model.model.forward
+
+    def too_much(*args, **keywords):
+        raise RuntimeError("CUDA out of memory.")
+
+    trainer.model.model.forward = too_much
+    with pytest.raises(RuntimeError, match="out of memory"):
+        trainer.training_step(trainer.model, dict(batch), torch.tensor(20))
+    trainer.model.model.forward = forward
+    trainer.model.zero_grad()
+    trainer.compute_loss_func.head.finish_step()
+    assert trainer.model.lm_head.weight.grad is None
+
+
 def test_without_logits_in_mixed_precision(tmp_path):
     """accelerate makes float32 of what a model returns; the loss has the hidden states as they were."""
     plain, _ = one_sgd_step("causal LM", "square", 6, tmp_path / "1", bf16=True)
@@ -307,6 +332,10 @@ def test_multi_label_by_hand():
         wrong[3, 2] = value
         with pytest.raises(ValueError, match=f"values from 0 to 1 for each class, and one is {value:g}"):
             loss((logits,), wrong)
+    unknown = labels.clone()
+    unknown[3, 0] = -100  # the row counts, and this label of it is not known
+    with pytest.raises(ValueError, match="and one is -100; an example that does not count has -100 for every class"):
+        loss((logits,), unknown)
 
 
 @pytest.mark.parametrize(
@@ -917,6 +946,8 @@ def test_predictions_of_a_model_that_returns_a_tuple(tmp_path):
     data = [{"x": torch.rand(3), "labels": i % 4} for i in range(8)]
     trainer = SquareLossTrainer(Pair(), arguments(tmp_path, k=1.0, M=1.0), eval_dataset=data)
     x = torch.stack([example["x"] for example in data])
+    with pytest.raises(ValueError, match="Pair has no config that says how its outputs are to be read: use predict"):
+        trainer.predict_proba(data)
     outputs, other = trainer.predict(data).predictions
     torch.testing.assert_close(torch.from_numpy(outputs), trainer.model.layer(x).detach())
     torch.testing.assert_close(torch.from_numpy(other), x)

@@ -256,11 +256,15 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         See :func:`sqloss_plugins.hf.class_probabilities`; for models with one row of outputs for each example.
 
         Raises:
-            ValueError: the model is a regression.
+            ValueError: the model is a regression, or has no configuration.
         """
         model = self._bare_model()
         if count_classes(model) == 1 and not has_several_labels(model):
             raise ValueError("a model with one output is a regression, and has no class probabilities: use predict")
+        if not hasattr(model, "config"):
+            raise ValueError(
+                f"{type(model).__name__} has no config that says how its outputs are to be read: use predict"
+            )
         outputs: Any = self.predict(test_dataset).predictions
         if isinstance(outputs, tuple):  # some models return more than their logits
             outputs = outputs[0]
@@ -425,9 +429,15 @@ class SquareLossTrainer(FactorisedHeadTrainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The Trainer's; after the last micro-batch of a step the output layer's gradient is completed."""
-        loss: Tensor = super().training_step(*args, **kwargs)
-        if self.compute_loss_func.head is not None and self.accelerator.sync_gradients:
-            self.compute_loss_func.head.finish_step()
+        head = self.compute_loss_func.head
+        try:
+            loss: Tensor = super().training_step(*args, **kwargs)
+        except RuntimeError:  # where memory was too small, auto_find_batch_size begins anew
+            if head is not None:
+                head.drop_gradient()
+            raise
+        if head is not None and self.accelerator.sync_gradients:
+            head.finish_step()
         return loss
 
     def _refuse_without_logits(self, is_regression: bool, is_multi_label: bool) -> None:

@@ -124,7 +124,7 @@ class TrainerLoss:
                 _check_label_sets(labels, logits.shape)
             else:
                 self._check_probabilities(labels, logits.shape)
-            counted = labels[..., 0] != IGNORE_INDEX
+            counted = _that_count(labels)
             rows, labels = logits[counted], labels[counted].float()
         else:
             if self.shift_labels:
@@ -151,7 +151,7 @@ class TrainerLoss:
                 "class probabilities are not shifted: give those that belong to the outputs at the same position, and "
                 "shift_labels=False"
             )
-        sums = labels.float().sum(-1)[labels[..., 0] != IGNORE_INDEX]
+        sums = labels.float().sum(-1)[_that_count(labels)]
         if sums.numel() and not bool(((sums - 1.0).abs() < 0.01).all()):
             raise ValueError(
                 "the labels are floating point, and a row of them does not sum to 1, as class probabilities do: for "
@@ -166,12 +166,18 @@ def _check_label_sets(labels: Tensor, shape: torch.Size) -> None:
             f"the labels are of shape {tuple(labels.shape)}: in multi-label classification they have a value for each "
             f"class, 1 where it is true, else 0, and thus the outputs' shape, {tuple(shape)}"
         )
-    values = labels[labels[..., 0] != IGNORE_INDEX].float()
+    values = labels[_that_count(labels)].float()
     wrong = values[~((values >= 0.0) & (values <= 1.0))]
     if wrong.numel():
         raise ValueError(
-            f"in multi-label classification the labels are values from 0 to 1 for each class, and one is {wrong[0]:g}"
+            f"in multi-label classification the labels are values from 0 to 1 for each class, and one is {wrong[0]:g}; "
+            f"an example that does not count has {IGNORE_INDEX} for every class"
         )
+
+
+def _that_count(labels: Tensor) -> Tensor:
+    """Of labels of shape (..., C) those that are not -100 throughout; bool, of shape (...)."""
+    return (labels != IGNORE_INDEX).any(-1)
 
 
 def _refuse_for_multi_label(label_smoothing: float, shift_labels: bool, weight: Sequence[float] | None) -> None:

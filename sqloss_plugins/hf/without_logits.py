@@ -166,6 +166,12 @@ class HeadWithoutLogits:
             "them), so that the loss must see them: leave --without_logits out"
         )
 
+    def drop_gradient(self) -> None:
+        """Forgets what is left of a step that was broken off."""
+        if self.accumulation is not None:
+            steps = self.accumulation.steps
+            self.accumulation = GradientAccumulation(self.layer.weight, self.layer.bias, steps=steps)
+
     def finish_step(self) -> None:
         """Completes the gradient of an optimiser step."""
         if self.accumulation is not None:
