@@ -946,7 +946,7 @@ def test_predictions_of_a_model_that_returns_a_tuple(tmp_path):
     data = [{"x": torch.rand(3), "labels": i % 4} for i in range(8)]
     trainer = SquareLossTrainer(Pair(), arguments(tmp_path, k=1.0, M=1.0), eval_dataset=data)
     x = torch.stack([example["x"] for example in data])
-    with pytest.raises(ValueError, match="Pair has no config that says how its outputs are to be read: use predict"):
+    with pytest.raises(ValueError, match="Pair has no config that says how to read its outputs: use predict"):
         trainer.predict_proba(data)
     outputs, other = trainer.predict(data).predictions
     torch.testing.assert_close(torch.from_numpy(outputs), trainer.model.layer(x).detach())

@@ -262,9 +262,7 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         if count_classes(model) == 1 and not has_several_labels(model):
             raise ValueError("a model with one output is a regression, and has no class probabilities: use predict")
         if not hasattr(model, "config"):
-            raise ValueError(
-                f"{type(model).__name__} has no config that says how its outputs are to be read: use predict"
-            )
+            raise ValueError(f"{type(model).__name__} has no config that says how to read its outputs: use predict")
         outputs: Any = self.predict(test_dataset).predictions
         if isinstance(outputs, tuple):  # some models return more than their logits
             outputs = outputs[0]
