@@ -136,7 +136,8 @@ def download(name: str, cache_dir: str | None = None) -> Path:
     Raises:
         OSError: the server cannot be reached, or sends something else.
     """
-    folder = _cache(cache_dir)
+    folder = cache_folder(cache_dir)
+    folder.mkdir(parents=True, exist_ok=True)
     archive = folder / f"{name}.zip"
     fetch(f"{SERVER}/{archive.name}", archive)
     if md5_of(_unpacked(archive, name, cache_dir)) != MD5[name]:
@@ -242,10 +243,9 @@ def _data(
     return CharacterData(splits, source, mini, tuple(notes), tuple(np.flatnonzero(counts).tolist()))
 
 
-def _cache(cache_dir: str | None) -> Path:
-    folder = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "sqloss_characters"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def cache_folder(cache_dir: str | None = None) -> Path:
+    """Where downloads are kept, in a folder of data sets; None for the usual one."""
+    return Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / "sqloss_characters"
 
 
 def _kept(name: str, blocks: Iterable[bytes], cache_dir: str | None) -> Path:
@@ -254,7 +254,8 @@ def _kept(name: str, blocks: Iterable[bytes], cache_dir: str | None) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    path = _cache(cache_dir) / name
+    path = cache_folder(cache_dir) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{name}.", delete=False) as file:
             try:

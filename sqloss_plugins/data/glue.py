@@ -18,6 +18,9 @@ from datasets.exceptions import DatasetsError
 from sqloss_plugins.data.task_data import TaskData, decoded_lines
 from sqloss_plugins.errors import UserError
 
+HUB = "nyu-mll/glue"
+"""The hub's data set, with a configuration for each task."""
+
 
 @dataclass(frozen=True)
 class GlueTask:
@@ -150,18 +153,18 @@ def load_from_dir(task: GlueTask, folder: Path, cache_dir: str | None = None, in
 
 
 def load_from_hub(task: GlueTask, cache_dir: str | None = None, token: str | None = None) -> TaskData:
-    """Reads a task from the hub's ``nyu-mll/glue``, or from the local cache of it.
+    """Reads a task from the hub's :data:`HUB`, or from the local cache of it.
 
     Raises:
         ConnectionError, OSError, ValueError: the hub cannot be reached and the cache has no copy.
     """
-    loaded = load_dataset("nyu-mll/glue", task.name, cache_dir=cache_dir, token=token)
+    loaded = load_dataset(HUB, task.name, cache_dir=cache_dir, token=token)
     splits = DatasetDict()
     for split, names in _FILES.items():
         for name in names:
             if name in loaded:
                 splits[split] = _checked(task, split, loaded[name], f"the hub's {task.name} {name}")
-    return TaskData(splits, "hub: nyu-mll/glue")
+    return TaskData(splits, f"hub: {HUB}")
 
 
 def _find(folder: Path, names: Sequence[str]) -> Path | None:

@@ -160,10 +160,11 @@ class _MiniTask:
     draw: Callable[[random.Random, str], str]
 
 
-_TASKS = {
+TASKS: Mapping[str, _MiniTask] = {
     "text5": _MiniTask("title_conference.csv", ("Title", "Conference"), 600, tuple(_TOPICS), _title),
     "text20": _MiniTask("stack-overflow-data.csv", ("post", "tags"), 1500, tuple(_TAGS), _post),
 }
+"""The paper's tasks that are files of one's own, and what is made for each."""
 
 
 def write_mini_text(task: str, folder: Path) -> Path:
@@ -171,7 +172,7 @@ def write_mini_text(task: str, folder: Path) -> Path:
 
     The same task always gets the same data, as many rows of every class; no text occurs twice.
     """
-    made = _TASKS[task]
+    made = TASKS[task]
     rng = random.Random(f"mini {task}")
     rows: dict[str, str] = {}
     while len(rows) < made.rows:
@@ -190,7 +191,7 @@ def load_mini(task: str) -> LabelledText:
 
     A tenth is for validation and a fifth for testing.
     """
-    text, label = (name.lower() for name in _TASKS[task].header)
+    text, label = (name.lower() for name in TASKS[task].header)
     with tempfile.TemporaryDirectory() as folder:
         path = write_mini_text(task, Path(folder))
         found = load_files(

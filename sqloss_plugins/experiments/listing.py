@@ -21,12 +21,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import datasets
 from huggingface_hub.constants import HF_HUB_CACHE
 
 from sqloss_plugins import paper
 from sqloss_plugins.command_line import OptionParser
+from sqloss_plugins.data import characters, glue
 from sqloss_plugins.data.corpora import CORPORA
 from sqloss_plugins.data.image_tasks import TASKS as IMAGE_TASKS
 from sqloss_plugins.errors import UserError, run_command
@@ -112,7 +114,7 @@ def _of_hub(name: str, config: str = "") -> tuple[Path, ...]:
 
 
 def _glue(task: str) -> Data:
-    return Data("hub: nyu-mll/glue", "--data_dir", _of_hub("nyu-mll/glue", task))
+    return Data(f"hub: {glue.HUB}", "--data_dir", _of_hub(glue.HUB, task))
 
 
 def _texts(task: str) -> Data:
@@ -120,8 +122,8 @@ def _texts(task: str) -> Data:
 
 
 def _characters(task: str) -> Data:
-    kept = Path(datasets.config.HF_DATASETS_CACHE)
-    return Data("downloaded: mattmahoney.net", "--data_dir", (kept / "sqloss_characters" / f"{task}.zip",))
+    server = urlsplit(characters.SERVER).hostname
+    return Data(f"downloaded: {server}", "--data_dir", (characters.cache_folder() / f"{task}.zip",))
 
 
 def _images(task: str) -> Data:

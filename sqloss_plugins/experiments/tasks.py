@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sqloss_plugins import paper
-from sqloss_plugins.data import characters, glue, image_tasks
+from sqloss_plugins.data import characters, glue, image_tasks, mini_text
 
 COMMANDS: Mapping[str, tuple[str, ...]] = {
     **{name: ("glue", "--task", name) for name, task in glue.TASKS.items() if not task.is_regression},
-    **{task: ("classify", "--task", task) for task in ("text5", "text20")},
+    **{task: ("classify", "--task", task) for task in mini_text.TASKS},
     **{task: ("characters", "--task", task) for task in characters.MD5},
     "timit_phone": ("asr", "timit", "--trans_type", "phn"),
     "timit_char": ("asr", "timit", "--trans_type", "char"),

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqloss_plugins.data.glue import TASKS, load_from_dir, load_from_hub, write_submission
+from sqloss_plugins.data.glue import HUB, TASKS, load_from_dir, load_from_hub, write_submission
 from sqloss_plugins.data.mini_glue import load_mini
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError, sentence
@@ -91,7 +91,7 @@ class Glue(SequenceClassification):
     def from_hub(self) -> list[str]:
         """The data, too."""
         has_data = self.args.mini or self.args.data_dir
-        return [*super().from_hub(), *([] if has_data else ["nyu-mll/glue"])]
+        return [*super().from_hub(), *([] if has_data else [HUB])]
 
     def load(self) -> TaskData:
         """The files of ``--data_dir``, the hub's, or the mini data."""
