@@ -35,7 +35,7 @@ def listed(names: Sequence[str]) -> str:
 def run_command(name: str, command: Callable[[], None]) -> int:
     """Runs a command and turns its errors into an exit status: 2 for a user's mistake, 1 for a failure or a full disk.
 
-    A full disk is one without space, or a quota that is used up.
+    A full disk is one without space, or a quota that is used up. Ctrl-C is 130, as in shells.
 
     Every other exception is a defect of the program, and passes with its traceback.
     """
@@ -46,6 +46,9 @@ def run_command(name: str, command: Callable[[], None]) -> int:
         # Whoever read the output, such as `head`, has had enough; nothing is left to be written at the end either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        print(f"{name}: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
     except UserError as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return error.status

@@ -1,5 +1,6 @@
 """A corpus of the user's own: manifests, their audio, hold-outs, and the whole recipe by the command line."""
 
+import errno
 import json
 import os
 import resource
@@ -591,6 +592,26 @@ def test_a_token_that_is_unknown_and_one_that_cannot_be(tmp_path, capsys):
     text.write_text("u1 a <blank>\n")
     with pytest.raises(UserError, match="text have <blank>, which no transcript can have: take it out"):
         make_dictionary(text, data, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "sqloss asr: stopped"),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            1,
+            "sqloss asr: error: the disk is full (",
+        ),
+    ],
+)
+def test_what_is_no_defect_has_no_traceback(error, status, message, monkeypatch, capsys):
+    def end(_):
+        raise error
+
+    monkeypatch.setattr("sqloss_plugins.espnet.recipe.parsing.parse", end)
+    assert main([]) == status
+    assert capsys.readouterr().err.startswith(message)
 
 
 def test_few_long_utterances_at_a_time(tmp_path):
