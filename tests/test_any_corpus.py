@@ -597,7 +597,7 @@ def test_a_token_that_is_unknown_and_one_that_cannot_be(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("error", "status", "message"),
     [
-        (KeyboardInterrupt(), 130, "sqloss asr: stopped"),
+        (KeyboardInterrupt(), 130, "sqloss asr: interrupted"),
         (
             OSError(errno.EDQUOT, "Disk quota exceeded"),
             1,
