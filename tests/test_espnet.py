@@ -658,6 +658,8 @@ def test_an_export_does_not_overwrite(tiny, capsys):
 
 def test_an_export_needs_nothing_of_its_training(tiny, data, tmp_path, monkeypatch):
     folder = tmp_path / "exported"
+    # Numbers may be text for this package, and not for ESPnet.
+    tiny = changed(tiny, tmp_path, lambda content, state: content["model_conf"].update(ctc_weight="3e-1"))
     assert export(tiny, folder, "--temperature", "2") == 0
     assert sorted(path.name for path in folder.iterdir()) == [
         "bpe.model",

@@ -57,7 +57,10 @@ def export(config: Path, model_file: Path, folder: Path, temperature: float = 1.
         raise UserError(f"{config} has model: {content.get('model')}, which plain ESPnet loads as it is")
     model, _ = load_model(config, model_file)
     content["model"] = "espnet"
-    content["model_conf"] = {name: value for name, value in content["model_conf"].items() if name not in OPTIONS}
+    options = {name: value for name, value in content["model_conf"].items() if name not in OPTIONS}
+    # This package takes text such as 3e-1, which YAML does not read as a number; ESPnet does not.
+    numbers = {name: float(options[name]) for name in ("ctc_weight", "lsm_weight") if name in options}
+    content["model_conf"] = {**options, **numbers}
     state = model.state_dict()
     scaled = [name for name in state if name.startswith(tuple(f"decoder.{layer}." for layer in OUTPUT_LAYERS))]
     if temperature != 1.0 and not scaled:
