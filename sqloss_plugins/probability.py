@@ -125,7 +125,7 @@ def fit_temperature(outputs: Tensor, targets: Tensor) -> float:
         T, between the least and the greatest of :data:`TEMPERATURES`.
 
     Raises:
-        ValueError: no examples, or outputs that are not finite.
+        ValueError: no examples, outputs that are not finite, or targets that do not fit them.
 
     Examples:
         >>> import torch
@@ -150,7 +150,8 @@ def fit_square(outputs: Tensor, targets: Tensor, *, k: float = 1.0, M: float = 1
         The floor, between 1e-6 / C and 1 / C, and the temperature.
 
     Raises:
-        ValueError: no examples, outputs that are not finite, or k or M is not a positive finite number.
+        ValueError: no examples, outputs that are not finite, targets that do not fit them, or k or M is not a positive
+            finite number.
 
     Examples:
         >>> import torch
@@ -180,6 +181,8 @@ def _fit(
 
     if not len(outputs) or not bool(outputs.isfinite().all()):
         raise ValueError("probabilities are fitted to outputs on held-out examples, which must be there and finite")
+    if targets.shape != outputs.shape[:1] or bool(((targets < 0) | (targets >= outputs.shape[1])).any()):
+        raise ValueError("probabilities are fitted to a target for each row of outputs, from 0 to C - 1")
     outputs = outputs.double()
 
     def nll(logarithms: np.ndarray) -> float:

@@ -463,3 +463,11 @@ def test_modules_write_their_arguments_out(module):
     for name, parameter in inspect.signature(theirs or torch.nn.CrossEntropyLoss).parameters.items():
         if name in parameters and (theirs is not None or name != "ignore_index"):
             assert parameters[name].default == parameter.default, name
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_where_new_tensors_are_made_on_another_device(name):
+    outputs, targets, loss = torch.randn(8, 5), torch.arange(8) % 5, make_loss(name)
+    with torch.device("meta"):
+        found = loss(outputs, targets)
+    assert torch.equal(found, loss(outputs, targets))

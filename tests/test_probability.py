@@ -105,6 +105,9 @@ def test_fitted_temperatures_and_floors():
     for function in (fit_temperature, fit_square):
         with pytest.raises(ValueError, match="which must be there and finite"):
             function(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
+        for targets in ([0, 1], [0, 1, 3], [0, 1, -100]):
+            with pytest.raises(ValueError, match="a target for each row of outputs, from 0 to C - 1"):
+                function(torch.zeros(3, 3), torch.tensor(targets))
         with pytest.raises(ValueError, match="which must be there and finite"):
             function(torch.full((1, 3), math.nan), torch.zeros(1, dtype=torch.long))
 

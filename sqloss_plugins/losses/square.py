@@ -166,7 +166,7 @@ def _small_square_loss(
         return None
     true_class = target.unsqueeze(1)
     try:
-        minus_M = torch.full((1, 1), -M, dtype=input.dtype).expand(len(input), 1)
+        minus_M = torch.full((1, 1), -M, dtype=input.dtype, device="cpu").expand(len(input), 1)
         residual = input.scatter_add(1, true_class, minus_M)
         if k != 1.0:
             residual = residual * torch.ones_like(residual).scatter_(1, true_class, math.sqrt(k))
