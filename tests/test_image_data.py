@@ -22,6 +22,7 @@ from sqloss_plugins.data.hold_out import SPLITS, HoldOut
 from sqloss_plugins.data.image_tasks import TASKS, load_task
 from sqloss_plugins.data.images import ImageData, as_rgb, load, load_from_hub
 from sqloss_plugins.data.mini_images import SIZES, load_mini
+from sqloss_plugins.data.progress import bars_for_long_work
 from sqloss_plugins.errors import UserError
 
 CLASSES = ("cat", "dog", "owl")
@@ -272,16 +273,15 @@ def test_images_are_checked_by_several_processes_and_once(tmp_path, read, monkey
 
 
 def test_a_bar_is_shown_where_many_images_are_checked(tmp_path, read, monkeypatch, capsys):
-    """Also where the bars of datasets are turned off, as the command line does; and only if it is asked for."""
+    """On the command line, which turns the other bars of datasets off; and only if it is wanted."""
     monkeypatch.setattr("sqloss_plugins.data.images._ROWS_A_PROCESS", 10)
-    datasets.disable_progress_bars()
-    try:
-        for count, shows, is_shown in ((12, True, True), (9, True, False), (14, False, False)):
-            read(train=write_folder(tmp_path / str(count), contents(count)), show_progress=shows, num_proc=1)
-            assert ("Checking the images of" in capsys.readouterr().err) is is_shown
+    for count, wanted, is_shown in ((12, True, True), (9, True, False), (14, False, False)):
+        folder = write_folder(tmp_path / str(count), contents(count))
+        with bars_for_long_work(wanted):
+            read(train=folder, num_proc=1)
             assert datasets.are_progress_bars_disabled()
-    finally:
-        datasets.enable_progress_bars()
+        assert ("Checking the images of" in capsys.readouterr().err) is is_shown
+        assert not datasets.are_progress_bars_disabled()
 
 
 def test_a_missing_image_is_corrupt(tmp_path, read):

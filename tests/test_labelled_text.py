@@ -18,6 +18,7 @@ from sqloss_plugins.data import labelled_text
 from sqloss_plugins.data.hold_out import HoldOut
 from sqloss_plugins.data.labelled_text import load_files, load_from_hub
 from sqloss_plugins.data.labels import Columns
+from sqloss_plugins.data.progress import bars_for_long_work
 from sqloss_plugins.errors import UserError
 
 USUAL = Columns()
@@ -325,6 +326,17 @@ def test_data_is_memory_mapped_and_found_again_by_another_process(tmp_path):
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
     assert sorted((tmp_path / "cache").rglob("*.arrow")) == files
     assert rows(load(tmp_path, train=GOOD.replace("cat", "ant")))["text"][0] == "a ant"
+
+
+def test_a_bar_is_shown_where_many_texts_are_read(tmp_path, monkeypatch, capsys):
+    for name in ("data.labelled_text.MANY_ROWS", "data.tables.MANY_BYTES"):
+        monkeypatch.setattr(f"sqloss_plugins.{name}", 10)
+    many = "text,label\n" + "".join(f"number {i},{i % 2}\n" for i in range(20))
+    for wanted in (False, True):
+        with bars_for_long_work(wanted):
+            load(tmp_path, train=many.replace("number", f"wanted {wanted}"))
+        said = capsys.readouterr().err
+        assert ("Generating train split" in said, "Texts and labels of" in said) == (wanted, wanted)
 
 
 def test_the_hub(monkeypatch):

@@ -75,7 +75,6 @@ def load_task(
     max_corrupt_share: float = 0.0,
     cache_dir: str | None = None,
     num_proc: int | None = None,
-    show_progress: bool = False,
     token: str | None = None,
 ) -> LabelledImages:
     """Reads a known task, by its names of the classes.
@@ -86,7 +85,7 @@ def load_task(
             (binary or Python version); ImageNet's folders ``train`` and ``val`` with a folder for each class; or
             parquet files as on the hub. By default an installed package's folder, else the hub.
         hold_out: by default :attr:`ImageTask.validation_size` images.
-        max_corrupt_share, cache_dir, num_proc, show_progress, token: as for :func:`load` and :func:`load_from_hub`.
+        max_corrupt_share, cache_dir, num_proc, token: as for :func:`load` and :func:`load_from_hub`.
 
     Raises:
         ConnectionError, OSError, ValueError: the hub cannot be reached and the cache has no copy.
@@ -113,7 +112,7 @@ def load_task(
                 "data by --train_dir"
             )
 
-    found = assemble(tables, source, hold_out, None, max_corrupt_share, num_proc, show_progress, check_classes)
+    found = assemble(tables, source, hold_out, None, max_corrupt_share, num_proc, check_classes)
     notes = (*[f"WARNING: this is not the whole {task}: {text}" for text in wrong], *found.data.notes)
     return replace(found, data=replace(found.data, notes=notes))
 

@@ -6,8 +6,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 from datasets import DatasetDict, Features, Image, LargeList, List, Value, load_dataset
-from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from joblib import cpu_count
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
@@ -23,6 +21,7 @@ from PIL import UnidentifiedImageError
 from sqloss_plugins.data.hold_out import SPLITS, HoldOut, divided, hold_out_sizes
 from sqloss_plugins.data.image_files import labels_of_idx, read_folder, read_idx
 from sqloss_plugins.data.labels import Columns, LabelColumn, settle_labels
+from sqloss_plugins.data.progress import bar_if
 from sqloss_plugins.data.tables import Table, reading
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError, listed, sentence
@@ -90,7 +89,6 @@ def load(
     max_corrupt_share: float = 0.0,
     cache_dir: str | None = None,
     num_proc: int | None = None,
-    show_progress: bool = False,
 ) -> LabelledImages:
     """Reads images with labels.
 
@@ -104,7 +102,6 @@ def load(
         max_corrupt_share: the share of a split's images that may be left out because they cannot be decoded.
         cache_dir: where memory-mapped copies are kept; by default where ``datasets`` keeps all.
         num_proc: processes that check the images; by default as many as there are processors, for many images.
-        show_progress: show a bar while many images are checked.
 
     Raises:
         UserError: what is wrong, and in which file.
@@ -114,7 +111,7 @@ def load(
     tables = {split: open_split(split, sources[split], cache_dir) for split in SPLITS if split in sources}
     tables = with_columns(tables, image_column_name, label_column_name)
     source = ", ".join(str(sources[split]) for split in tables)
-    return assemble(tables, source, hold_out, labels, max_corrupt_share, num_proc, show_progress)
+    return assemble(tables, source, hold_out, labels, max_corrupt_share, num_proc)
 
 
 def load_from_hub(
@@ -128,7 +125,6 @@ def load_from_hub(
     max_corrupt_share: float = 0.0,
     cache_dir: str | None = None,
     num_proc: int | None = None,
-    show_progress: bool = False,
     token: str | None = None,
 ) -> LabelledImages:
     """Reads images with labels from the hub, from the local cache of it, or from a folder with a data set's files.
@@ -137,7 +133,7 @@ def load_from_hub(
         name: of the data set, of which the splits ``train``, ``validation`` and ``test`` are taken.
         config: its configuration, if it has several.
         token: for the hub.
-        hold_out, image_column_name, label_column_name, labels, max_corrupt_share, cache_dir, num_proc, show_progress:
+        hold_out, image_column_name, label_column_name, labels, max_corrupt_share, cache_dir, num_proc:
             as for :func:`load`.
 
     Raises:
@@ -147,7 +143,7 @@ def load_from_hub(
     tables = from_hub(name, config, cache_dir, token)
     tables = with_columns(tables, image_column_name, label_column_name)
     source = f"hub: {name}" if config is None else f"hub: {name} {config}"
-    return assemble(tables, source, hold_out, labels, max_corrupt_share, num_proc, show_progress)
+    return assemble(tables, source, hold_out, labels, max_corrupt_share, num_proc)
 
 
 # Where the images are.
@@ -279,7 +275,6 @@ def assemble(
     labels: Sequence[str] | None,
     max_corrupt_share: float,
     num_proc: int | None,
-    show_progress: bool,
     check_classes: Callable[[int], None] | None = None,
 ) -> LabelledImages:
     """Settles the classes, then decodes every image once, then holds out what is lacking.
@@ -287,7 +282,7 @@ def assemble(
     Args:
         tables: the splits, with the columns ``image`` and, where there are labels, ``label``.
         source: where they are from, for people.
-        hold_out, labels, max_corrupt_share, num_proc, show_progress: as for :func:`load`.
+        hold_out, labels, max_corrupt_share, num_proc: as for :func:`load`.
         check_classes: refuses, by a UserError, a number of classes, before the images are decoded.
 
     Raises:
@@ -311,7 +306,7 @@ def assemble(
         notes.append(f"{tables['test'].name} has no labels: its predictions are not scored")
     splits, hashes, kept = DatasetDict(), {}, {}
     for split, table in tables.items():
-        rows, hashes[split], note = _examined(table, max_corrupt_share, num_proc, show_progress)
+        rows, hashes[split], note = _examined(table, max_corrupt_share, num_proc)
         notes += note
         if split in labelled:
             name, number = labelled[split].encoder("single_label", names)
@@ -337,7 +332,7 @@ _DECODER = Image()
 
 
 def _examined(
-    table: Table, max_share: float, num_proc: int | None, show_progress: bool
+    table: Table, max_share: float, num_proc: int | None
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[str]]:
     """Decodes every image of a split once; what is found is kept beside the data.
 
@@ -349,7 +344,7 @@ def _examined(
     """
     total = len(table.rows)
     processes = num_proc or min(cpu_count(), total // _ROWS_A_PROCESS)
-    with _progress_bars(show_progress and total >= _ROWS_A_PROCESS):
+    with bar_if(total >= _ROWS_A_PROCESS):
         found = table.rows.select_columns(["image"]).map(
             _examine,
             batched=True,
@@ -373,19 +368,6 @@ def _examined(
     if len(corrupt) == total:
         raise UserError(f"{text}: there is nothing left")
     return np.flatnonzero(is_right), hashes[is_right], [f"WARNING: {text}: they are left out"]
-
-
-@contextmanager
-def _progress_bars(shown: bool) -> Iterator[None]:
-    """Shows the bars of ``datasets`` for the length of the block, also where they are turned off; if not, as it is."""
-    is_off = are_progress_bars_disabled()
-    if shown:
-        enable_progress_bars()
-    try:
-        yield
-    finally:
-        if is_off:
-            disable_progress_bars()
 
 
 def _examine(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

@@ -13,6 +13,7 @@ from datasets import DatasetDict, Features, List, Value, load_dataset
 
 from sqloss_plugins.data.hold_out import SPLITS, HoldOut, divided, hold_out_sizes
 from sqloss_plugins.data.labels import Columns, LabelColumn, settle_labels
+from sqloss_plugins.data.progress import MANY_ROWS, bar_if
 from sqloss_plugins.data.tables import Table, brief, brief_list, other_separator, read_table
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
@@ -157,12 +158,14 @@ def _load(
         if split in labelled:
             features["label"] = _FEATURES[kind]
             encode_label = labelled[split].encoder(kind, names)
-        splits[split] = table.rows.map(
-            _encoder(sources, outputs, columns.text_delimiter, encode_label),
-            batched=True,
-            features=features,
-            remove_columns=table.rows.column_names,
-        )
+        with bar_if(len(table.rows) >= MANY_ROWS):
+            splits[split] = table.rows.map(
+                _encoder(sources, outputs, columns.text_delimiter, encode_label),
+                batched=True,
+                features=features,
+                remove_columns=table.rows.column_names,
+                desc=f"Texts and labels of {table.name}",
+            )
     splits, found = divided(splits, hashes, sizes, hold_out.seed, kind)
     notes += found
     return LabelledText(TaskData(splits, source, notes=tuple(notes)), outputs, kind, names)

@@ -20,6 +20,7 @@ from datasets import Dataset, Features, Json, List, Value
 from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from sqloss_plugins import __version__
+from sqloss_plugins.data.progress import MANY_BYTES, bar_if
 from sqloss_plugins.data.task_data import decoded_lines
 from sqloss_plugins.errors import UserError, listed, sentence
 
@@ -105,7 +106,7 @@ def read_table(path: Path, cache_dir: str | None = None, in_memory: bool = False
 
     # The version, too, which says how a file is read.
     key = hashlib.sha256(json.dumps([__version__, path.suffix.lower(), digest]).encode()).hexdigest()
-    with reading(path):
+    with reading(path), bar_if(path.stat().st_size >= MANY_BYTES):
         data = Dataset.from_generator(
             rows, features=layout.features, cache_dir=cache_dir, keep_in_memory=in_memory, fingerprint=key
         )

@@ -24,9 +24,9 @@ import torch
 import transformers
 from datasets import Dataset
 from datasets.exceptions import DatasetsError
-from datasets.utils.logging import disable_progress_bar
 from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 
+from sqloss_plugins.data.progress import bars_for_long_work
 from sqloss_plugins.errors import RunError, UserError, listed, run_command, sentence
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.hf.config import SquareLossConfig
@@ -93,12 +93,13 @@ def quiet_libraries(config: SquareLossConfig) -> Iterator[None]:
     """For the length of the block only the first of several processes prints, and the libraries only warn."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     transformers.utils.logging.set_verbosity(config.get_process_log_level())
-    disable_progress_bar()
     with ExitStack() as stack:
+        is_first = config.process_index == 0
+        stack.enter_context(bars_for_long_work(is_first and not config.disable_tqdm))
         trainer_log = logging.getLogger("sqloss_plugins.hf.trainer")
         stack.callback(trainer_log.setLevel, trainer_log.level)
         trainer_log.setLevel(logging.ERROR)  # the banner says it
-        if config.process_index != 0:
+        if not is_first:
             stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
         yield
 

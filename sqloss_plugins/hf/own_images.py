@@ -145,7 +145,6 @@ def read(
     args: ImageDataArguments,
     is_hub_reachable: bool,
     labels: Sequence[str] | None = None,
-    show_progress: bool = False,
 ) -> LabelledImages:
     """The task's data, the folders, the data set, or the mini data.
 
@@ -153,7 +152,6 @@ def read(
         args: the options.
         is_hub_reachable: for the message.
         labels: names of a saved model's classes, where there is no training data.
-        show_progress: show a bar while many images are checked.
 
     Raises:
         UserError: what is wrong, and where.
@@ -165,7 +163,6 @@ def read(
         "max_corrupt_share": args.max_corrupt_share,
         "cache_dir": args.cache_dir,
         "num_proc": args.preprocessing_num_workers,
-        "show_progress": show_progress,
     }
     task, share = args.known_task, args.train_val_split
     try:

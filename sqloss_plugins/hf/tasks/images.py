@@ -125,7 +125,7 @@ class Images(Classification):
         if not self.config.do_train and not self.args.train_dir and self.origin is not None:
             labels = self.own_names or tuple(map(str, range(self.origin.num_labels)))
         with self.config.main_process_first():  # which checks the images, and keeps for the others what it finds
-            found = read(self.args, self.is_hub_reachable, labels, not self.config.disable_tqdm)
+            found = read(self.args, self.is_hub_reachable, labels)
         self.labels = found.labels
         if self.args.known_task == "imagenet" and len(self.own_names) == len(self.labels):
             self.labels = self.own_names  # in words, some of them twice; the order is that of the numbers of WordNet

@@ -25,6 +25,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sqloss_plugins.data.progress import MANY_BYTES, bar_if
 from sqloss_plugins.data.text import TextData, load_files, load_mini, texts
 from sqloss_plugins.data.tokens import causal_examples, column, token_blocks, unigram_perplexity
 from sqloss_plugins.errors import UserError
@@ -211,7 +212,8 @@ class LanguageModel(TokenTask):
         """The tokens, cut into blocks; what is left over at the end of the text is dropped."""
         options = {"rows": rows, "tokenizer": self.processor, "size": self.length}
         self.check_blocks(rows, False)
-        return Dataset.from_generator(causal_examples, cache_dir=self.args.cache_dir, gen_kwargs=options)
+        with bar_if(rows.data.nbytes >= MANY_BYTES):
+            return Dataset.from_generator(causal_examples, cache_dir=self.args.cache_dir, gen_kwargs=options)
 
     def check_blocks(self, rows: Dataset, special_tokens: bool) -> None:
         """Refuses a split that has not one block."""

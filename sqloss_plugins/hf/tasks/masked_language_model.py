@@ -22,6 +22,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import DataCollatorForLanguageModeling, DataCollatorForTokenClassification
 
+from sqloss_plugins.data.progress import MANY_BYTES, bar_if
 from sqloss_plugins.data.tokens import column, masked_examples, token_lines
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf.hub import find_config
@@ -79,7 +80,8 @@ class MaskedLanguageModel(LanguageModel):
             raise UserError(f"no line of the {split} text has text in it: give more text")
         options = {"rows": rows, "tokenizer": self.processor, "size": self.length, "by_line": args.line_by_line}
         options["probability"] = None if split == "train" else args.mlm_probability
-        made = Dataset.from_generator(masked_examples, cache_dir=args.cache_dir, gen_kwargs=options)
+        with bar_if(rows.data.nbytes >= MANY_BYTES):
+            made = Dataset.from_generator(masked_examples, cache_dir=args.cache_dir, gen_kwargs=options)
         if split != "train" and not any(targets.size for targets in self.targets(made)):
             raise UserError(f"no token of the {split} text is masked: give more text, or a greater --mlm_probability")
         return made

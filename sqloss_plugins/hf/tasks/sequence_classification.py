@@ -22,6 +22,7 @@ from transformers import (
     default_data_collator,
 )
 
+from sqloss_plugins.data.progress import MANY_ROWS, bar_if
 from sqloss_plugins.errors import UserError, sentence
 from sqloss_plugins.hf.classification import LIMITS, Classification
 from sqloss_plugins.hf.hub import EMBEDDED_MODEL, check_tokenizer, embedded_model, find_config
@@ -229,11 +230,15 @@ class SequenceClassification(Classification):
         if self.takes_words:
             length = self.model_config.longest_text
             pairs = partial(_words, tokenizer=self.processor, texts=tuple(self.texts), max_length=length)
-            return rows.map(pairs, batched=True, remove_columns=list(self.texts))
+            return self._mapped(rows, pairs)
         padding = "max_length" if self.args.pad_to_max_length else False
         options = {"padding": padding, "truncation": True, "max_length": self.args.max_seq_length}
         tokenize = partial(_tokenize, tokenizer=self.processor, texts=tuple(self.texts), options=options)
-        return rows.map(tokenize, batched=True, remove_columns=list(self.texts))
+        return self._mapped(rows, tokenize)
+
+    def _mapped(self, rows: Dataset, encode: Callable[..., Any]) -> Dataset:
+        with bar_if(len(rows) >= MANY_ROWS):
+            return rows.map(encode, batched=True, remove_columns=list(self.texts), desc="Texts to tokens")
 
     def collator(self) -> Callable[..., Any]:
         """Pads to the longest of a batch, unless all are padded already."""
