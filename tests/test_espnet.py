@@ -785,6 +785,16 @@ def test_calibration_of_a_model_that_diverged(tiny, data, tmp_path):
         calibrate(*files, data, 4, "cpu")
 
 
+def test_calibration_of_a_model_without_an_attention_decoder(tiny, data, tmp_path):
+    def change(content, state):
+        content["model_conf"].update(loss="cross_entropy", ctc_weight=1.0)
+        for name in [name for name in state if name.startswith("decoder.")]:
+            del state[name]
+
+    with pytest.raises(UserError, match=r"model\.pth has no attention decoder, whose outputs could become"):
+        calibrate(*changed(tiny, tmp_path, change), data, 4, "cpu")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_confidence_is_what_beam_search_took(method, tiny, data):
     """The tokens' probabilities, with that of the end, make the decoder's part of a hypothesis's score."""

@@ -133,11 +133,13 @@ def calibrate(config: Path, model_file: Path, data_dir: Path, batch_size: int, d
         ``nll`` (in nats) and ``confidence`` of a token.
 
     Raises:
-        UserError: files that are missing, damaged, or do not belong together.
+        UserError: files that are missing, damaged, or do not belong together; a model without an attention decoder.
         RunError: the model's outputs are not numbers.
     """
     check_data_dir(data_dir)
     model, train_args = load_model(config, model_file, device)
+    if model.decoder is None or not hasattr(model, "criterion_att"):  # of CTC alone, a transducer
+        raise UserError(f"{model_file} has no attention decoder, whose outputs could become probabilities")
     k, M = (model.rescaling.k, model.rescaling.M) if getattr(model, "rescaling", None) else (1.0, 1.0)
     methods = [_Sums(name, k=k, M=M) for name in methods_of(model) if name != "temperature"]
     temperatures = [_Sums("temperature", temperature=value) for value in TEMPERATURES]
