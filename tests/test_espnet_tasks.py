@@ -1,6 +1,7 @@
 """The tasks of ESPnet's in the table: each with its real training, on tiny models and noise."""
 
 import copy
+import math
 import pkgutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from sqloss_plugins.espnet.bin.lm_calc_perplexity import main as lm_calc_perplex
 from sqloss_plugins.espnet.bin.train import main as train
 from sqloss_plugins.espnet.decoding import log_probability_outputs, use_method
 from sqloss_plugins.espnet.inference import _with_method
+from sqloss_plugins.espnet.model import initial_loss
 from sqloss_plugins.espnet.registration import model_class, register
 from sqloss_plugins.espnet.resume import trained
 from sqloss_plugins.espnet.tasks import TASKS
@@ -543,3 +545,12 @@ def test_a_language_model_in_the_decoding_of_another_task(data, tmp_path):
     words += ["--lm_train_config", str(lm_config), "--lm_file", str(lm_file), "--lm_weight", "0.5"]
     assert inference(["mt", *words, "--output_dir", str(tmp_path / "found")]) == 0
     assert len((tmp_path / "found/1best_recog/text").read_text().splitlines()) == 4
+
+
+def test_the_classes_of_a_classifier_are_those_of_its_outputs():
+    """The last word of its list is no class; 41 classes are fewer than 42, from which on the loss is rescaled."""
+    config = {"token_list": [str(i) for i in range(42)], "model": "sqloss", "model_conf": {"loss": "square"}}
+    assert initial_loss(config, "cls") == pytest.approx(1 / 41)
+    config["model_conf"] = {"loss": "cross_entropy"}
+    assert initial_loss(config, "cls") == pytest.approx(math.log(41))
+    assert initial_loss(config, "mt") == pytest.approx(math.log(42))

@@ -166,7 +166,8 @@ def initial_loss(config: Mapping[str, Any], task: str = "asr") -> float:
         config: the content of the file.
         task: a name of :data:`sqloss_plugins.espnet.tasks.TASKS`.
     """
-    num_classes = len(config["token_list"])
+    # The list of a classifier ends with the word for classes that are not known, which is none.
+    num_classes = len(config["token_list"]) - (TASKS[task].kind == "classifier")
     options = config["model_conf"]
     rescaling: Rescaling | None = None
     if config.get("model") == MODEL_NAME:
