@@ -42,6 +42,7 @@ _TASKS = {
     "mnist": "MNIST, permuted (images)",
     "mrpc": "MRPC (sentence pairs)",
     "stackoverflow20": "Stack Overflow titles, 20 tags",
+    "cifar10": "CIFAR-10 (images)",
     "text5": "text5 (paper titles)",
     "tiny_imagenet100": "Tiny ImageNet, 100 classes (images)",
 }
