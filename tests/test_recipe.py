@@ -160,7 +160,7 @@ def test_another_front_end_has_statistics_of_its_own(whole, options):
 
 
 @one_worker
-@pytest.mark.parametrize("kill_in", ["training", "decoding"])
+@pytest.mark.parametrize("kill_in", ["training", pytest.param("decoding", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_result(kill_in, whole, options):
     """SIGKILL to the recipe takes its processes with it; the same command goes on from what is there."""
     _, folder = whole

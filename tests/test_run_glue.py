@@ -48,6 +48,7 @@ def script(*options, cwd, **env):
     )
 
 
+@pytest.mark.slow
 def test_the_script_on_its_embedded_default(tmp_path):
     """python run_glue_sq.py --task mrpc, where no hub can be reached: says so, marks all as mini, and learns."""
     options = ["--task", "mrpc", "--num_train_epochs", "4", "--learning_rate", "1e-4"]
