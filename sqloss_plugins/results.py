@@ -372,7 +372,7 @@ def device_name(device: torch.device | str) -> str:
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows, the first being the header, as an aligned Markdown table.
+    """Rows, the first being the header, as an aligned Markdown table; a bar within a cell stays one.
 
     Examples:
         >>> from sqloss_plugins.results import markdown_table
@@ -381,6 +381,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
         |--------|----------|
         | square | 83.8     |
     """
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

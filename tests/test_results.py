@@ -17,7 +17,7 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.experiments.compare import main as compare
 from sqloss_plugins.folders import claim_folder, lock_folder, read_settings
 from sqloss_plugins.metrics import METRICS
-from sqloss_plugins.results import OF_OUTPUTS, Result, read_result, run_folder, write_json, write_result
+from sqloss_plugins.results import OF_OUTPUTS, Result, markdown_table, read_result, run_folder, write_json, write_result
 
 ROOT = Path(__file__).parent.parent
 
@@ -316,3 +316,7 @@ def test_versions_are_looked_up_once():
     found["python"] = "changed"
     assert results.versions()["python"] == ".".join(map(str, sys.version_info[:3]))
     assert results.versions()["sqloss_plugins"]
+
+
+def test_a_bar_in_a_cell_of_a_table_stays_one():
+    assert markdown_table([["a", "b"], ["x|y", "z"]]).splitlines()[2] == r"| x\|y | z |"
