@@ -253,6 +253,8 @@ class Curves:
 
     def drawn(self) -> matplotlib.figure.Figure:
         """By Matplotlib, three panels a row at most."""
+        from matplotlib.ticker import MaxNLocator
+
         figure, grid = _grid(len(self.panels), across=min(3, len(self.panels)), height=2.6)
         for axes, panel in zip(grid, self.panels, strict=False):
             named = set()
@@ -264,6 +266,7 @@ class Curves:
             axes.tick_params(labelsize=7)
             axes.set_title(panel.title, fontsize=7)
             axes.set_xlabel("epoch", fontsize=7)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel(panel.axis, fontsize=7)
             axes.legend(fontsize=6)
         figure.suptitle(self.title, fontsize=10)
