@@ -32,6 +32,14 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Whether there is no space left, or a quota is used up: nothing that is wrong with what is read or written."""
+    # safetensors and datasets have exceptions of their own for a failed write, so the words decide as well.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(
+        os.strerror(number) in str(error) for number in (errno.ENOSPC, errno.EDQUOT)
+    )
+
+
 def run_command(name: str, command: Callable[[], None]) -> int:
     """Runs a command and turns its errors into an exit status: 2 for a user's mistake, 1 for a failure or a full disk.
 
@@ -53,8 +61,7 @@ def run_command(name: str, command: Callable[[], None]) -> int:
         print(f"{name}: error: {error}", file=sys.stderr)
         return error.status
     except Exception as error:
-        # safetensors has its own exception for a failed write, so the words decide as well as the number.
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        if is_full_disk(error):
             print(
                 f"{name}: error: the disk is full ({error}); make room and run the same command again: "
                 "it goes on from the last complete checkpoint",

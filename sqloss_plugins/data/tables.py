@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import json
 import tarfile
@@ -22,7 +21,7 @@ from datasets.exceptions import DatasetGenerationError, DatasetsError
 from sqloss_plugins import __version__
 from sqloss_plugins.data.progress import MANY_BYTES, bar_if
 from sqloss_plugins.data.task_data import decoded_lines
-from sqloss_plugins.errors import UserError, listed, sentence
+from sqloss_plugins.errors import UserError, is_full_disk, listed, sentence
 
 Records = Iterator[tuple[int, dict[str, Any]]]
 """Rows as column -> value, each with the number of its line, or of the row, from 1."""
@@ -127,7 +126,7 @@ def reading(what: Path | str) -> Iterator[None]:
         yield
     except (DatasetsError, pyarrow.ArrowException, tarfile.TarError, OSError, ValueError, TypeError) as error:
         cause = (error.__cause__ or error) if isinstance(error, DatasetGenerationError) else error
-        if isinstance(cause, UserError) or getattr(cause, "errno", None) == errno.ENOSPC:
+        if isinstance(cause, UserError) or is_full_disk(cause):
             raise cause from error
         raise UserError(f"{what} cannot be read: {sentence(cause)}") from error
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from datasets import Dataset, DatasetDict, Features, Value
-from datasets.exceptions import DatasetGenerationError
 
 from sqloss_plugins import __version__
+from sqloss_plugins.data.progress import MANY_BYTES, bar_if
+from sqloss_plugins.data.tables import reading
 from sqloss_plugins.data.task_data import TaskData, decoded_lines
 from sqloss_plugins.errors import UserError
 
@@ -142,12 +143,9 @@ def _cut(lines: Iterable[str], target: int, slack: int) -> int:
 def _dataset(options: Mapping[str, object], cache_dir: str | None) -> Dataset:
     if options["start"] == options["stop"]:  # of a text of a few characters
         return Dataset.from_dict({"text": []}, features=_FEATURES)
-    try:
+    is_long = int(str(options["stop"])) - int(str(options["start"])) >= MANY_BYTES
+    with reading(str(options["path"])), bar_if(is_long):
         return Dataset.from_generator(_rows, features=_FEATURES, cache_dir=cache_dir, gen_kwargs=dict(options))
-    except DatasetGenerationError as error:
-        if isinstance(error.__cause__, UserError):
-            raise error.__cause__ from error
-        raise
 
 
 def _rows(path: str | None, start: int, stop: int, digest: str) -> Iterator[dict[str, str]]:

@@ -27,7 +27,7 @@ from datasets.exceptions import DatasetsError
 from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 
 from sqloss_plugins.data.progress import bars_for_long_work
-from sqloss_plugins.errors import RunError, UserError, listed, run_command, sentence
+from sqloss_plugins.errors import RunError, UserError, is_full_disk, listed, run_command, sentence
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, check_inputs, load_teacher
@@ -114,7 +114,7 @@ def _prepare(task: Task) -> None:
     try:
         task.data = task.load()
     except (OSError, DatasetsError) as error:
-        if "No space left on device" in str(error):
+        if is_full_disk(error):
             raise
         raise UserError(f"the data cannot be read, or not be kept in --cache_dir: {sentence(error)}") from error
     splits = {split.partition("_")[0] for split in task.data.splits}
@@ -187,7 +187,9 @@ def _settings(task: Task) -> dict[str, Any]:
 def _defaults(task: Task) -> dict[str, Any]:
     """The settings without an option given, for those that have a default of their own."""
     options = [*fields(task.config), *fields(task.args)]
-    return {option.name: option.default for option in options if option.default is not MISSING}
+    defaults = {option.name: option.default for option in options if option.default is not MISSING}
+    found: dict[str, Any] = json.loads(json.dumps(defaults, default=str))  # as the settings are written
+    return found
 
 
 def _digest(model: str | None) -> str | None:

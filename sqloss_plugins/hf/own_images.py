@@ -12,7 +12,7 @@ from sqloss_plugins.data.hold_out import HoldOut
 from sqloss_plugins.data.image_tasks import TASKS, load_task
 from sqloss_plugins.data.images import LabelledImages, load, load_from_hub
 from sqloss_plugins.data.mini_images import load_mini
-from sqloss_plugins.errors import UserError, sentence
+from sqloss_plugins.errors import UserError, is_full_disk, sentence
 from sqloss_plugins.hf.options import option, refuse_empty, refuse_given
 from sqloss_plugins.hf.task import TaskArguments
 
@@ -141,11 +141,7 @@ def source_name(args: ImageDataArguments) -> str:
     return name
 
 
-def read(
-    args: ImageDataArguments,
-    is_hub_reachable: bool,
-    labels: Sequence[str] | None = None,
-) -> LabelledImages:
+def read(args: ImageDataArguments, is_hub_reachable: bool, labels: Sequence[str] | None = None) -> LabelledImages:
     """The task's data, the folders, the data set, or the mini data.
 
     Args:
@@ -178,7 +174,7 @@ def read(
         name, config = args.dataset_name, args.dataset_config_name
         return load_from_hub(name, config, hold_out, labels=labels, token=args.token, **options)
     except (OSError, ValueError) as error:
-        if "No space left on device" in str(error):
+        if is_full_disk(error):
             raise
         if task is not None and not args.data_dir:
             hint = "" if is_hub_reachable else ", and the hub cannot be reached"

@@ -11,7 +11,7 @@ from sqloss_plugins.command_line import check_name
 from sqloss_plugins.data.hold_out import HoldOut
 from sqloss_plugins.data.labelled_text import LabelledText, load_files, load_from_hub
 from sqloss_plugins.data.labels import Columns
-from sqloss_plugins.errors import UserError, sentence
+from sqloss_plugins.errors import UserError, is_full_disk, sentence
 from sqloss_plugins.hf.options import option, refuse_empty, refuse_given
 from sqloss_plugins.hf.task import TaskArguments
 
@@ -161,7 +161,7 @@ def read(
     try:
         return load_from_hub(args.dataset_name, args.dataset_config_name, splits, columns, hold_out, **options)
     except (OSError, ValueError) as error:
-        if "No space left on device" in str(error):
+        if is_full_disk(error):
             raise
         raise UserError(f"--dataset_name {args.dataset_name} cannot be read: {sentence(error)}") from error
 

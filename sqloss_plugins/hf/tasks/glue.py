@@ -24,7 +24,7 @@ from typing import Any
 from sqloss_plugins.data.glue import HUB, TASKS, load_from_dir, load_from_hub, write_submission
 from sqloss_plugins.data.mini_glue import load_mini
 from sqloss_plugins.data.task_data import TaskData
-from sqloss_plugins.errors import UserError, sentence
+from sqloss_plugins.errors import UserError, is_full_disk, sentence
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.options import refuse_given
 from sqloss_plugins.hf.own_texts import SOURCES
@@ -104,7 +104,7 @@ class Glue(SequenceClassification):
             try:
                 data = load_from_hub(task, args.cache_dir, args.token)
             except (OSError, ValueError) as error:  # what datasets raises where hub and cache have nothing
-                if "No space left on device" in str(error):
+                if is_full_disk(error):
                     raise  # no reason to take other data
                 if self.is_hub_reachable:
                     raise UserError(f"{task.name} cannot be read from the hub: {sentence(error)}") from error
