@@ -6,13 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqloss_plugins.experiments.calibration_report import Report
 from sqloss_plugins.experiments.comparison import BASELINE
 from sqloss_plugins.experiments.drawing import save_figure
 
 if TYPE_CHECKING:
     import matplotlib.figure
-
-    from sqloss_plugins.experiments.calibrate import Report
 
 _COLUMNS = 3
 _SIZE = 3.2  # inches of a panel
