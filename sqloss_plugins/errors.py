@@ -32,6 +32,30 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} others" if len(names) > 5 else "")
 
 
+def brief(value: object, longest: int = 60) -> str:
+    """A value for a message; of a long one its beginning and its end.
+
+    Args:
+        value: is shown as ``repr`` does.
+        longest: the most characters.
+
+    Examples:
+        >>> from sqloss_plugins.errors import brief
+        >>> brief("a very long text", longest=15)
+        "'a very l ... '"
+    """
+    text = repr(value)
+    if len(text) <= longest:
+        return text
+    begin = longest * 2 // 3
+    return f"{text[:begin]} ... {text[begin + 5 - longest :]}"
+
+
+def brief_list(names: Sequence[str]) -> str:
+    """Names for a message, each by :func:`brief`, the first of many."""
+    return listed([brief(name) for name in names])
+
+
 def is_full_disk(error: BaseException) -> bool:
     """Whether there is no space left, or a quota is used up: nothing that is wrong with what is read or written."""
     # safetensors and datasets have exceptions of their own for a failed write, so the words decide as well.

@@ -18,7 +18,8 @@ from typing import Any
 import evaluate
 from datasets import Features, List, Value
 
-from sqloss_plugins.metrics import INPUTS, METRICS, compute, metric
+from sqloss_plugins.metric_inputs import INPUTS
+from sqloss_plugins.metrics import METRICS, compute, metric
 
 # Class numbers are floats here, because datasets would cut 0.7 to the whole number 0 without a word.
 _NUMBER, _NUMBERS, _TEXT = Value("float64"), List(Value("float64")), Value("string")

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, brief
 from sqloss_plugins.results import remove_partial_files, write_json
 
 SETTINGS_NAME = "settings.json"
@@ -66,7 +66,8 @@ def check_settings(
     earlier = {name: value for name, value in (defaults or {}).items() if name in settings} | read_settings(path)
     changed = sorted(key for key in settings.keys() | earlier.keys() if settings.get(key) != earlier.get(key))
     if changed:
-        pairs = [(key, _brief(earlier.get(key)), _brief(settings.get(key))) for key in changed[:3]]
+        # Some settings are whole configurations.
+        pairs = [(key, brief(earlier.get(key), 120), brief(settings.get(key), 120)) for key in changed[:3]]
         differences = ", ".join(f"{key} {before} -> {now}" for key, before, now in pairs)
         raise UserError(
             f"the output folder {folder} holds another run ({differences}{', ...' if len(changed) > 3 else ''}): "
@@ -81,12 +82,6 @@ def _make_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write to the output folder {folder}: {error.strerror or error}") from error
-
-
-def _brief(setting: object) -> str:
-    """For a message: some settings are whole configurations."""
-    text = repr(setting)
-    return text if len(text) <= 120 else f"{text[:80]} ... {text[-35:]}"
 
 
 def read_settings(path: Path) -> dict[str, Any]:

@@ -11,6 +11,15 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.generic]
 
+INPUTS = {
+    "labels": "class numbers, shape (N,), or label sets, 1 for each class that is in it and else 0, shape (N, C)",
+    "numbers": "numbers, shape (N,)",
+    "texts": "N strings",
+    "probabilities": "class probabilities, shape (N, C), and for the references class numbers, shape (N,)",
+    "outputs": "outputs or probabilities, shape (N, C), and for the references class numbers, shape (N,)",
+}
+"""What predictions and references are, by :attr:`sqloss_plugins.metrics.Metric.inputs`."""
+
 _SUM_TOLERANCE = 1e-3
 """By how much the probabilities of an example may sum to something else than one; rounding to bfloat16 stays below."""
 
@@ -31,7 +40,7 @@ def checked(kind: str, name: str, predictions: Any, references: Any) -> tuple[An
     """Predictions and references as a metric's function takes them.
 
     Args:
-        kind: a key of :data:`sqloss_plugins.metrics.INPUTS`.
+        kind: a key of :data:`INPUTS`.
         name: the metric's, for the messages.
         predictions, references: as many, and at least one.
 

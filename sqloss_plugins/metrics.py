@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.generic]
 
-INPUTS = {
-    "labels": "class numbers, shape (N,), or label sets, 1 for each class that is in it and else 0, shape (N, C)",
-    "numbers": "numbers, shape (N,)",
-    "texts": "N strings",
-    "probabilities": "class probabilities, shape (N, C), and for the references class numbers, shape (N,)",
-    "outputs": "outputs or probabilities, shape (N, C), and for the references class numbers, shape (N,)",
-}
-"""What predictions and references are, by :attr:`Metric.inputs`."""
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -39,7 +30,8 @@ class Metric:
         higher_is_better: its direction.
         unit: ``%`` for a fraction that is shown in per cent; ``bits``, ``nats`` or nothing for a plain number.
         is_comparable: whether it means the same for every loss; the training loss does not.
-        inputs: a key of :data:`INPUTS`; empty for a metric that :func:`compute` does not have.
+        inputs: a key of :data:`sqloss_plugins.metric_inputs.INPUTS`; empty for a metric that :func:`compute` does not
+            have.
         function: predictions and references, as NumPy arrays or lists of strings, to the value.
     """
 

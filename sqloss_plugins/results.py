@@ -14,11 +14,12 @@ import platform
 import subprocess
 import tempfile
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from sqloss_plugins.errors import brief
 from sqloss_plugins.metrics import Metric, metric
 
 if TYPE_CHECKING:
@@ -164,11 +165,28 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file, UTF-8, so that a reader, or a crash, sees the old file or the whole new one."""
+    """Writes a text file, UTF-8, in one step, as :func:`write_file` does."""
+    write_file(path, lambda file: file.write(text.encode()))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes name -> array as a compressed NPZ file, in one step, as :func:`write_file` does."""
+    import numpy as np
+
+    write_file(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def write_file(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file so that a reader, or a crash, sees the old file or the whole new one.
+
+    Args:
+        path: the file.
+        write: puts its content into a file that is open for writing.
+    """
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(partial, 0o644)
@@ -197,16 +215,7 @@ def _finite(content: Any) -> Any:
 def write_result(folder: Path, result: Result, outputs: Mapping[str, Any]) -> Path:
     """Writes ``outputs.npz`` (name -> array) if there are any, then ``result.json``; returns the latter's path."""
     if outputs:
-        import numpy as np
-
-        partial = folder / f".{OUTPUTS_NAME}{_PARTIAL}"
-        try:
-            with partial.open("wb") as file:
-                np.savez_compressed(file, **outputs)
-            os.replace(partial, folder / OUTPUTS_NAME)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        write_arrays(folder / OUTPUTS_NAME, outputs)
     path = folder / RESULT_NAME
     write_json(path, asdict(result))
     return path
@@ -222,7 +231,7 @@ def read_result(path: Path) -> Result:
     content = _read_object(path)
     version = content.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise ValueError(f"{path} has schema version {_brief(version)}; this package reads version {SCHEMA_VERSION}")
+        raise ValueError(f"{path} has schema version {brief(version)}; this package reads version {SCHEMA_VERSION}")
     for values in _metric_values(content.get("metrics")):
         values.update({name: math.nan for name, value in values.items() if value is None})
     try:
@@ -277,13 +286,13 @@ def _check_fields(content: Mapping[str, Any]) -> None:
             raise ValueError(f"it {problem} {', '.join(sorted(names))}")
     for name, value in content.items():
         if not _has_type(value, hints[name]):
-            raise ValueError(f"{name} is {_brief(value)}")
+            raise ValueError(f"{name} is {brief(value)}")
     if content["protocol"] not in PROTOCOLS:
-        raise ValueError(f"protocol is {_brief(content['protocol'])}, not one of {', '.join(PROTOCOLS)}")
+        raise ValueError(f"protocol is {brief(content['protocol'])}, not one of {', '.join(PROTOCOLS)}")
     data = content["data"]
     for name, hint in (("fingerprint", str), ("test_fingerprints", dict[str, str])):
         if name in data and not _has_type(data[name], hint):
-            raise ValueError(f"data has the {name} {_brief(data[name])}")
+            raise ValueError(f"data has the {name} {brief(data[name])}")
     hints = get_type_hints(Metric)
     for name in _metric_names(content["metrics"]):
         direction = content.get("directions", {}).get(name)
@@ -292,7 +301,7 @@ def _check_fields(content: Mapping[str, Any]) -> None:
         if direction.keys() != metric("loss").direction.keys() or not all(
             _has_type(value, hints[key]) for key, value in direction.items()
         ):
-            raise ValueError(f"the direction of {name} is {_brief(direction)}")
+            raise ValueError(f"the direction of {name} is {brief(direction)}")
 
 
 def _has_type(value: Any, hint: Any) -> bool:
@@ -310,12 +319,6 @@ def _has_type(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     return isinstance(value, hint)
-
-
-def _brief(value: Any) -> str:
-    """For a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]} ..."
 
 
 def versions() -> dict[str, str | None]:

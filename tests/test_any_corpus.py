@@ -149,6 +149,7 @@ BAD_MANIFESTS = {
     "not utf-8": ("x.tsv", b"audio\ttext\nwav/a.wav\t\xff\n", "x.tsv line 2 is not UTF-8"),
     "not json": ("x.jsonl", '{"audio": 1}\n{"audio"\n', "x.jsonl line 1: there is no audio file "),
     "no json": ("x.jsonl", '\n{"audio"\n', "x.jsonl line 2 is not JSON: "),
+    "a name twice": ("x.json", '{"audio": "a", "text": "b", "text": "c"}', "x.json line 1: an object has 'text' twice"),
     "a list": ("x.json", '["wav/a.wav", "one"]', "x.json line 1 must be one JSON object"),
     "no text in json": (
         "x.json",

@@ -11,6 +11,7 @@ from sqloss_plugins.errors import UserError
     [
         ("- 1", "must be a mapping of option names to values"),
         ("lr: 1\nlr: 2", "cannot be read as settings: lr is there twice"),
+        ('{"lr": 1, "lr": 2}', "cannot be read as settings: lr is there twice"),
         ("since: 2020-02-30", "cannot be read as settings: day is out of range for month"),
         ("lr: !!int ''", "cannot be read as settings"),
         ("[" * 5000, "cannot be read as settings"),

@@ -393,6 +393,10 @@ BAD = {
         {"train": "Text,TEXT,label\na,b,1\n", "columns": Columns(texts=("text",))},
         "has no column 'text'",
     ),
+    "separator in one row": (
+        {"train": "text;label\na;b\n", "hold_out": HoldOut(validation_size=0.1)},
+        "its fields seem to be separated by semicolons",
+    ),
     "no usual texts": (
         {"train": "title,body,label\na,b,1\n"},
         "does not show which columns are the texts (it has 'title', 'body', 'label'): name one or two",

@@ -23,7 +23,8 @@ from hypothesis.extra.numpy import arrays
 
 from sqloss_plugins import evaluate_metrics
 from sqloss_plugins.evaluate_metrics import load_metric
-from sqloss_plugins.metrics import INPUTS, METRICS, Metric, calibration_error, compute, count_edits, metric, perplexity
+from sqloss_plugins.metric_inputs import INPUTS
+from sqloss_plugins.metrics import METRICS, Metric, calibration_error, compute, count_edits, metric, perplexity
 
 ROOT = Path(__file__).parent.parent
 COMPUTED = [name for name, found in METRICS.items() if found.function]

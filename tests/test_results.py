@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -221,6 +222,20 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["x.json"]
 
 
+def test_every_file_is_written_in_one_step(tmp_path, monkeypatch):
+    """Its content is on the disk before it takes the old file's place, outputs and result alike."""
+    write_result(tmp_path, result(), {"x": np.arange(3)})
+    steps = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: steps.append("fsync") or fsync(handle))
+    monkeypatch.setattr(os, "replace", lambda old, new: steps.append(Path(new).name) or replace(old, new))
+    write_result(tmp_path, result(), {"x": np.arange(4)})
+    assert steps == ["fsync", "outputs.npz", "fsync", "result.json"]
+    with np.load(tmp_path / "outputs.npz") as arrays:
+        assert arrays["x"].tolist() == [0, 1, 2, 3]
+    assert len({(tmp_path / name).stat().st_mode for name in ("outputs.npz", "result.json")}) == 1
+
+
 KILLED = """
 import os, signal, sys
 sys.path[:0] = sys.argv[2:]
@@ -241,7 +256,8 @@ def half(file, **outputs):
 if sys.argv[1] == "outputs":
     np.savez_compressed = half
 else:
-    os.fsync = kill
+    steps = iter((os.fsync, kill))  # that of the outputs is done
+    os.fsync = lambda handle: next(steps)(handle)
 with lock_folder(Path.cwd()):
     results.write_result(Path.cwd(), result(), {"x": np.arange(3)})
 """
@@ -254,7 +270,7 @@ def test_what_a_killed_process_leaves_is_removed(moment, tmp_path, capsys):
         command = [sys.executable, "-c", KILLED, moment, str(ROOT), str(ROOT / "tests")]
         assert subprocess.run(command, cwd=tmp_path, timeout=100).returncode == -signal.SIGKILL
     partial = list(tmp_path.glob(".*.partial"))
-    assert len(partial) == (1 if moment == "outputs" else 2)
+    assert len(partial) == 2
     assert not (tmp_path / "result.json").exists()
     assert compare([str(tmp_path)]) == 2
     assert "no run is finished there" in capsys.readouterr().err

@@ -245,6 +245,12 @@ BAD_FILES = {
     "JSON lines": ("a.jsonl", '{"a": 1}\n{"a": }\n', "a.jsonl line 2 is not JSON"),
     "object over lines": ("a.json", '{\n"a": 1\n}\n', "a.json line 1 is not JSON"),
     "JSON array": ("a.json", '[{"a": 1},\n{"a": }]', "a.json line 2 is not JSON"),
+    "a name twice": (
+        "a.jsonl",
+        '{"a": 1}\n{"a": 1, "b": 2, "a": 3}',
+        "a.jsonl line 2: an object has 'a' twice: remove",
+    ),
+    "a name twice in array": ("a.json", '[{"a": 1, "a": 2}]', "a.json: an object has 'a' twice: remove"),
     "no object": ("a.jsonl", '{"a": 1}\n\n["a"]\n', "a.jsonl line 3 is not an object like {...} but ['a']"),
     "no object in array": ("a.json", '[{"a": 1}, 5]', "a.json row 2 is not an object like {...} but 5"),
     "JSON, empty": ("a.json", "", "a.json is empty"),

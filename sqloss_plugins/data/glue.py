@@ -15,8 +15,9 @@ import pyarrow
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from datasets.exceptions import DatasetsError
 
-from sqloss_plugins.data.task_data import TaskData, decoded_lines
+from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.text_files import decoded_lines
 
 HUB = "nyu-mll/glue"
 """The hub's data set, with a configuration for each task."""

@@ -19,8 +19,8 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pictures
 
 from sqloss_plugins import __version__
-from sqloss_plugins.data.tables import brief, file_digest, reading
-from sqloss_plugins.errors import UserError, listed
+from sqloss_plugins.data.tables import file_digest, reading
+from sqloss_plugins.errors import UserError, brief, listed
 
 _CIFAR_PIXELS = 3 * 32 * 32
 _IDX_KINDS = {1: "labels", 3: "images"}  # number of dimensions -> what such a file has

@@ -14,9 +14,9 @@ from datasets import DatasetDict, Features, List, Value, load_dataset
 from sqloss_plugins.data.hold_out import SPLITS, HoldOut, divided, hold_out_sizes
 from sqloss_plugins.data.labels import Columns, LabelColumn, settle_labels
 from sqloss_plugins.data.progress import MANY_ROWS, bar_if
-from sqloss_plugins.data.tables import Table, brief, brief_list, other_separator, read_table
+from sqloss_plugins.data.tables import Table, other_separator, read_table
 from sqloss_plugins.data.task_data import TaskData
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.errors import UserError, brief, brief_list
 
 _PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence"))
 _SINGLE = ("text", "sentence")
@@ -134,9 +134,9 @@ def _load(
 ) -> LabelledText:
     if not tables:
         raise UserError("there is no data: give a training, a validation or a test split")
-    sizes = hold_out_sizes(tables, hold_out)
     tables = _without(tables, columns.removed)
     texts, label = _find_columns(tables, columns)
+    sizes = hold_out_sizes(tables, hold_out)  # after a wrong separator, of which a file may have few rows
     notes = [note for table in tables.values() for note in table.notes]
     labelled = {}
     for split, table in tables.items():

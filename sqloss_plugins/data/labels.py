@@ -10,8 +10,8 @@ from typing import Any
 
 from datasets import ClassLabel, LargeList, List, Value
 
-from sqloss_plugins.data.tables import Table, brief, brief_list
-from sqloss_plugins.errors import UserError
+from sqloss_plugins.data.tables import Table
+from sqloss_plugins.errors import UserError, brief, brief_list
 
 KINDS = ("single_label", "multi_label", "regression")
 _BATCH = 1000

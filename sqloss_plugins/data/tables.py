@@ -20,8 +20,8 @@ from datasets.exceptions import DatasetGenerationError, DatasetsError
 
 from sqloss_plugins import __version__
 from sqloss_plugins.data.progress import MANY_BYTES, bar_if
-from sqloss_plugins.data.task_data import decoded_lines
-from sqloss_plugins.errors import UserError, is_full_disk, listed, sentence
+from sqloss_plugins.errors import UserError, brief, is_full_disk, sentence
+from sqloss_plugins.text_files import decoded_json, decoded_lines
 
 Records = Iterator[tuple[int, dict[str, Any]]]
 """Rows as column -> value, each with the number of its line, or of the row, from 1."""
@@ -325,7 +325,9 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(_lines(path), start=1):
         if line.strip():
             try:
-                yield number, json.loads(line)
+                yield number, decoded_json(line)
+            except UserError as error:
+                raise UserError(f"{path} line {number}: {error}: remove one of them") from error
             except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{path} line {number} is not JSON ({error}): write one object a line, or one array of objects"
@@ -334,7 +336,11 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _elements(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        return enumerate(json.loads("".join(_lines(path))), start=1)
+        text = "".join(_lines(path))
+        try:
+            return enumerate(decoded_json(text), start=1)
+        except UserError as error:
+            raise UserError(f"{path}: {error}: remove one of them") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno} is not JSON ({error.msg}): write one array of objects") from error
     except (ValueError, RecursionError) as error:
@@ -376,17 +382,6 @@ def _feature(kinds: set[str]) -> Any:
 
 def _nested(kinds: set[str]) -> bool:
     return any(kind == "json" or kind.startswith("[") for kind in kinds)
-
-
-def brief(value: Any) -> str:
-    """A value for a message."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def brief_list(names: Sequence[str]) -> str:
-    """Names for a message, each by :func:`brief`, the first of many."""
-    return listed([brief(name) for name in names])
 
 
 # Parquet.

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
-
-from sqloss_plugins.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -106,28 +102,3 @@ def _renumbered(label: Any, numbers: Sequence[int]) -> Any:
     for value, number in zip(label, numbers, strict=True):
         permuted[number] = value
     return permuted
-
-
-def decoded_lines(path: Path | str, what: str) -> Iterator[str]:
-    """The lines of a UTF-8 file with their ends; a byte order mark at its start is left out.
-
-    Args:
-        path: the file.
-        what: how messages name it.
-
-    Raises:
-        UserError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-                    guess = "UTF-16" if number == 1 and line.startswith(marks) else "ISO-8859-1"
-                    raise UserError(
-                        f"{what} is not UTF-8 text (line {number}): convert it, perhaps by iconv -f {guess} -t UTF-8"
-                    ) from error
-    except OSError as error:
-        raise UserError(f"{what} cannot be read: {error.strerror or error}") from error

@@ -12,8 +12,9 @@ from datasets import Dataset, DatasetDict, Features, Value
 from sqloss_plugins import __version__
 from sqloss_plugins.data.progress import MANY_BYTES, bar_if
 from sqloss_plugins.data.tables import reading
-from sqloss_plugins.data.task_data import TaskData, decoded_lines
+from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.text_files import decoded_lines
 
 SPLITS = ("train", "validation", "test")
 _FEATURES = Features({"text": Value("string")})

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from sqloss_plugins.data.task_data import TaskData, decoded_lines
+from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.text_files import decoded_lines
 
 PARTS = ("noun", "verb", "adj", "adv")
 """The parts of speech, as the files are named."""

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from torch import nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from sqloss_plugins.data.task_data import decoded_lines
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.text_files import decoded_lines
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"
 

@@ -20,6 +20,7 @@ from sqloss_plugins.data.corpora.checks import read_lines, read_raw_lines, read_
 from sqloss_plugins.data.corpora.conversion import convert_audio
 from sqloss_plugins.data.corpora.corpus import SAMPLE_RATE, Corpus, Utterance
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.text_files import decoded_json
 
 COLUMNS = {
     "audio": ("audio", "path", "wav", "audio_filepath", "audio_path", "file_name", "file"),
@@ -153,7 +154,9 @@ def _read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = decoded_json(line)
+        except UserError as error:
+            raise UserError(f"{path} line {number}: {error}: remove one of them") from error
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} line {number} is not JSON: {error}; each line must be one object") from error
         if not isinstance(row, dict):

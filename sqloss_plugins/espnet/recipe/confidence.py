@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from sqloss_plugins.espnet.recipe.error_rates import read_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder, read_json
 from sqloss_plugins.espnet.recipe.preparation import tokenizer
 from sqloss_plugins.probability import METHODS, probabilities
-from sqloss_plugins.results import OF_OUTPUTS, write_text
+from sqloss_plugins.results import OF_OUTPUTS, write_arrays, write_text
 
 _BATCH = 8
 _LONG = 60 * 16000  # samples; with longer utterances a batch has fewer
@@ -54,10 +53,7 @@ def measure_decoder(data: DataFolder, asr_exp: RunFolder, subsets: Sequence[str]
         if not path.is_file():
             batches = teacher_forced(*loaded(), folder / "wav.scp", folder / "text", size, device)
             outputs, targets = kept_outputs(batches)
-            partial = path.with_name(f".{path.name}")
-            with partial.open("wb") as file:
-                np.savez_compressed(file, outputs=outputs.numpy(), targets=targets.numpy())
-            os.replace(partial, path)
+            write_arrays(path, {"outputs": outputs.numpy(), "targets": targets.numpy()})
         for method in METHODS:
             decoded, path = asr_exp.decoded(subset, method), asr_exp.confidence(subset, method)
             if (decoded / "text").is_file() and not path.is_file():

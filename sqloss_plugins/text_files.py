@@ -1,0 +1,58 @@
+"""The lines of text files, and JSON, for every reader: what is wrong with them is said, and where."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqloss_plugins.errors import UserError
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise UserError(f"an object has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def decoded_json(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError, RecursionError: it is no JSON.
+        UserError: an object has a name twice, of which Python's own reader would take the last without a word; for the
+            caller to say where.
+    """
+    return _DECODER.decode(text)
+
+
+def decoded_lines(path: Path | str, what: str) -> Iterator[str]:
+    """The lines of a UTF-8 file with their ends; a byte order mark at its start is left out.
+
+    Args:
+        path: the file.
+        what: how messages name it.
+
+    Raises:
+        UserError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    marks = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+                    guess = "UTF-16" if number == 1 and line.startswith(marks) else "ISO-8859-1"
+                    raise UserError(
+                        f"{what} is not UTF-8 text (line {number}): convert it, perhaps by iconv -f {guess} -t UTF-8"
+                    ) from error
+    except OSError as error:
+        raise UserError(f"{what} cannot be read: {error.strerror or error}") from error
