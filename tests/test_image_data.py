@@ -1,6 +1,7 @@
 """Labelled images as a task: every source gives the same data, corrupt ones are counted, and every mistake is told."""
 
 import errno
+import hashlib
 import io
 import os
 import tarfile
@@ -105,7 +106,8 @@ def test_every_source_gives_the_same_images(tmp_path, read, kind):
     assert found.data.sizes == {split: len(rows) for split, rows in splits.items()}
     for split, expected in splits.items():
         rows = found.data.splits[split]
-        assert rows.features == Features({"image": Image(), "label": Value("int64")})
+        assert rows.features == Features({"image": Image(), "label": Value("int64"), "sha256": Value("binary")})
+        assert rows["sha256"] == [hashlib.sha256(data).digest() for _, data in expected]
         assert rows.cache_files, "memory-mapped"
         assert [CLASSES[label] for label in rows["label"]] == [name for name, _ in expected]
         assert pixels(rows) == [np.asarray(Pictures.open(io.BytesIO(data))).tolist() for _, data in expected]
@@ -127,7 +129,7 @@ def test_an_idx_file(tmp_path, read):
 
 
 def test_fingerprints_are_of_the_files(tmp_path, read):
-    """Of names and sizes for files, which may be anywhere, and of the content for what is packed; never of pixels."""
+    """Of their content, wherever they are; never of names, or of pixels."""
     rows = contents()
     first = read(train=write_folder(tmp_path / "a", rows)).data
     assert read(train=write_folder(tmp_path / "b", rows)).data.fingerprint == first.fingerprint
@@ -135,7 +137,10 @@ def test_fingerprints_are_of_the_files(tmp_path, read):
     assert read(train=write_folder(tmp_path / "c", longer)).data.fingerprint != first.fingerprint
     others = [("dog" if name == "cat" else "cat", content) for name, content in rows]
     assert read(train=write_folder(tmp_path / "d", others)).data.fingerprint != first.fingerprint
+    swapped = read(train=write_folder(tmp_path / "f", [rows[0], *rows[2:4], rows[1], *rows[4:]])).data
+    assert swapped.fingerprint != first.fingerprint, "other content, by the names and of the sizes that were there"
     packed = read(train=write_parquet(tmp_path / "a.parquet", rows)).data
+    assert packed.fingerprint == first.fingerprint
     assert packed.fingerprint == read(train=write_shards(tmp_path / "e", rows)).data.fingerprint
     for name, last in (("b", ("owl", png(999))), ("c", ("dog", rows[-1][1]))):
         other = read(train=write_parquet(tmp_path / f"{name}.parquet", [*rows[:-1], last])).data
@@ -252,6 +257,8 @@ def test_corrupt_images_are_left_out_where_that_is_allowed(tmp_path, read):
     assert found.data.fingerprint != read(train=write_folder(tmp_path / "b", contents())).data.fingerprint
     held_out = read(HoldOut(3), train=folder, max_corrupt_share=0.5)
     assert held_out.data.sizes == {"train": 5, "validation": 3}
+    numbers = np.concatenate(list(held_out.data.numbers.values()))
+    assert sorted(numbers) == [0, 2, 3, 4, 7, 8, 10, 11], "rows of the folder"
     for share in (-0.1, 1.0, float("nan")):
         with pytest.raises(UserError, match="--max_corrupt_share must be from 0 to below 1"):
             read(train=folder, max_corrupt_share=share)
@@ -338,11 +345,11 @@ def test_test_data_without_labels(tmp_path, read):
     train = write_folder(tmp_path / "a", contents())
     flat = write_folder(tmp_path / "b", [(".", content) for _, content in contents(3, start=50)])
     found = read(train=train, test=flat)
-    assert found.data.splits["test"].column_names == ["image"]
+    assert found.data.splits["test"].column_names == ["image", "sha256"]
     assert found.data.notes == (f"{flat} has no labels: its predictions are not scored",)
     assert list(found.data.test_fingerprints) == ["test"]
     hidden = write_parquet(tmp_path / "c.parquet", contents(3, start=60), label=[None] * 3)
-    assert read(train=train, test=hidden).data.splits["test"].column_names == ["image"]
+    assert read(train=train, test=hidden).data.splits["test"].column_names == ["image", "sha256"]
 
 
 def test_a_class_that_validation_lacks_is_told(tmp_path, read):
@@ -511,7 +518,7 @@ def test_the_hub(tmp_path, monkeypatch):
     assert found.labels == CLASSES
     assert found.data.source == "hub: a/b c"
     assert found.data.sizes == {"train": 9, "validation": 3, "test": 12}
-    assert found.data.splits["test"].column_names == ["image"], "labels of -1 are hidden ones"
+    assert found.data.splits["test"].column_names == ["image", "sha256"], "labels of -1 are hidden ones"
     with pytest.raises(UserError, match="a/b, train has no column 'class', but img, label, id"):
         load_from_hub("a/b", None, NONE, label_column_name="class")
     del data["train"], data["test"]

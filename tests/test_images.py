@@ -105,6 +105,22 @@ def test_mini_data(loss, tmp_path, monkeypatch, capsys):
     assert [best[0]["label"] for best in found] == [row["prediction"] for row in rows[:8]]
 
 
+def test_predictions_on_a_part_say_which_images_they_are_of(tmp_path):
+    """By the rows of the source, from 0."""
+    mini = ["--task", "mnist", "--mini", "--arch", "tcnn", "--output_dir", str(tmp_path)]
+    everything = parse_task(Images, mini).load().splits["test"]["image"]
+    task = parse_task(Images, [*mini, "--max_predict_samples", "5"])
+    task.data = task.load()
+    task.names = task.labels
+    task.predicted("test", np.eye(10)[:5], None)
+    rows = predictions(tmp_path)
+    assert [row["prediction"] for row in rows] == list("01234")
+    numbers = [int(row["index"]) for row in rows]
+    assert numbers != list(range(5))
+    for number, image in zip(numbers, task.data.splits["test"]["image"], strict=True):
+        assert np.array_equal(everything[number], image)
+
+
 def test_a_folder_of_ones_own(photos, tmp_path):
     """A model of timm; then as it is on images without labels, on other files, and trained further."""
     write_photos(tmp_path / "photos" / "test", 3, seed=2)

@@ -278,6 +278,7 @@ def test_rows_are_held_out_by_class(tmp_path):
     assert found.data.sizes == {"train": 64, "validation": 9, "test": 8}
     assert np.bincount(found.data.splits["test"]["label"]).tolist() == [2, 2, 2, 2]
     assert rows(found)["text"][-1] == "alone"
+    assert rows(found, "test")["text"] == [f"text {number}" for number in found.data.numbers["test"]]
     assert rows(found)["text"] == sorted(rows(found)["text"][:-1], key=lambda text: int(text.split()[1])) + ["alone"]
     assert found.data.notes == (
         "held out of the training data for test: 8 rows, by class (seed 1)",

@@ -70,8 +70,8 @@ def divided(
     seed: int,
     kind: str,
     what: str = "texts",
-) -> tuple[DatasetDict, list[str]]:
-    """The splits in their order, those that are lacking held out of the training data, and notes.
+) -> tuple[DatasetDict, dict[str, npt.NDArray[np.int64]], list[str]]:
+    """The splits in their order, those that are lacking held out of the training data.
 
     Args:
         splits: those that are there; for ``single_label`` with class numbers as ``label`` in the training data.
@@ -80,13 +80,18 @@ def divided(
         seed: that of the drawing.
         kind: one of :data:`sqloss_plugins.data.labels.KINDS`.
         what: what the rows have, for the notes.
+
+    Returns:
+        The splits; of those that are now parts of the training data the rows of it that they have; and notes.
     """
     notes: list[str] = []
+    parts: dict[str, npt.NDArray[np.int64]] = {}
     if sizes:
         parts, notes = _draw_hold_out(splits["train"], sizes, seed, kind)
         splits = {**splits, **{split: splits["train"].select(rows) for split, rows in parts.items()}}
         hashes = {**hashes, **{split: hashes["train"][rows] for split, rows in parts.items()}}
-    return DatasetDict({split: splits[split] for split in SPLITS if split in splits}), notes + _repeated(hashes, what)
+    ordered = DatasetDict({split: splits[split] for split in SPLITS if split in splits})
+    return ordered, parts, notes + _repeated(hashes, what)
 
 
 def _draw_hold_out(

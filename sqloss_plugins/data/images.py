@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
-from datasets import DatasetDict, Features, Image, LargeList, List, Value, load_dataset
+from datasets import Dataset, DatasetDict, Features, Image, LargeList, List, Value, concatenate_datasets, load_dataset
 from joblib import cpu_count
 from PIL import Image as Pictures
 from PIL import UnidentifiedImageError
@@ -32,13 +32,19 @@ _SIZE_OPTIONS = {"validation": "--train_val_split", "test": "--test_size"}
 _USUAL_IMAGES = ("image", "img", "images")
 _USUAL_LABELS = ("label", "labels", "cls")
 
+DIGEST = "sha256"
+"""The column with the SHA-256 of each image's file, which is read once, when it is checked; 32 bytes."""
+
 FEATURES: Mapping[str, Any] = {"image": Image(), "label": Value("int64")}
 """Columns of every split; a test split may lack the labels."""
 
 
 @dataclass(frozen=True)
 class ImageData(TaskData):
-    """The splits of an image task: columns ``image`` (``datasets.Image``, a PIL image when read) and ``label``."""
+    """The splits of an image task: columns ``image`` (``datasets.Image``, a PIL image when read) and ``label``.
+
+    Beside them, where images were read from files, :data:`DIGEST`.
+    """
 
     @property
     def unit(self) -> str:
@@ -48,20 +54,22 @@ class ImageData(TaskData):
     def digest(self, splits: Sequence[str]) -> str:
         """SHA-256 of all rows of some splits, in order; of those that are there.
 
-        Of an image that is a file of its own it takes name and size, else the encoded bytes; nothing is decoded. So
-        the same images in files of their own and in packed ones, or in another encoding, have other digests.
+        Of an image it takes the encoded bytes, wherever they are; nothing is decoded. So the same images in another
+        encoding have another digest.
         """
         digest = hashlib.sha256()
         for split in sorted(set(splits) & set(self.splits)):
-            rows = self.splits[split].cast_column("image", Image(decode=False))
-            digest.update(json.dumps([split, rows.column_names]).encode())
+            rows = self.splits[split]
+            names = [name for name in rows.column_names if name != DIGEST]
+            if DIGEST in rows.column_names:
+                rows = rows.remove_columns("image")
+            else:
+                rows = rows.cast_column("image", Image(decode=False))
+            digest.update(json.dumps([split, names]).encode())
             for batch in rows.iter(_BATCH):
-                for image, label in zip(batch["image"], batch.get("label", [None] * len(batch["image"])), strict=True):
-                    if image["bytes"] is None:
-                        content = [os.path.basename(image["path"]), os.path.getsize(image["path"])]
-                    else:
-                        content = [hashlib.sha256(image["bytes"]).hexdigest()]
-                    digest.update(json.dumps([label, *content]).encode())
+                contents = batch.get(DIGEST) or [hashlib.sha256(image["bytes"]).digest() for image in batch["image"]]
+                for content, label in zip(contents, batch.get("label", [None] * len(contents)), strict=True):
+                    digest.update(json.dumps([label, content.hex()]).encode())
         return digest.hexdigest()
 
 
@@ -304,10 +312,13 @@ def assemble(
     hold_out_sizes(tables, hold_out, _SIZE_OPTIONS)  # refuses what cannot be, before the images are decoded
     if "test" in tables and "test" not in labelled:
         notes.append(f"{tables['test'].name} has no labels: its predictions are not scored")
-    splits, hashes, kept = DatasetDict(), {}, {}
+    splits, hashes, kept, chosen = DatasetDict(), {}, {}, {}
     for split, table in tables.items():
-        rows, hashes[split], note = _examined(table, max_corrupt_share, num_proc)
+        rows, digests, note = _examined(table, max_corrupt_share, num_proc)
         notes += note
+        chosen[split] = rows
+        contents = b"".join(digests.data.column(DIGEST).to_pylist())
+        hashes[split] = np.frombuffer(contents, np.int64)[::_DIGEST_NUMBERS][rows]
         if split in labelled:
             name, number = labelled[split].encoder("single_label", names)
             numbers = np.array([number(value) for value in labelled[split].values()], np.int64)
@@ -318,26 +329,27 @@ def assemble(
                 notes.append(f"{split} has no images of {len(lacking)} of {len(names)} classes: {listed(lacking)}")
         else:
             splits[split] = table.rows.select_columns(["image"])
+        splits[split] = concatenate_datasets([splits[split], digests], axis=1)
         if len(rows) < len(table.rows):
             splits[split] = splits[split].select(rows)
         splits[split] = splits[split].cast_column("image", Image())
         kept[split] = replace(table, rows=splits[split])
     sizes = hold_out_sizes(kept, hold_out, _SIZE_OPTIONS)
-    splits, found = divided(splits, hashes, sizes, hold_out.seed, "single_label", "images")
+    splits, parts, found = divided(splits, hashes, sizes, hold_out.seed, "single_label", "images")
     notes += found
-    return LabelledImages(ImageData(splits, source, notes=tuple(notes)), names)
+    chosen |= {split: chosen["train"][part] for split, part in parts.items()}
+    return LabelledImages(ImageData(splits, source, notes=tuple(notes), numbers=chosen), names)
 
 
 _DECODER = Image()
+_DIGEST_NUMBERS = hashlib.sha256().digest_size // 8  # of 64 bits, of which one tells images apart
 
 
-def _examined(
-    table: Table, max_share: float, num_proc: int | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[str]]:
+def _examined(table: Table, max_share: float, num_proc: int | None) -> tuple[npt.NDArray[np.int64], Dataset, list[str]]:
     """Decodes every image of a split once; what is found is kept beside the data.
 
     Returns:
-        The rows whose image can be decoded, a hash of each of those images, and notes.
+        The rows whose image can be decoded, :data:`DIGEST` of all rows, and notes.
 
     Raises:
         UserError: the others are too many.
@@ -350,15 +362,15 @@ def _examined(
             batched=True,
             batch_size=100,
             remove_columns=["image"],
-            features=Features({"mistake": Value("string"), "hash": Value("int64")}),
+            features=Features({"mistake": Value("string"), DIGEST: Value("binary")}),
             num_proc=processes if processes > 1 else None,
             desc=f"Checking the images of {table.name}",
         )
-    mistakes, hashes = found.data.column("mistake"), np.asarray(found.data.column("hash"))
+    mistakes, digests = found.data.column("mistake"), found.select_columns([DIGEST])
     is_right = np.asarray(mistakes.is_null())
     corrupt = np.flatnonzero(~is_right)
     if not len(corrupt):
-        return np.arange(total), hashes, []
+        return np.arange(total), digests, []
     first = [f"{table.place(row)}: {mistakes[row].as_py()}" for row in corrupt[:3].tolist()]
     text = f"{table.name}: {len(corrupt)} of {total} images cannot be used ({'; '.join(first)}"
     text += f"; and {len(corrupt) - 3} others)" if len(corrupt) > 3 else ")"
@@ -367,12 +379,12 @@ def _examined(
         raise UserError(f"{text}: replace them, or leave out up to such a share by --max_corrupt_share {share:g}")
     if len(corrupt) == total:
         raise UserError(f"{text}: there is nothing left")
-    return np.flatnonzero(is_right), hashes[is_right], [f"WARNING: {text}: they are left out"]
+    return np.flatnonzero(is_right), digests, [f"WARNING: {text}: they are left out"]
 
 
 def _examine(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """For ``Dataset.map``: what is wrong with each image, None for nothing, and a hash of its bytes."""
-    mistakes, hashes = [], []
+    """For ``Dataset.map``: what is wrong with each image, None for nothing, and the SHA-256 of its bytes."""
+    mistakes, digests = [], []
     for image in batch["image"]:
         mistake, content = None, b""
         try:
@@ -386,8 +398,8 @@ def _examine(batch: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         except Exception as error:  # Pillow's decoders raise many kinds
             mistake = sentence(error)
         mistakes.append(mistake)
-        hashes.append(int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big", signed=True))
-    return {"mistake": mistakes, "hash": hashes}
+        digests.append(hashlib.sha256(content).digest())
+    return {"mistake": mistakes, DIGEST: digests}
 
 
 # Pixels.

@@ -166,9 +166,10 @@ def _load(
                 remove_columns=table.rows.column_names,
                 desc=f"Texts and labels of {table.name}",
             )
-    splits, found = divided(splits, hashes, sizes, hold_out.seed, kind)
+    splits, parts, found = divided(splits, hashes, sizes, hold_out.seed, kind)
     notes += found
-    return LabelledText(TaskData(splits, source, notes=tuple(notes)), outputs, kind, names)
+    data = TaskData(splits, source, notes=tuple(notes), numbers=parts)
+    return LabelledText(data, outputs, kind, names)
 
 
 # Columns.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from datasets import DatasetDict
 
 
@@ -22,12 +24,15 @@ class TaskData:
         source: where it came from, for people.
         mini: whether it is mini data of this package.
         notes: what a person should know about the reading, such as lines left out.
+        numbers: split -> for each example the row of its source that it is, from 0. Not there for a split that has the
+            first rows of its source, in order.
     """
 
     splits: DatasetDict
     source: str
     mini: bool = False
     notes: tuple[str, ...] = ()
+    numbers: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -69,11 +74,14 @@ class TaskData:
             limits: ``train``, ``validation`` or ``test`` -> so many rows; None for all.
         """
         splits = DatasetDict(self.splits)
+        numbers = dict(self.numbers)
         for split, rows in splits.items():
             limit = limits.get(split.partition("_")[0])
             if limit is not None and limit < len(rows):
                 splits[split] = rows.select(range(limit))
-        return replace(self, splits=splits)
+                if split in numbers:
+                    numbers[split] = numbers[split][:limit]
+        return replace(self, splits=splits, numbers=numbers)
 
     def relabelled(self, numbers: Sequence[int]) -> TaskData:
         """With other numbers for the labels, as a saved model has them. The fingerprints stay: it is the same data.

@@ -133,13 +133,13 @@ class Classification(Task):
         decided = self._decided(outputs)
         columns = [f"p({name})" for name in self.names]
         likely = self.class_probabilities(outputs) if self.has_classes else [()] * len(outputs)
-        files = self.files(split)
+        files, numbers = self.files(split), self.data.numbers.get(split, range(len(outputs)))
         with path.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, delimiter="\t", lineterminator="\n")
             writer.writerow(["index", *(["file"] if files else []), "prediction", *columns])
-            for i, (one, values) in enumerate(zip(decided, likely, strict=True)):
+            for i, (number, one, values) in enumerate(zip(numbers, decided, likely, strict=True)):
                 named = [files[i], self._named(one)] if files else [self._named(one)]
-                writer.writerow([i, *named, *(f"{value:.6g}" for value in values)])
+                writer.writerow([number, *named, *(f"{value:.6g}" for value in values)])
         return [f"Predictions for {split} are in {path}."]
 
     def files(self, split: str) -> Sequence[str]:

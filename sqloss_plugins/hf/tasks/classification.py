@@ -171,7 +171,8 @@ class Classify(SequenceClassification):
         data = found.data
         if self.args.shuffle_train_dataset and "train" in data.splits:
             shuffled = data.splits["train"].shuffle(seed=self.args.shuffle_seed)
-            data = replace(data, splits=DatasetDict({**data.splits, "train": shuffled}))
+            others = {split: rows for split, rows in data.numbers.items() if split != "train"}
+            data = replace(data, splits=DatasetDict({**data.splits, "train": shuffled}), numbers=others)
         return self.limited(data)
 
     def _read(self) -> LabelledText:

@@ -28,6 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import Dataset, DatasetDict, Image
 from transformers import PreTrainedModel
 
@@ -137,12 +138,14 @@ class Images(Classification):
 
     def limited(self, data: TaskData) -> TaskData:
         """As many examples as the options say, of all classes: the images of a folder are sorted by them."""
-        splits = DatasetDict(data.splits)
+        splits, numbers = DatasetDict(data.splits), dict(data.numbers)
         for split, rows in splits.items():
             limit = getattr(self.args, LIMITS[split])
             if limit is not None and limit < len(rows):
-                splits[split] = rows.shuffle(seed=self.args.shuffle_seed)
-        return super().limited(replace(data, splits=splits))
+                order = np.random.default_rng(self.args.shuffle_seed).permutation(len(rows))
+                splits[split] = rows.select(order)
+                numbers[split] = numbers[split][order] if split in numbers else order
+        return super().limited(replace(data, splits=splits, numbers=numbers))
 
     def settle(self) -> None:
         """Refuses, too, to put a new output layer in the place of a trained one, unless that is asked for."""
