@@ -9,7 +9,17 @@ import torch
 from commands import assert_refused
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    Wav2Vec2Config,
+    Wav2Vec2FeatureExtractor,
+    Wav2Vec2ForSequenceClassification,
+    pipeline,
+)
 
 from sqloss_plugins.experiments.calibrate import main as calibrate
 from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer, class_probabilities
@@ -59,6 +69,41 @@ def test_pipelines_give_the_probabilities(run):
     torch.testing.assert_close(class_probabilities(model.config, f), expected)
     del model.config.square_loss
     torch.testing.assert_close(class_probabilities(model.config, f), f.softmax(1))
+
+
+def test_classes_of_tokens(tiny_model):
+    tokenizer, reading = AutoTokenizer.from_pretrained(tiny_model), {"k": 3.0, "M": 2.0}
+    model = AutoModelForTokenClassification.from_pretrained(tiny_model, num_labels=3).eval()
+    model.config.square_loss = reading
+    tag = pipeline("token-classification", model=model, tokenizer=tokenizer, device="cpu", ignore_labels=[])
+    expected = probabilities(outputs_of(model, tokenizer, TEXTS[:1])[0, 1:-1], "square", **reading)
+    assert [each["score"] for each in tag(TEXTS[0])] == pytest.approx(expected.amax(1).tolist(), abs=1e-5)
+
+
+def test_masked_words(tiny_model):
+    tokenizer, reading = AutoTokenizer.from_pretrained(tiny_model), {"k": 1.0, "M": 5.0}
+    model = AutoModelForMaskedLM.from_pretrained(tiny_model).eval()
+    model.config.square_loss = reading
+    text = "the film is [MASK]"
+    found = pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")(text, top_k=3)
+    position = tokenizer(text)["input_ids"].index(tokenizer.mask_token_id)
+    expected = probabilities(outputs_of(model, tokenizer, [text])[0, position], "square", **reading).topk(3)
+    assert [each["token"] for each in found] == expected.indices.tolist()
+    assert [each["score"] for each in found] == pytest.approx(expected.values.tolist(), rel=1e-4)
+
+
+def test_classes_of_sounds():
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    sizes |= {"conv_dim": [8], "conv_stride": [5], "conv_kernel": [10], "num_feat_extract_layers": 1}
+    sizes |= {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2, "classifier_proj_size": 8}
+    reading = {"k": 3.0, "M": 2.0}
+    model = Wav2Vec2ForSequenceClassification(Wav2Vec2Config(**sizes, num_labels=3, square_loss=reading)).eval()
+    extractor = Wav2Vec2FeatureExtractor()
+    sound = np.random.default_rng(0).normal(size=400).astype(np.float32)
+    classify_sound = pipeline("audio-classification", model=model, feature_extractor=extractor, device="cpu")
+    inputs = extractor(sound, sampling_rate=16000, return_tensors="pt")
+    expected = probabilities(model(**inputs).logits.detach(), "square", **reading)[0].sort(descending=True).values
+    assert [each["score"] for each in classify_sound(sound)] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_label_sets():

@@ -51,8 +51,8 @@ from transformers import (
 from sqloss_plugins import multilabel_square_loss, square_loss
 from sqloss_plugins.errors import RunError
 from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer, TrainerLoss
+from sqloss_plugins.hf.divergence import DivergenceCallback
 from sqloss_plugins.hf.trained_model import load_renamed
-from sqloss_plugins.hf.trainer import DivergenceCallback
 from sqloss_plugins.losses import LOSSES, _products, linear_square
 from sqloss_plugins.metrics import compute
 from sqloss_plugins.probability import label_probabilities, probabilities
@@ -695,25 +695,34 @@ def test_one_output_is_regression(tmp_path, caplog):
         SquareLossTrainer(model=network, args=arguments(tmp_path))
     config.num_labels, config.problem_type = 1, None
     network = type(network)(config)
-    data = [{**example, "labels": torch.tensor(float(i))} for i, example in enumerate(examples("sequence", 8))]
-    options = {"max_steps": 1, "save_strategy": "no"}
+    values = torch.tensor([0.0, 1, 2, 3, 4, 5, 6, -100])  # of which the last is no ignored target
+    data = [{**example, "labels": value} for value, example in zip(values, examples("sequence", 8), strict=True)]
+    options = {"max_steps": 1, "save_strategy": "no", "optim": "sgd", "learning_rate": 1e-3, "max_grad_norm": 0.0}
+    options |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "lr_scheduler_type": "constant"}
     with caplog.at_level(logging.WARNING):
         trainer = SquareLossTrainer(
             model=network, args=arguments(tmp_path, **options), train_dataset=data, eval_dataset=data
         )
     assert "regression" in caplog.text
     predicted = torch.tensor(trainer.predict(data).predictions).squeeze(-1)
-    expected = ((predicted - torch.arange(8.0)) ** 2).mean().item()
+    expected = ((predicted - values) ** 2).mean().item()
     assert trainer.evaluate()["eval_loss"] == pytest.approx(expected, rel=1e-5)
+    bias = network.classifier.bias.item()
     with pytest.raises(ValueError, match="is a regression, and has no class probabilities: use predict"):
         trainer.predict_proba(data)
     trainer.train()
+    gradient = 2 * (predicted - values).mean().item()
+    assert bias - network.classifier.bias.item() == pytest.approx(1e-3 * gradient, rel=1e-4)
     assert config.problem_type == "regression"  # or else Transformers' pipelines take a sigmoid of the output
     assert not hasattr(config, "trained_with")
     with pytest.raises(ValueError, match="regression"):
         SquareLossTrainer(model=network, args=arguments(tmp_path, k=15.0))
     with pytest.raises(ValueError, match="--label_smoothing_factor needs classes"):
         SquareLossTrainer(model=network, args=arguments(tmp_path, label_smoothing_factor=0.1))
+    tokens = model("token classification")
+    tokens.config.num_labels = 1
+    with pytest.raises(ValueError, match=r"has one class \(num_labels=1\), so that there is nothing to choose"):
+        SquareLossTrainer(model=type(tokens)(tokens.config), args=arguments(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ from sqloss_plugins.errors import RunError, UserError, is_full_disk, listed, run
 from sqloss_plugins.folders import claim_folder, lock_folder
 from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, check_inputs, load_teacher
+from sqloss_plugins.hf.divergence import DivergenceCallback
 from sqloss_plugins.hf.hub import reach_hub
 from sqloss_plugins.hf.options import parse
 from sqloss_plugins.hf.run_folder import (
@@ -43,7 +44,7 @@ from sqloss_plugins.hf.run_folder import (
     epochs_of,
 )
 from sqloss_plugins.hf.task import Scores, Task
-from sqloss_plugins.hf.trainer import DivergenceCallback, SquareLossTrainer
+from sqloss_plugins.hf.trainer import SquareLossTrainer
 from sqloss_plugins.metrics import metric
 from sqloss_plugins.results import (
     OF_OUTPUTS,

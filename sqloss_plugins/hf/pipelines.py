@@ -1,17 +1,27 @@
 """Saved classifiers whose scores are probabilities, in Transformers' own pipelines.
 
 ``SquareLossTrainer`` saves with a model what its outputs mean, as ``config.square_loss``: k and M, and floor and
-temperature where they were fitted. With :mod:`sqloss_plugins.hf` imported, ``pipeline("text-classification", ...)`` and
-``pipeline("image-classification", ...)`` read it. Models without it are scored as before.
+temperature where they were fitted. With :mod:`sqloss_plugins.hf` imported, the pipelines of :data:`PIPELINES` read it:
+those for the classification of texts, tokens, images and audio, and for masked words. Models without it are scored as
+before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import ImageClassificationPipeline, PretrainedConfig, TextClassificationPipeline
+from transformers import (
+    AudioClassificationPipeline,
+    FillMaskPipeline,
+    ImageClassificationPipeline,
+    Pipeline,
+    PretrainedConfig,
+    TextClassificationPipeline,
+    TokenClassificationPipeline,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from sqloss_plugins.probability import label_probabilities, log_probabilities
@@ -24,11 +34,11 @@ def class_probabilities(config: PretrainedConfig, outputs: Tensor) -> Tensor:
 
     Args:
         config: of the model; ``square_loss`` in it is what a training with the square loss has left.
-        outputs: raw outputs, floating point, shape (N, C).
+        outputs: raw outputs, floating point, shape (..., C).
 
     Returns:
-        Probabilities, float32 or wider, shape (N, C): of the classes, or in multi-label classification of each label by
-        itself. Without ``square_loss`` softmax and sigmoid.
+        Probabilities, float32 or wider, shape (..., C): of the classes, or in multi-label classification of each label
+        by itself. Without ``square_loss`` softmax and sigmoid.
 
     Examples:
         >>> import torch
@@ -66,15 +76,27 @@ class _RightScores:
 
     model: Any
 
-    def postprocess(self, model_outputs: Any, function_to_apply: Any = None, **options: Any) -> Any:
-        """Labels and scores of one example; a ``function_to_apply`` that is given gets the raw outputs."""
-        if function_to_apply is None:
-            logits = as_logits(self.model.config, model_outputs["logits"].float())
-            model_outputs = {**model_outputs, "logits": logits}
-        return super().postprocess(model_outputs, function_to_apply, **options)  # type: ignore[misc]
+    def postprocess(self, model_outputs: Any, **options: Any) -> Any:
+        """Labels and scores of one example; a ``function_to_apply`` that is given gets the raw outputs.
+
+        Args:
+            model_outputs: of the model, with ``logits``; of a pipeline that cuts an example into parts, a list of them.
+            **options: of Transformers' pipeline.
+        """
+        if options.get("function_to_apply") is None:
+            parts = model_outputs if isinstance(model_outputs, list) else [model_outputs]
+            read = [
+                type(part)({**part, "logits": as_logits(self.model.config, part["logits"].float())}) for part in parts
+            ]
+            model_outputs = read if isinstance(model_outputs, list) else read[0]
+        return super().postprocess(model_outputs, **options)  # type: ignore[misc]
 
 
 class SquareLossTextClassificationPipeline(_RightScores, TextClassificationPipeline):
+    """Transformers' pipeline, reading ``config.square_loss``."""
+
+
+class SquareLossTokenClassificationPipeline(_RightScores, TokenClassificationPipeline):
     """Transformers' pipeline, reading ``config.square_loss``."""
 
 
@@ -82,12 +104,27 @@ class SquareLossImageClassificationPipeline(_RightScores, ImageClassificationPip
     """Transformers' pipeline, reading ``config.square_loss``."""
 
 
+class SquareLossAudioClassificationPipeline(_RightScores, AudioClassificationPipeline):
+    """Transformers' pipeline, reading ``config.square_loss``."""
+
+
+class SquareLossFillMaskPipeline(_RightScores, FillMaskPipeline):
+    """Transformers' pipeline, reading ``config.square_loss``."""
+
+
+PIPELINES: Mapping[str, type[Pipeline]] = {
+    "text-classification": SquareLossTextClassificationPipeline,
+    "token-classification": SquareLossTokenClassificationPipeline,
+    "image-classification": SquareLossImageClassificationPipeline,
+    "audio-classification": SquareLossAudioClassificationPipeline,
+    "fill-mask": SquareLossFillMaskPipeline,
+}
+"""Transformers' name of a task -> its pipeline here."""
+
+
 def register_pipelines() -> None:
     """Makes these the pipelines of their tasks, for this process."""
-    for task, pipeline in (
-        ("text-classification", SquareLossTextClassificationPipeline),
-        ("image-classification", SquareLossImageClassificationPipeline),
-    ):
+    for task, pipeline in PIPELINES.items():
         PIPELINE_REGISTRY.supported_tasks[task]["impl"] = pipeline
 
 
@@ -97,8 +134,8 @@ def about_outputs(k: float, M: float) -> str:
 ## Outputs
 
 Trained with the square loss, k = {k:g}, M = {M:g}, on raw outputs, whose softmax is no probability. Where
-`sqloss_plugins.hf` is imported, Transformers' pipelines for the classification of texts and images give the
-probabilities that the outputs stand for; in code:
+`sqloss_plugins.hf` is imported, Transformers' pipelines for classification and for masked words give the probabilities
+that the outputs stand for; in code:
 
 ```python
 from sqloss_plugins.hf import class_probabilities
@@ -109,8 +146,12 @@ probabilities = class_probabilities(model.config, model(**inputs).logits)
 
 
 __all__ = [
+    "PIPELINES",
+    "SquareLossAudioClassificationPipeline",
+    "SquareLossFillMaskPipeline",
     "SquareLossImageClassificationPipeline",
     "SquareLossTextClassificationPipeline",
+    "SquareLossTokenClassificationPipeline",
     "about_outputs",
     "as_logits",
     "class_probabilities",

@@ -95,6 +95,11 @@ def refuse_bypasses(model: nn.Module, args: TrainingArguments, label_names: Sequ
             f"config.problem_type of {name} is 'regression', and it has {count_classes(model)} outputs: these losses "
             "are for classes, or for a regression with one output (num_labels=1)"
         )
+    if name.endswith("ForTokenClassification") and count_classes(model) == 1:
+        raise ValueError(
+            f"{name} has one class (num_labels=1), so that there is nothing to choose: token classification needs two "
+            "classes or more"
+        )
     if getattr(config, "output_router_logits", False):
         raise ValueError("output_router_logits adds a loss inside the model, for the router, which would be lost")
     if getattr(config, "return_dict", True) is False:

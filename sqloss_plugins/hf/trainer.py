@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -16,16 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader, Dataset
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments
 
-from sqloss_plugins.errors import RunError
 from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square_loss_config
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, Distillation, load_teacher
 from sqloss_plugins.hf.factorised_head import FactorisedHead, FactorisedHeadTrainer
@@ -160,7 +151,7 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         self.rescaling = found = args.choose_rescaling(
             num_classes, is_multi_label, getattr(getattr(model, "config", None), "square_loss", None)
         )
-        is_regression = num_classes == 1 and not is_multi_label
+        self._is_regression = is_regression = num_classes == 1 and not is_multi_label
         if is_regression and args.label_smoothing_factor:
             raise ValueError("--label_smoothing_factor needs classes, and a model with one output is a regression")
         if self.class_weights is not None:
@@ -425,6 +416,18 @@ class SquareLossTrainer(FactorisedHeadTrainer):
             outputs = head.sums if without else scores(outputs, labels)
         return loss, outputs, labels
 
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        """The Trainer's; of a regression -100 is a number like any other, and counts."""
+        if self._is_regression:
+            batch_samples = [
+                {**batch, "labels": torch.zeros_like(labels)}
+                if torch.is_tensor(labels := batch.get("labels"))
+                else batch
+                for batch in batch_samples
+            ]
+        count: Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
+        return count
+
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """The Trainer's; after the last micro-batch of a step the output layer's gradient is completed."""
         head = self.compute_loss_func.head
@@ -463,36 +466,10 @@ class SquareLossTrainer(FactorisedHeadTrainer):
             raise ValueError(f"{option} is for plain training of classifiers, and {reason}")
 
 
-class DivergenceCallback(TrainerCallback):
-    """Ends a training whose logged loss, in training or validation, is not a finite number.
-
-    It needs ``logging_nan_inf_filter=False``, the default of SquareLossConfig: otherwise such losses are not logged.
-
-    Raises:
-        RunError: with the step.
-    """
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Looks at what is logged."""
-        for name, value in (logs or {}).items():
-            if (name == "loss" or name.endswith("_loss")) and not math.isfinite(float(value)):
-                raise RunError(
-                    f"the training diverged: {name} is {value} at step {state.global_step}; a smaller "
-                    "--learning_rate may help, and with the square loss smaller --k and --M"
-                )
-
-
 def _rate_by_milestones(step: int, *, milestones: Sequence[float], decay: float, warmup: int) -> float:
     """What the learning rate is multiplied by at a step, counted from 0."""
     rising = min(1.0, step / warmup) if warmup else 1.0
     return float(rising * decay ** bisect_right(milestones, step))
 
 
-__all__ = ["DivergenceCallback", "SquareLossTrainer"]
+__all__ = ["SquareLossTrainer"]

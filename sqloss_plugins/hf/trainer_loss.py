@@ -86,7 +86,7 @@ class TrainerLoss:
                 for an example that does not count.
             num_items_in_batch: how many values of the labels in the whole accumulated batch, on all ranks, are not
                 -100, as the Trainer counts them: of class probabilities and multi-label targets, every target has as
-                many as there are classes. None for "as many as are here".
+                many as there are classes. Of a regression all values count. None for "as many as are here".
 
         Raises:
             ValueError: no labels or no logits, or labels that are none of these.
