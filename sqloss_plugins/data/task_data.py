@@ -32,7 +32,7 @@ class TaskData:
     source: str
     mini: bool = False
     notes: tuple[str, ...] = ()
-    numbers: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    numbers: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict, kw_only=True)
 
     @property
     def sizes(self) -> dict[str, int]:
