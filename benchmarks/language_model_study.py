@@ -52,8 +52,10 @@ class Variant:
 
 _CE = Variant("cross_entropy")
 _PRIOR = Variant(prior_exponent=1.0, k=5.0, M=256.0)
+_LEVEL = replace(_PRIOR, M=32.0, k=15.0, prior_exponent=0.75)
 VARIANTS: dict[str, Variant] = {
     "cross_entropy": _CE,
+    "cross_entropy, lr 1.5e-3": replace(_CE, learning_rate=1.5e-3),
     "cross_entropy, lr 6e-3": replace(_CE, learning_rate=6e-3),
     "cross_entropy, bias at 0": replace(_CE, bias_at_prior=False),
     "cross_entropy, tied": replace(_CE, tied=True),
@@ -61,6 +63,7 @@ VARIANTS: dict[str, Variant] = {
     "square": Variant(),
     "square, bias at 0": Variant(bias_at_prior=False),
     "square, tied": Variant(tied=True),
+    "square, lr 1.5e-3": Variant(learning_rate=1.5e-3),
     "square, lr 6e-3": Variant(learning_rate=6e-3),
     "prior": _PRIOR,
     "prior, lr 1.5e-3": replace(_PRIOR, learning_rate=1.5e-3),
@@ -69,8 +72,10 @@ VARIANTS: dict[str, Variant] = {
     "prior, a = 3/4": replace(_PRIOR, prior_exponent=0.75),
     "prior, a = 1/2": replace(_PRIOR, prior_exponent=0.5),
     "prior, M = 64": replace(_PRIOR, M=64.0),
-    "prior, M = 32, k = 15, a = 3/4": replace(_PRIOR, M=32.0, k=15.0, prior_exponent=0.75),
-    "prior, M = 32, k = 15, a = 1/2": replace(_PRIOR, M=32.0, k=15.0, prior_exponent=0.5),
+    "prior, M = 32, k = 15, a = 3/4": _LEVEL,
+    "prior, M = 32, k = 15, a = 3/4, lr 1.5e-3": replace(_LEVEL, learning_rate=1.5e-3),
+    "prior, M = 32, k = 15, a = 3/4, lr 6e-3": replace(_LEVEL, learning_rate=6e-3),
+    "prior, M = 32, k = 15, a = 1/2": replace(_LEVEL, prior_exponent=0.5),
     "prior, M = 64, a = 3/4, lr 6e-3": replace(_PRIOR, M=64.0, prior_exponent=0.75, learning_rate=6e-3),
     "prior, M = 128, lr 6e-3": replace(_PRIOR, M=128.0, learning_rate=6e-3),
     "prior, M = 16": replace(_PRIOR, M=16.0),
