@@ -71,6 +71,8 @@ benchmark: $(VENV)/test.installed
 	$(PY) -m benchmarks.linear_square --json benchmarks/results/linear_square_cpu.json
 	$(PY) -m benchmarks.factorised_head --json benchmarks/results/factorised_head_cpu.json
 	$(PY) -m benchmarks.espnet_head --json benchmarks/results/espnet_head_cpu.json
+	$(PY) -m benchmarks.evaluation --json benchmarks/results/evaluation_cpu.json
+	$(PY) -m benchmarks.language_model_training --json benchmarks/results/language_model_training_cpu.json
 	$(PY) -m benchmarks.pair_models --json benchmarks/results/pair_models_cpu.json
 	$(PY) -m benchmarks.image_training --models --json benchmarks/results/image_steps_cpu.json
 

@@ -12,6 +12,7 @@ from benchmarks import (
     factorised_head,
     image_training,
     language_model_study,
+    language_model_training,
     linear_precision,
     linear_square,
     losses,
@@ -100,6 +101,18 @@ def test_evaluation(tmp_path, monkeypatch, capsys):
     assert masked["peak_mib"]["with"] * 2**20 >= 4 * 256 * 3000
     assert all(row["speed"] > 0 for row in (causal, masked))
     assert "tokens/s" in capsys.readouterr().out
+
+
+def test_language_model_training(tmp_path, monkeypatch, capsys):
+    for name, value in (("VOCABULARIES", (3000,)), ("WIDTH", 16), ("LAYERS", 1), ("HEADS", 2), ("ROWS", 2)):
+        monkeypatch.setattr(language_model_training, name, value)
+    assert run(language_model_training, monkeypatch, "--rounds", 1, "--threads", 1, "--json", tmp_path / "a.json") == 0
+    rows = {row["loss"]: row for row in json.loads((tmp_path / "a.json").read_text())["rows"]}
+    assert list(rows) == list(language_model_training.LOSSES)
+    assert all(row["tokens_per_s"] > 0 for row in rows.values())
+    assert rows["cross_entropy"]["peak_mib"] * 2**20 >= 4 * 256 * 3000
+    assert rows["square, without"]["peak_mib"] < rows["square, with logits"]["peak_mib"]
+    assert "speed / CE" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
