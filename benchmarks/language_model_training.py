@@ -3,10 +3,10 @@
     python -m benchmarks.language_model_training --json benchmarks/results/language_model_training_cpu.json
 
 A step of SquareLossTrainer: forward, loss, backward and AdamW, of the model that `sqloss lm` trains from scratch (a
-GPT-2 of 4 layers and width 128, its output layer tied to its embedding) on a batch of 8 blocks of 128 tokens. The square
-loss has the level rule's k and M, and takes turns with its outputs built and without. Every round takes all in turn and
-in a new order; the table has medians over the rounds of the processor's time, and of the ratio in each round. Peak
-memory is what a step allocates beside the model and its optimiser, the gradients included.
+GPT-2 of 4 layers and width 128, its output layer tied to its embedding) on a batch of 8 blocks of 128 tokens. The
+square loss has the level rule's k and M, and takes turns with its outputs built and without. Every round takes all in
+turn and in a new order; the table has medians over the rounds of the processor's time, and of the ratio in each round.
+Peak memory is what a step allocates beside the model and its optimiser, the gradients included.
 """
 
 from __future__ import annotations
