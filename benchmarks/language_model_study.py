@@ -13,10 +13,11 @@ of the token's frequency, which the validation text chooses.
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -252,16 +253,21 @@ def _rate(steps: int) -> Callable[[int], float]:
     return lambda step: min((step + 1) / warmup, (steps - step) / (steps - warmup))
 
 
-@torch.no_grad()
-def score(body: Body, head: Head, split: Tensor) -> tuple[float, dict[str, float]]:
-    """Accuracy in percent, and perplexity by method."""
-    right, nll = 0.0, dict.fromkeys(head.probabilities(torch.zeros(1, WIDTH)), 0.0)
+def states(body: Body, split: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some hidden states at a time, of shape (tokens, width), and their targets, of shape (tokens)."""
     for inputs, targets in zip(*(torch.split(part, 2 * BATCH) for part in split), strict=True):
-        true = targets.flatten()
-        for method, p in (found := head.probabilities(body(inputs))).items():
+        yield body(inputs), targets.flatten()
+
+
+@torch.no_grad()
+def score(head: Head, parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, dict[str, float]]:
+    """Accuracy in percent, and perplexity by method, of such states and targets."""
+    count, right, nll = 0, 0.0, dict.fromkeys(head.probabilities(torch.zeros(1, WIDTH)), 0.0)
+    for hidden, true in parts:
+        for method, p in (found := head.probabilities(hidden)).items():
             nll[method] -= float((p.gather(1, true[:, None])[:, 0] / p.sum(1)).log().sum())
         right += float((next(iter(found.values())).argmax(1) == true).sum())
-    count = split[1].numel()
+        count += len(true)
     return 100.0 * right / count, {method: math.exp(value / count) for method, value in nll.items()}
 
 
@@ -270,8 +276,8 @@ def measure(name: str, windows: dict[str, Tensor], steps: int, seed: int) -> dic
     started = time.process_time()
     body, head = train(VARIANTS[name], windows, steps, seed)
     seconds = time.process_time() - started
-    accuracy, perplexity = score(body, head, windows["validation"])
-    test_accuracy, test_perplexity = score(body, head, windows["test"])
+    accuracy, perplexity = score(head, states(body, windows["validation"]))
+    test_accuracy, test_perplexity = score(head, states(body, windows["test"]))
     chosen = min(perplexity, key=lambda method: perplexity[method])
     return {
         "variant": name,
@@ -287,14 +293,8 @@ def measure(name: str, windows: dict[str, Tensor], steps: int, seed: int) -> dic
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Trains what is asked for, and prints a table; returns the exit status."""
-    parser = make_parser(__doc__)
-    parser.add_argument("--data-dir", type=Path, required=True, help="folder with WikiText-2's valid.txt and test.txt")
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", choices=list(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
-    args = parser.parse_args(argv)
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program over options that cannot be."""
     prepare(parser, args)
     if args.device != "cpu":
         parser.error("this study is for a CPU")
@@ -303,6 +303,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"--data-dir {args.data_dir} has no {' and no '.join(missing)}")
     if args.steps < 3:
         parser.error("--steps must be at least 3")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains what is asked for, and prints a table; returns the exit status."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder with WikiText-2's valid.txt and test.txt")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    args = parser.parse_args(argv)
+    check(parser, args)
     rows = json.loads(args.json.read_text())["rows"] if args.json and args.json.is_file() else []
     windows = load(args.data_dir)
     environment = {"device": device_name("cpu"), **versions()}

@@ -11,6 +11,7 @@ from benchmarks import (
     evaluation,
     factorised_head,
     image_training,
+    language_model_layers,
     language_model_study,
     language_model_training,
     linear_precision,
@@ -18,6 +19,7 @@ from benchmarks import (
     losses,
     pair_models,
 )
+from sqloss_plugins.losses import square_loss
 
 
 def run(module, monkeypatch, *arguments):
@@ -171,12 +173,17 @@ def test_image_training(tmp_path, monkeypatch, capsys):
     assert "square / CE" in capsys.readouterr().out
 
 
-def test_language_model_study(tmp_path, monkeypatch, capsys):
-    """Every variant trains; and what the file has is not made again."""
+@pytest.fixture
+def small_study(tmp_path, monkeypatch):
+    """The study with a tiny model, and a text for it in ``tmp_path``."""
     for name, value in (("VOCABULARY", 270), ("WINDOW", 8), ("BATCH", 2), ("WIDTH", 8), ("LAYERS", 1), ("HEADS", 2)):
         monkeypatch.setattr(language_model_study, name, value)
     for name in ("valid.txt", "test.txt"):
         (tmp_path / name).write_text("".join(f"the {n} of {n * n} and {n % 7}\n" for n in range(60)))
+
+
+def test_language_model_study(small_study, tmp_path, monkeypatch, capsys):
+    """Every variant trains; and what the file has is not made again."""
     arguments = ["--data-dir", tmp_path, "--steps", 6, "--json", tmp_path / "a.json"]
     assert run(language_model_study, monkeypatch, *arguments) == 0
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
@@ -187,3 +194,27 @@ def test_language_model_study(tmp_path, monkeypatch, capsys):
     assert found[: len(rows)] == rows
     assert [(row["variant"], row["seed"]) for row in found[len(rows) :]] == [("square", 2), ("prior", 2)]
     assert "| square | 2 |" in " ".join(capsys.readouterr().out.split())
+
+
+def test_language_model_layers(small_study, tmp_path, monkeypatch, capsys):
+    arguments = ["--data-dir", tmp_path, "--steps", 6, "--json", tmp_path / "a.json"]
+    assert run(language_model_layers, monkeypatch, *arguments) == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    layers = [row["layer"] for row in rows]
+    assert layers == 2 * ["its own", "square, k = 1, its minimiser", "square, k = 15, its minimiser", layers[3]]
+    assert [row["body"] for row in rows] == [name for name in language_model_layers.BODIES for _ in range(4)]
+    for own, *minimisers, softmax in (rows[:4], rows[4:]):
+        assert all(1.0 < row["train_perplexity"] < 0.7 * own["train_perplexity"] for row in minimisers)
+        assert 1.0 < softmax["train_perplexity"] < 270
+    assert "train perplexity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("k", [1.0, 15.0])
+def test_the_minimiser(k, monkeypatch):
+    """The package's square loss has no gradient there."""
+    monkeypatch.setattr(language_model_study, "VOCABULARY", 5)
+    hidden, targets = torch.randn(60, 3), torch.arange(60) % 5
+    weight, bias = (part.requires_grad_() for part in language_model_layers.least_squares(hidden, targets, k, 2.0))
+    loss = square_loss(hidden @ weight.T + bias, targets, k=k, M=2.0)
+    for gradient in torch.autograd.grad(loss, (weight, bias)):
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0.0, atol=1e-5)
