@@ -35,7 +35,7 @@ def least_squares(hidden: Tensor, targets: Tensor, k: float, M: float) -> tuple[
     For class i it solves (H^T H + (k - 1) H_i^T H_i) w = k M H_i^T 1, where H_i are the rows whose class is i.
     """
     rows = F.pad(hidden, (0, 1), value=1.0)[targets.argsort()]
-    of_class = rows.split(torch.bincount(targets, minlength=study.VOCABULARY).tolist())
+    of_class = torch.split(rows, torch.bincount(targets, minlength=study.VOCABULARY).tolist())
     products = [own.T @ own for own in (rows.double() for rows in of_class)]
     every = torch.stack(products).sum(0)
     every += RIDGE * every.diagonal().mean() * torch.eye(len(every), dtype=every.dtype)
@@ -53,7 +53,7 @@ def fit_softmax(hidden: Tensor, targets: Tensor, head: Head) -> None:
     steps = EPOCHS * (len(targets) // ROWS)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 - step / steps)
     while schedule.last_epoch < steps:
-        for rows in torch.randperm(len(targets)).split(ROWS)[: len(targets) // ROWS]:
+        for rows in torch.split(torch.randperm(len(targets)), ROWS)[: len(targets) // ROWS]:
             optimizer.zero_grad()
             head.loss(hidden[rows], targets[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -66,7 +66,7 @@ def row(body: str, layer: str, head: Head, states: dict[str, tuple[Tensor, Tenso
     chosen = None
     for split in ("validation", "train", "test"):
         hidden, targets = states[split]
-        parts = zip(hidden.split(ROWS), targets.split(ROWS), strict=True)
+        parts = zip(torch.split(hidden, ROWS), torch.split(targets, ROWS), strict=True)
         accuracy, perplexity = study.score(head, parts)
         chosen = chosen or min(perplexity, key=lambda method: perplexity[method])
         found |= {f"{split}_perplexity": perplexity[chosen], f"{split}_accuracy": accuracy}
