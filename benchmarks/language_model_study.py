@@ -47,6 +47,7 @@ class Variant:
     M: float = 0.0  # 0: that of the level rule
     bias_at_prior: bool = True
     tied: bool = False
+    wide: int = 0  # so many features for the output layer, made of the hidden state by a layer of their own; 0: none
     first: float = 0.0  # share of the steps with cross-entropy, before a new output layer and this loss
     later_rate: float = 0.5  # times the learning rate: that after such a beginning
 
@@ -60,6 +61,7 @@ VARIANTS: dict[str, Variant] = {
     "cross_entropy, lr 6e-3": replace(_CE, learning_rate=6e-3),
     "cross_entropy, bias at 0": replace(_CE, bias_at_prior=False),
     "cross_entropy, tied": replace(_CE, tied=True),
+    "cross_entropy, wide": replace(_CE, wide=512),
     "squentropy": replace(_CE, loss="squentropy"),
     "square": Variant(),
     "square, bias at 0": Variant(bias_at_prior=False),
@@ -76,6 +78,7 @@ VARIANTS: dict[str, Variant] = {
     "prior, M = 32, k = 15, a = 3/4": _LEVEL,
     "prior, M = 32, k = 15, a = 3/4, lr 1.5e-3": replace(_LEVEL, learning_rate=1.5e-3),
     "prior, M = 32, k = 15, a = 3/4, lr 6e-3": replace(_LEVEL, learning_rate=6e-3),
+    "prior, M = 32, k = 15, a = 3/4, wide": replace(_LEVEL, wide=512),
     "prior, M = 32, k = 15, a = 1/2": replace(_LEVEL, prior_exponent=0.5),
     "prior, M = 64, a = 3/4, lr 6e-3": replace(_PRIOR, M=64.0, prior_exponent=0.75, learning_rate=6e-3),
     "prior, M = 128, lr 6e-3": replace(_PRIOR, M=128.0, learning_rate=6e-3),
@@ -145,7 +148,11 @@ class Head(nn.Module):
         super().__init__()
         self.variant = variant
         self.prior = counts / counts.sum()
-        self.weight = embedding if variant.tied else nn.Parameter(0.02 * torch.randn(VOCABULARY, WIDTH))
+        wide = variant.wide
+        self.widen = nn.Sequential()
+        if wide:
+            self.widen.extend([nn.Linear(WIDTH, wide), nn.GELU(), nn.LayerNorm(wide)])
+        self.weight = embedding if variant.tied else nn.Parameter(0.02 * torch.randn(VOCABULARY, wide or WIDTH))
         self.v = prior_weights(counts, variant.prior_exponent)
         self.rows = self.v**variant.row_exponent if variant.loss == "square" else torch.ones(VOCABULARY)
         self.M = variant.M or math.sqrt(VOCABULARY * math.log(VOCABULARY) / variant.k)
@@ -159,7 +166,7 @@ class Head(nn.Module):
 
     def loss(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """The mean over the tokens, from hidden states of shape (tokens, width)."""
-        variant = self.variant
+        variant, hidden = self.variant, self.widen(hidden)
         W, b = self.weight, self.bias
         if variant.loss == "square":
             return linear_square_loss(
@@ -184,7 +191,7 @@ class Head(nn.Module):
 
     def probabilities(self, hidden: Tensor) -> dict[str, Tensor]:
         """By method, what is in proportion to the probabilities, of shape (tokens, C)."""
-        f = F.linear(hidden, self.weight, self.bias)
+        f = F.linear(self.widen(hidden), self.weight, self.bias)
         if self.variant.loss == "square":
             k, M = self.variant.k, self.M
             f = (f * self.rows).clamp(0.0, M)

@@ -200,10 +200,10 @@ def test_language_model_layers(small_study, tmp_path, monkeypatch, capsys):
     arguments = ["--data-dir", tmp_path, "--steps", 6, "--json", tmp_path / "a.json"]
     assert run(language_model_layers, monkeypatch, *arguments) == 0
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
-    layers = ["its own", "square, k = 1, its minimiser", "square, k = 15, its minimiser", "cross_entropy, fitted"]
+    layers = ["its own", *language_model_layers.SQUARES, "cross_entropy, fitted"]
     assert [row["layer"] for row in rows] == 2 * layers
-    assert [row["body"] for row in rows] == [name for name in language_model_layers.BODIES for _ in range(4)]
-    for own, *minimisers, softmax in (rows[:4], rows[4:]):
+    assert [row["body"] for row in rows] == [name for name in language_model_layers.BODIES for _ in layers]
+    for own, *minimisers, softmax in (rows[:5], rows[5:]):
         assert all(1.0 < row["train_perplexity"] < 0.7 * own["train_perplexity"] for row in minimisers)
         assert 1.0 < softmax["train_perplexity"] < 270
     assert "train perplexity" in capsys.readouterr().out
@@ -212,9 +212,11 @@ def test_language_model_layers(small_study, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("k", [1.0, 15.0])
 def test_the_minimiser(k, monkeypatch):
     """The package's square loss has no gradient there."""
-    monkeypatch.setattr(language_model_study, "VOCABULARY", 5)
+    for name, value in (("VOCABULARY", 5), ("WIDTH", 3)):
+        monkeypatch.setattr(language_model_study, name, value)
     hidden, targets = torch.randn(60, 3), torch.arange(60) % 5
-    weight, bias = (part.requires_grad_() for part in language_model_layers.least_squares(hidden, targets, k, 2.0))
-    loss = square_loss(hidden @ weight.T + bias, targets, k=k, M=2.0)
-    for gradient in torch.autograd.grad(loss, (weight, bias)):
+    head = language_model_study.Head(language_model_study.Variant(k=k, M=2.0), torch.ones(5), torch.zeros(5, 3))
+    language_model_layers.least_squares(hidden, targets, head)
+    loss = square_loss(hidden @ head.weight.T + head.bias, targets, k=k, M=2.0)
+    for gradient in torch.autograd.grad(loss, (head.weight, head.bias)):
         torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0.0, atol=1e-5)
