@@ -351,13 +351,17 @@ def test_a_run_that_diverges_is_said(small, capsys):
     assert not Path("out/result.json").exists()
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "square"])
-def test_scoring_without_training(loss, small, finished):
+@pytest.mark.parametrize(("loss", "alone"), [("cross_entropy", False), ("square", True)])
+def test_scoring_without_training(loss, alone, small, finished, text):
     """A model as it is, by the loss it was trained with; without validation no temperature can be fitted."""
-    options = [*small[:2], *SHORT, "--model_name_or_path", str(finished[loss]), "--do_predict"]
+    Path("new.txt").write_text(text_of(load_files(str(text)), "test"))
+    source = ["--test_file", "new.txt"] if alone else small[:2]
+    options = [*source, *SHORT, "--model_name_or_path", str(finished[loss]), "--do_predict"]
     assert main([*options, "--output_dir", "out"]) == 0
     result, theirs = read_result(Path("out")), read_result(finished[loss])
     assert (result.loss, result.k, result.M) == (loss, theirs.k, theirs.M)
+    assert ("unigram_perplexity" in result.data) is not alone
+    assert result.data["test_fingerprints"] == theirs.data["test_fingerprints"]
     assert set(result.metrics) == {"test"}
     assert set(result.metrics["test"]) == {OF_OUTPUTS, *LOSSES[loss].methods} - {"temperature"}
     assert "temperature" not in result.data
@@ -380,7 +384,7 @@ BAD_OPTIONS = {
     "a folder": (["--train_file", "."], "--train_file . cannot be read: Is a directory"),
     "empty": (["--train_file", "/dev/null"], "--train_file /dev/null has no text in it"),
     "binary": (["--train_file", sys.executable], "is not UTF-8 text (line "),
-    "validation alone": (["--validation_file", "x"], "--validation_file needs --train_file beside it"),
+    "validation alone": (["--validation_file", "x"], "training needs --train_file; a saved model is scored by --do_e"),
     "mini and real": (["--mini", "--train_file", "x"], "--mini and --train_file exclude each other"),
     "a new one to score": (["--mini", "--do_eval"], "a new model has to be trained: name a trained one by --model_n"),
     "block of one": (["--block_size", "1"], "--block_size must be at least 2, got 1"),

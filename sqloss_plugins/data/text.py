@@ -37,7 +37,7 @@ class TextData(TaskData):
     def digest(self, splits: Sequence[str]) -> str:
         """SHA-256 of the text of some splits, however it is cut into lines."""
         digest = hashlib.sha256()
-        for split in splits:
+        for split in (split for split in splits if split in self.splits):
             digest.update(f"{split} {self.sizes[split]} ".encode())
             for text in texts(self.splits[split]):
                 digest.update(text.encode())
@@ -51,20 +51,20 @@ def texts(rows: Dataset) -> Iterator[str]:
 
 
 def load_files(
-    train: str, validation: str | None = None, test: str | None = None, cache_dir: str | None = None
+    train: str | None, validation: str | None = None, test: str | None = None, cache_dir: str | None = None
 ) -> TextData:
     """Text files; for a split that has none, a tenth of the training text is held out, from its end.
 
     Args:
-        train, validation, test: the files, UTF-8.
+        train, validation, test: the files, UTF-8, at least one. Without training text there are the given splits alone.
         cache_dir: where the memory-mapped copy is kept; by default where ``datasets`` keeps all.
 
     Raises:
         UserError: a file that cannot be used, or that changes while it is read.
     """
     files = {"train": train, "validation": validation, "test": test}
-    source = ", ".join(path for path in files.values() if path is not None)
-    return _load(files, source, False, cache_dir)
+    given = {split: path for split, path in files.items() if path is not None}
+    return _load(files if train is not None else given, ", ".join(given.values()), False, cache_dir)
 
 
 def load_mini(cache_dir: str | None = None) -> TextData:
@@ -89,21 +89,21 @@ def _lines(path: str | None, split: str = "train") -> Iterator[str]:
         yield from line.replace("\r\n", "\n").replace("\r", "\n").splitlines(keepends=True)
 
 
-def _load(files: dict[str, str | None], source: str, mini: bool, cache_dir: str | None) -> TextData:
-    """Reads the files, and holds out the last tenths of the training text for the splits that have none."""
-    held_out = [split for split in SPLITS[1:] if files[split] is None]
+def _load(files: Mapping[str, str | None], source: str, mini: bool, cache_dir: str | None) -> TextData:
+    """Reads the splits that are named, and holds out the last tenths of the training text for those without a file."""
+    held_out = [split for split in files if split != "train" and files[split] is None]
     digests, characters = {}, {}
-    for split in SPLITS:
+    for split in files:
         if split not in held_out:
             digests[split], characters[split] = _measure(files[split], split)
     spans = {split: (0, count) for split, count in characters.items()}
-    tenth = characters["train"] // 10
+    tenth = characters.get("train", 0) // 10
     for split in reversed(held_out):
         stop = spans["train"][1]
         cut = _cut(_lines(files["train"]), max(stop - tenth, 0), tenth // 2)
         spans["train"], spans[split] = (0, cut), (cut, stop)
     splits = DatasetDict()
-    for split in SPLITS:
+    for split in files:
         whole = "train" if split in held_out else split
         options = {"path": files[whole], "start": spans[split][0], "stop": spans[split][1], "digest": digests[whole]}
         splits[split] = _dataset(options, cache_dir)

@@ -4,12 +4,14 @@
     sqloss lm --train_file text.txt --loss cross_entropy --learning_rate 3e-3
     sqloss lm --train_file text.txt --model_name_or_path gpt2
     sqloss lm --objective masked --train_file text.txt
+    sqloss lm --do_predict --model_name_or_path runs/language_model/... --test_file new.txt
     sqloss lm settings.yaml
 
 Without --train_file the text is the embedded one of --mini, Python's own reference, which is no benchmark.
 From scratch: a GPT-2 of the given size, or with --objective masked a BERT, and a byte-level BPE trained on the training
 text. With --model_name_or_path: that model and its tokenizer. Takes the options below (--objective masked --help shows
-those of masked models) and all of transformers.TrainingArguments.
+those of masked models) and all of transformers.TrainingArguments. --do_eval and --do_predict score a saved model, whose
+loss is its own, on files alone.
 A run that was killed goes on where it was when the same command is run again; a run that is finished is not repeated.
 """
 
@@ -32,7 +34,7 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.hub import find_config
 from sqloss_plugins.hf.language_models import ALPHABET, SPECIAL_TOKENS, load_model, new_config, train_tokenizer
-from sqloss_plugins.hf.options import check_at_least, option
+from sqloss_plugins.hf.options import check_at_least, option, refuse_given
 from sqloss_plugins.hf.task import Task, TaskArguments
 from sqloss_plugins.hf.token_task import TokenTask
 from sqloss_plugins.losses import LOSSES
@@ -134,18 +136,20 @@ class LanguageModel(TokenTask):
         check_at_least(ALPHABET + len(SPECIAL_TOKENS[self.objective]), args, "vocab_size")
         if args.vocab_size is not None and args.vocab_size > _LARGEST_VOCABULARY:
             raise UserError(f"--vocab_size must be at most {_LARGEST_VOCABULARY}, got {args.vocab_size}")
-        for name in self.not_decisive:
-            if getattr(args, name) is not None and args.mini:
-                raise UserError(f"--mini and --{name} exclude each other: the embedded text or your own")
-            if getattr(args, name) is not None and args.train_file is None:
-                raise UserError(f"--{name} needs --train_file beside it")
+        own = [name for name in self.not_decisive if getattr(args, name) is not None]
+        if own and args.mini:
+            raise UserError(f"--mini and --{own[0]} exclude each other: the embedded text or your own")
+        if own and args.train_file is None:
+            if self.config.do_train:
+                raise UserError("training needs --train_file; a saved model is scored by --do_eval or --do_predict")
+            refuse_given(self.given, ("prior_exponent",), "is of training text, and there is none")
         if self.config.prior_exponent is not None and args.tie_word_embeddings:
             raise UserError("--prior_exponent needs an output layer of its own: leave --tie_word_embeddings out")
 
     def load(self) -> TextData:
         """The files, or the embedded text."""
         args = self.args
-        if args.train_file is not None:
+        if any(getattr(args, name) is not None for name in self.not_decisive):
             return load_files(args.train_file, args.validation_file, args.test_file, args.cache_dir)
         if not args.mini:
             print(
@@ -239,6 +243,8 @@ class LanguageModel(TokenTask):
                     counts += np.bincount(ids, minlength=self.vocabulary)
         counts[self.processor.all_special_ids] = 0
         self.counts = counts + 1  # each once more than it occurs
+        if "train" not in datasets:
+            return {"tokens": tokens}
         held_out = [split for split in datasets if split != "train"]
         unigram = {split: unigram_perplexity(self.counts, self.targets(datasets[split])) for split in held_out}
         return {"tokens": tokens, "unigram_perplexity": unigram}
