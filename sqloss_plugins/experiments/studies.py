@@ -10,8 +10,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from sqloss_plugins.experiments.small_models import (
     DIMENSIONS,
@@ -30,6 +30,8 @@ from sqloss_plugins.paper import choose_rescaling
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+P = ParamSpec("P")
 
 CROSS_ENTROPY, SQUARE, BEHIND_SOFTMAX, BEHIND_SIGMOID = (
     "cross-entropy",
@@ -56,6 +58,19 @@ class Study:
     name: str
     question: str
     tables: Sequence[Table]
+
+
+def _on_processor(study: Callable[P, Study]) -> Callable[P, Study]:
+    """A study on the processor, whatever PyTorch's default device is."""
+
+    @wraps(study)
+    def run(*args: P.args, **options: P.kwargs) -> Study:
+        import torch
+
+        with torch.device("cpu"):
+            return study(*args, **options)
+
+    return run
 
 
 def _table(name: str, title: str, records: Sequence[Mapping[str, Any]], notes: Sequence[str] = ()) -> Table:
@@ -93,6 +108,7 @@ def _behind_softmax() -> Loss:
 # ---------------------------------------------------------------- the saturated neuron
 
 
+@_on_processor
 def saturated(steps: int = 300) -> Study:
     """What a start that is confidently wrong costs: a network for digits, and one neuron.
 
@@ -209,6 +225,7 @@ def _by_rescaling(classes: int) -> dict[str, tuple[Loss, str]]:
     return found
 
 
+@_on_processor
 def convergence(class_counts: Sequence[int] = (2, 10, 100, 1000), steps: int = 300) -> Study:
     """How fast each loss learns by the number of classes, each at its best rate of one grid."""
     rates = _ADAM_RATES
@@ -255,6 +272,7 @@ def convergence(class_counts: Sequence[int] = (2, 10, 100, 1000), steps: int = 3
 # ---------------------------------------------------------------- probabilities
 
 
+@_on_processor
 def population(class_counts: Sequence[int] = (2, 10, 100, 1000), points: int = 100, draws: int = 10) -> Study:
     """What the outputs that minimise each expected loss say of known class probabilities.
 
@@ -324,6 +342,7 @@ def _minimiser(loss: Loss, p: Tensor) -> Tensor:
 # ---------------------------------------------------------------- the cost of the output layer
 
 
+@_on_processor
 def cost(
     class_counts: Sequence[int] = (100, 1000, 10_000, 30_000), N: int = 512, d: int = 128, rounds: int = 5
 ) -> Study:
@@ -364,6 +383,7 @@ def cost(
 # ---------------------------------------------------------------- the seed
 
 
+@_on_processor
 def seeds(number_of_seeds: int = 20, steps: int = 300) -> Study:
     """How far accuracy varies with the seed, each loss at the rate that is best on three other seeds."""
     training, test = digits()
