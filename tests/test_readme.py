@@ -130,6 +130,29 @@ def test_rows_of_a_report():
     assert "| +3.00 (-3.6 to +9.6)     | 3     |" in shown  # 3 +- 4.303 * sqrt(7 / 3), by hand
 
 
+def test_means_are_of_the_group_of_runs_that_the_difference_is_of():
+    """Of two groups that differ in a setting; a report that does not say which is refused."""
+    square, means = "square (k=1, M=1)", {"batch 8": (91.0, 90.0), "batch 16": (73.0, 70.0)}
+    differences = [{**record("cats", "net", square, [a - b] * 2), "about": about} for about, (a, b) in means.items()]
+    differences[1] = {**record("cats", "net", square, [3.0] * 3), "about": "batch 16"}
+    results = [
+        {**record("cats", "net", loss, [0.0]), "mean": mean, "std": None, "about": about}
+        for about, pair in means.items()
+        for loss, mean in zip((square, "cross_entropy"), pair, strict=True)
+    ]
+    report = {"sections": [{"tables": [{"name": "own_differences", "records": differences},
+                                       {"name": "own_results", "records": results}]}]}  # fmt: skip
+    (row,) = front_page.rows_of_report(report)
+    assert (row.ahead, row.square, row.cross_entropy) == ([3.0, 3.0, 3.0], "73.00", "70.00")
+    of_paper = {"sections": [{"tables": [{"name": "differences", "records": differences}]}]}
+    without = {**differences[1]}
+    del without["about"]
+    report["sections"][0]["tables"][0]["records"] = [without]
+    for each in (of_paper, report):
+        with pytest.raises(front_page.UserError, match="several groups of runs of cats, net, early_stopping"):
+            front_page.rows_of_report(each)
+
+
 def test_earlier_rows_are_those_of_their_pages():
     for row, entry in zip(
         front_page.earlier_rows(front_page.EARLIER.read_text(encoding="utf-8")),

@@ -14,7 +14,7 @@ from scipy import stats
 from sqloss_plugins import paper
 from sqloss_plugins.experiments import findings
 from sqloss_plugins.experiments.evidence import gather
-from sqloss_plugins.experiments.figures import figure_1, figure_2
+from sqloss_plugins.experiments.figures import figure_1, figure_2, figure_3
 from sqloss_plugins.experiments.findings import ahead
 from sqloss_plugins.experiments.report import main
 from sqloss_plugins.experiments.tables import match, paper_tables
@@ -79,6 +79,16 @@ def content(made):
 def _without_figures(monkeypatch):
     """They take most of the time."""
     monkeypatch.setattr("sqloss_plugins.experiments.page.write_figures", lambda folder, figures: [])
+
+
+def test_every_rescaling_has_its_panel_in_figure_3(tmp_path):
+    for k, accuracy in ((1.0, 0.8), (15.0, 0.7)):
+        write(tmp_path / f"{k}", "square", 1e-4, 1, accuracy, task="mine", data=data(train=10), k=k, M=k)
+    write(tmp_path, "cross_entropy", 1e-4, 1, 0.75, task="mine", data=data(train=10))
+    panels = [panel for panel in figure_3(gather([tmp_path])).panels if panel.title.startswith("mine")]
+    assert [panel.title.partition(", square ")[2] for panel in panels] == ["(k=1, M=1)", "(k=15, M=15)"]
+    assert [panel.ours["square"][0] for panel in panels] == pytest.approx([70.0, 60.0])  # on test data, 10 less
+    assert [panel.ours["cross_entropy"][0] for panel in panels] == pytest.approx([65.0, 65.0])
 
 
 def record(content, table, **wanted):

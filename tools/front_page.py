@@ -101,7 +101,11 @@ def _sections(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def rows_of_report(report: Mapping[str, Any]) -> list[Row]:
     """A row for every task and model of a report on which both losses were run, on real data, with their own rates.
 
-    Of several k and M, or protocols, the one with most seeds; runs for cross-entropy's epochs do not count.
+    Of several k and M, protocols, or groups of runs that differ in settings, the one with most seeds; runs for
+    cross-entropy's epochs do not count.
+
+    Raises:
+        UserError: the report does not say which means belong to a difference.
     """
     tables = _sections(report)
     chosen: dict[tuple[str, str], dict[str, Any]] = {}
@@ -130,16 +134,30 @@ def _paper_name(task: str, model: str) -> str:
 
 def _about(tables: Mapping[str, list[dict[str, Any]]], record: Mapping[str, Any]) -> set[str]:
     """What a report says of the runs of a difference."""
-    names = ("task", "arch", "protocol")
-    return {own["about"] for own in tables.get("own_results", []) if all(own[name] == record[name] for name in names)}
+    return {own["about"] for own in _own_results(tables, record, ("task", "arch", "protocol"))}
+
+
+def _own_results(
+    tables: Mapping[str, list[dict[str, Any]]], record: Mapping[str, Any], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The results of the group of runs that a difference is of, with the same values in some columns."""
+    same = (*names, *(["about"] if "about" in record else []))  # reports of earlier versions do not have it
+    own = tables.get("own_results", []) if record["origin"] == "own" else []
+    return [each for each in own if all(each[name] == record[name] for name in same)]
 
 
 def _measured(tables: Mapping[str, list[dict[str, Any]]], record: Mapping[str, Any], loss: str) -> str:
     """Mean +- standard deviation of a loss in the column of a difference."""
-    names = ("task", "arch", "protocol", "split", "metric")
-    for own in tables.get("own_results", []):
-        if own["loss"] == loss and all(own[name] == record[name] for name in names):
-            return _spread(own["mean"], own["std"])
+    own = _own_results(tables, record, ("task", "arch", "protocol", "split", "metric"))
+    found = [each for each in own if each["loss"] == loss]
+    groups = {each.get("about") for each in tables.get("differences", []) if _is_beside(each, record)}
+    if len(found) > 1 or len(groups) > 1:
+        raise UserError(
+            f"the report has several groups of runs of {record['task']}, {record['arch']}, {record['protocol']}, and "
+            "does not say which means belong to a difference: make it anew with one of them"
+        )
+    if found:
+        return _spread(found[0]["mean"], found[0]["std"])
     column = "cross_entropy" if loss == "cross_entropy" else "square"
     for name in ("table2", "table3", "table5", "table7"):
         for row in tables.get(name, []):
@@ -147,6 +165,11 @@ def _measured(tables: Mapping[str, list[dict[str, Any]]], record: Mapping[str, A
             if (row["task"], row["model"], row["metric"]) == (record["task"], model, record["metric"]):
                 return _spread(row[f"{column}_test_mean"], row[f"{column}_test_std"])
     return ""
+
+
+def _is_beside(other: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether another difference is of the same task, model and protocol of the paper's."""
+    return record["origin"] == "paper" and all(other[name] == record[name] for name in ("task", "arch", "protocol"))
 
 
 def _spread(mean: float, deviation: float | None) -> str:

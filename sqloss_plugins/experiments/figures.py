@@ -103,16 +103,19 @@ def figure_3(evidence: Sequence[Evidence]) -> Panels:
         theirs = {loss: (row.values[loss], row.values[f"std_{loss}"]) for loss in LOSSES}
         panels.append(Panel(_label(row), kind.heading, theirs, ours))
     for item in evidence:
-        summaries = {each.name: each for each in item.comparison.summaries.values() if each.name in LOSSES}
-        baseline = summaries.get(BASELINE)
+        baseline = item.comparison.summaries.get(BASELINE)
         column = item.main_column(baseline.values) if baseline else None
-        if item.section == OWN and column is not None and len(summaries) == len(LOSSES):
-            kind = item.comparison.metrics[column.metric]
+        squares = [each for each in item.comparison.summaries.values() if each.name == "square"]
+        if item.section != OWN or baseline is None or column is None:
+            continue
+        kind = item.comparison.metrics[column.metric]
+        for square in squares:
             ours = {
-                loss: [scaled(kind, value) for value in each.values.get(column, {}).values()]
-                for loss, each in summaries.items()
+                each.name: [scaled(kind, value) for value in each.values.get(column, {}).values()]
+                for each in (square, baseline)
             }
-            panels.append(Panel(f"{item.group.task}, {item.group.arch}", f"{column.split} {kind.heading}", {}, ours))
+            title = f"{item.group.task}, {item.group.arch}" + (f", {square.loss}" if len(squares) > 1 else "")
+            panels.append(Panel(title, f"{column.split} {kind.heading}", {}, ours))
     notes = [
         "Grey diamonds: the paper's means and standard deviations (Tables 2, 5, 7 and 8); it gives its values by "
         "seed in no table. Blue and orange: our seeds"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqloss_plugins import paper
-from sqloss_plugins.experiments.comparison import BASELINE, Column, Difference
+from sqloss_plugins.experiments.comparison import BASELINE, Column, Difference, Group
 from sqloss_plugins.experiments.evidence import Evidence
 from sqloss_plugins.experiments.statistics import (
     Interval,
@@ -92,12 +92,17 @@ def _holm(differences: Sequence[Ahead]) -> dict[int, float | None]:
     return found
 
 
-def difference_table(name: str, title: str, differences: Sequence[Ahead]) -> Table:
+def _about(item: Evidence, groups: Sequence[Group]) -> str:
+    """Why a group of runs is not the paper's, and what tells it from the others of the same task, model, protocol."""
+    return "; ".join(filter(None, (item.reason, item.group.peculiarities(groups))))
+
+
+def difference_table(name: str, title: str, differences: Sequence[Ahead], all_evidence: Sequence[Evidence]) -> Table:
     """Differences seed by seed, with their interval, test and power."""
-    holm = _holm(differences)
+    holm, groups = _holm(differences), [item.group for item in all_evidence]
     rows, records = [], []
     for i, each in enumerate(differences):
-        record = _difference_record(each, holm.get(i))
+        record = {**_difference_record(each, holm.get(i)), "about": _about(each.evidence, groups)}
         rows.append(_difference_row(each, record))
         records.append(record)
     columns = ["task", "model", "protocol", "loss", "metric", "ahead of cross-entropy by"]
@@ -220,7 +225,7 @@ def result_table(name: str, title: str, evidence: Sequence[Evidence], all_eviden
     rows, records = [], []
     for item in evidence:
         group = item.group
-        about = "; ".join(filter(None, (item.reason, group.peculiarities(groups))))
+        about = _about(item, groups)
         for label, summary in item.comparison.summaries.items():
             for column, values in summary.values.items():
                 if column.method is not None:

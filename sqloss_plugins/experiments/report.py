@@ -82,7 +82,9 @@ def make_report(evidence: Sequence[Evidence], folders: Sequence[Path]) -> Report
             "differences",
             "Differences by seed",
             [] if differences[PAPER] else ["On none of the paper's tasks two losses have a seed in common."],
-            tables=_filled(difference_table("differences", "On the paper's tasks", differences[PAPER]), deviations),
+            tables=_filled(
+                difference_table("differences", "On the paper's tasks", differences[PAPER], evidence), deviations
+            ),
         ),
         Section(
             "own",
@@ -90,7 +92,7 @@ def make_report(evidence: Sequence[Evidence], folders: Sequence[Path]) -> Report
             [] if parts[OWN] else ["There are no runs of other tasks or models, or on parts of the data."],
             tables=_filled(
                 result_table("own_results", "Results", parts[OWN], evidence),
-                difference_table("own_differences", "Differences by seed", differences[OWN]),
+                difference_table("own_differences", "Differences by seed", differences[OWN], evidence),
             ),
         ),
         Section(
@@ -99,7 +101,7 @@ def make_report(evidence: Sequence[Evidence], folders: Sequence[Path]) -> Report
             [MINI_WARNING if parts[MINI] else "There are no mini runs."],
             tables=_filled(
                 result_table("mini_results", "Results on mini data", parts[MINI], evidence),
-                difference_table("mini_differences", "Differences by seed on mini data", differences[MINI]),
+                difference_table("mini_differences", "Differences by seed on mini data", differences[MINI], evidence),
             ),
         ),
         Section("paper", "The paper's own numbers", paper_remarks(tests), tables=[tests]),
