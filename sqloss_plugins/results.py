@@ -146,8 +146,11 @@ def run_folder(
     protocol: str,
     seed: int,
     mini: bool,
+    variant: str = "",
 ) -> Path:
-    """``runs/<task>/<arch>/<loss>[-k<k>-M<M>]-lr<lr>-<protocol>-s<seed>[-mini]``, the default folder of a run.
+    """``runs/<task>/<arch>/<loss>[-k<k>-M<M>][-<variant>]-lr<lr>-<protocol>-s<seed>[-mini]``, a run's default folder.
+
+    The variant names options of the loss beside k and M; all else that decides a run is in the folder's settings.
 
     Examples:
         >>> from sqloss_plugins.results import run_folder
@@ -155,7 +158,8 @@ def run_folder(
         'square-k1-M1-lr2e-05-early_stopping-s7'
     """
     rescaled = "" if k is None or M is None else f"-k{k:g}-M{M:.4g}"
-    name = f"{loss}{rescaled}-lr{learning_rate:g}-{protocol}-s{seed}{'-mini' if mini else ''}"
+    varied = f"-{variant}" if variant else ""
+    name = f"{loss}{rescaled}{varied}-lr{learning_rate:g}-{protocol}-s{seed}{'-mini' if mini else ''}"
     return Path("runs") / task / arch / name
 
 

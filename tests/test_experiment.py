@@ -9,12 +9,13 @@ import toy_task
 from transformers import AutoTokenizer, TrainingArguments
 
 from sqloss_plugins.errors import UserError
+from sqloss_plugins.hf import SquareLossConfig, experiment
 from sqloss_plugins.hf.options import parse as parse_task
 from sqloss_plugins.hf.tasks.classification import Classify
 from sqloss_plugins.hf.tasks.glue import Glue
 from sqloss_plugins.hf.tasks.language_model import LanguageModel
 from sqloss_plugins.hf.tasks.sequence_classification import _cut, _tokenize
-from sqloss_plugins.results import OF_OUTPUTS, read_result
+from sqloss_plugins.results import OF_OUTPUTS, read_result, run_folder
 
 TASKS = {
     "glue": (Glue, ["--task", "mrpc"]),
@@ -145,3 +146,18 @@ def test_the_best_epoch_is_that_of_the_best_step():
     assert best_epoch(state, stops_early=True) == 1.0
     assert best_epoch(state, stops_early=False) == 2.0
     assert math.isclose(state.epoch, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "variant"),
+    [
+        ({}, ""),
+        ({"prior_exponent": 0.75}, "-prior0.75"),
+        ({"factorised_head": True, "head_learning_rate": 300}, "-factorised-headlr300"),
+    ],
+)
+def test_the_name_of_a_folder_says_which_square_loss_it_is(options, variant, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    named = experiment._variant(SquareLossConfig("out", use_cpu=True, **options))
+    folder = run_folder("cats", "net", "square", 1.0, 1.0, 1e-3, "early_stopping", 1, False, named)
+    assert folder.name == f"square-k1-M1{variant}-lr0.001-early_stopping-s1"

@@ -156,10 +156,15 @@ def _prepare(task: Task) -> None:
             },
         )
     if not config.output_dir:
-        protocol, mini = config.protocol or "", task.data.mini
-        config.output_dir = str(
-            run_folder(*place, config.loss, config.k, config.M, config.learning_rate, protocol, config.seed, mini)
-        )
+        loss = (config.loss, config.k, config.M, config.learning_rate, config.protocol or "")
+        config.output_dir = str(run_folder(*place, *loss, config.seed, task.data.mini, _variant(config)))
+
+
+def _variant(config: SquareLossConfig) -> str:
+    """What the name of the folder says of the loss beside k and M."""
+    prior = [] if config.prior_exponent is None else [f"prior{config.prior_exponent:g}"]
+    head = [f"factorised-headlr{config.head_learning_rate:g}"] if config.factorised_head else []
+    return "-".join([*prior, *head])
 
 
 def _settings(task: Task) -> dict[str, Any]:
