@@ -55,7 +55,8 @@ lint: $(VENV)/test.installed
 
 # Whether the patches fit the installed releases, or the checkout UPSTREAM=DIR; with VERSION=N, those of that version.
 patches: $(VENV)/test.installed
-	$(PY) patches/renew.py $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(if $(VERSION),--version $(VERSION)) $(PATCH)
+	$(PY) patches/renew.py $(if $(UPSTREAM),--upstream $(UPSTREAM)) $(if $(VERSION),--version $(VERSION)) \
+		$(if $(OVERWRITE),--overwrite) $(PATCH)
 
 # The site, in build/site; a link that leads nowhere is an error.
 docs: $(VENV)/docs.installed

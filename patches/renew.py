@@ -3,6 +3,7 @@
     make patches                                      # against the installed packages
     make patches UPSTREAM=~/espnet                    # against a source checkout
     make patches UPSTREAM=~/espnet VERSION=202705     # writes the patches of another version
+    make patches ... VERSION=202705 OVERWRITE=1       # also where it has them already
 
 A patch is its own source: made anew, its changes are put into the files of the other version, with less context, and
 compared with them. Nothing of the trees is changed.
@@ -22,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sqloss_plugins.command_line import OptionParser
-from sqloss_plugins.errors import RunError, UserError, run_command
+from sqloss_plugins.errors import RunError, UserError, listed, run_command
 
 FOLDER = Path(__file__).parent
 _VERSION = re.compile(r"\d+(\.\d+)*")
@@ -116,8 +117,13 @@ def _version(name: str) -> tuple[int, ...]:
     return tuple(map(int, name.rpartition("-")[2].removesuffix(".patch").split(".")))
 
 
+def of_version(patch: Path, version: str) -> Path:
+    """The patch for the same files of another version, beside it: ``<what>-<version>.patch``."""
+    return patch.with_name(f"{patch.name.rpartition('-')[0]}-{version}.patch")
+
+
 def renew(patch: Path, tree: Path, version: str) -> Path:
-    """Makes a patch anew for the files of a tree; returns ``<what>-<version>.patch``, beside the old one.
+    """Makes a patch anew for the files of a tree, as that :func:`of_version`, which is returned.
 
     Raises:
         UserError: the tree lacks a file.
@@ -131,7 +137,7 @@ def renew(patch: Path, tree: Path, version: str) -> Path:
         made = _git(
             folder, "diff", "--no-index", "--no-ext-diff", "--no-color", "--no-prefix", "--full-index", "a", "b"
         )
-    new = patch.with_name(f"{patch.name.rpartition('-')[0]}-{version}.patch")
+    new = of_version(patch, version)
     new.write_text(made.stdout)
     return new
 
@@ -155,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("patches", nargs="*", type=Path, metavar="PATCH", help="by default those that the tree is for")
     parser.add_argument("--upstream", type=Path, help="a source checkout; by default, the installed packages")
     parser.add_argument("--version", help="write the patches of this version of upstream")
+    parser.add_argument("--overwrite", action="store_true", help="with --version: in the place of those that it has")
 
     def run() -> None:
         options = parser.parse_args(arguments)
@@ -173,6 +180,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for patch in patches:
             if not (patch.is_file() and _VERSION.search(patch.name) and changed_files(patch)):
                 raise UserError(f"{patch} is not a patch of this folder, named as they are")
+        there = [
+            path.name for patch in patches if options.version and (path := of_version(patch, options.version)).exists()
+        ]
+        if there and not options.overwrite:
+            raise UserError(f"{listed(there)} is there already: give --overwrite (make: OVERWRITE=1) to write it anew")
         failed = []
         for patch in patches:
             try:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from sqloss_plugins import cli, paper
 from sqloss_plugins.data.image_tasks import TASKS
+from sqloss_plugins.data.mini_images import load_mini
 from sqloss_plugins.hf.image_models import ARCHITECTURES, Pixels, new_image_model
 from sqloss_plugins.hf.options import parse as parse_task
 from sqloss_plugins.hf.tasks.images import Images, main
@@ -103,6 +104,17 @@ def test_mini_data(loss, tmp_path, monkeypatch, capsys):
     images = task.load().splits["test"]["image"][:8]
     found = pipeline("image-classification", str(folder), device="cpu")([image.convert("RGB") for image in images])
     assert [best[0]["label"] for best in found] == [row["prediction"] for row in rows[:8]]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_said"),
+    [(["--arch", "vit"], True), (["--arch", "wide_resnet"], False), (["--arch", "vit", "--mini"], False)],
+)
+def test_a_new_model_with_the_settings_of_fine_tuning_is_told(options, is_said):
+    task = parse_task(Images, ["--task", "cifar10", *options])
+    task.data, task.labels = load_mini("cifar10").data, [str(digit) for digit in range(10)]
+    told = "WARNING: a new vit has random weights, and the paper's, whose settings these are, was trained before"
+    assert any(note.startswith(told) for note in task.notes()) is is_said
 
 
 def test_predictions_on_a_part_say_which_images_they_are_of(tmp_path):

@@ -210,6 +210,14 @@ def test_patches_of_another_version(tmp_path, capsys, monkeypatch):
     assert "espnet2-209901.patch" in capsys.readouterr().out
     assert main(["--upstream", str(tree), str(own / "espnet2-209901.patch")]) == 0
     assert "fits exactly" in capsys.readouterr().out
+    before = (own / "espnet2-209901.patch").read_bytes()
+    (own / "espnet2-209901.patch").write_text("mended by hand")
+    again = ["--upstream", str(tree), "--version", "209901", str(old)]
+    assert main(again) == 2
+    assert "espnet2-209901.patch is there already: give --overwrite" in capsys.readouterr().err
+    assert (own / "espnet2-209901.patch").read_text() == "mended by hand"
+    assert main([*again, "--overwrite"]) == 0
+    assert (own / "espnet2-209901.patch").read_bytes() == before
     assert main(["--upstream", str(tmp_path)]) == 2
     assert "has the files of no patch: give a checkout" in capsys.readouterr().err
 

@@ -276,6 +276,13 @@ def _image_column(table: Table, wanted: str | None) -> str:
 # From splits to a task.
 
 
+def _labelled(tables: Mapping[str, Table]) -> dict[str, LabelColumn]:
+    """The labels of each split that has them, which test data may lack."""
+    there = [split for split, table in tables.items() if "label" in table.rows.column_names]
+    columns = {split: LabelColumn(tables[split], "label", None) for split in there}
+    return {split: column for split, column in columns.items() if split != "test" or not column.is_empty()}
+
+
 def assemble(
     tables: Mapping[str, Table],
     source: str,
@@ -299,12 +306,7 @@ def assemble(
     if not 0 <= max_corrupt_share < 1:
         raise UserError(f"--max_corrupt_share must be from 0 to below 1, got {max_corrupt_share:g}")
     notes = [note for table in tables.values() for note in table.notes]
-    labelled = {}
-    for split, table in tables.items():
-        if "label" in table.rows.column_names:
-            column = LabelColumn(table, "label", None)
-            if split != "test" or not column.is_empty():
-                labelled[split] = column
+    labelled = _labelled(tables)
     _, names, found = settle_labels(labelled, Columns(), labels, "single_label")
     notes += found
     if check_classes is not None:

@@ -156,8 +156,10 @@ def _prepare(task: Task) -> None:
             },
         )
     if not config.output_dir:
-        loss = (config.loss, config.k, config.M, config.learning_rate, config.protocol or "")
-        config.output_dir = str(run_folder(*place, *loss, config.seed, task.data.mini, _variant(config)))
+        rate, protocol, mini = config.learning_rate, config.protocol or "", task.data.mini
+        loss, k, M = config.loss, config.k, config.M
+        folder = run_folder(*place, loss, k, M, rate, protocol, config.seed, mini, _variant(config))
+        config.output_dir = str(folder)
 
 
 def _variant(config: SquareLossConfig) -> str:

@@ -40,6 +40,7 @@ from sqloss_plugins.hf import experiment
 from sqloss_plugins.hf.classification import LIMITS, Classification
 from sqloss_plugins.hf.hub import find_config
 from sqloss_plugins.hf.image_models import (
+    PRE_TRAINED,
     about,
     check_image_model,
     check_together,
@@ -193,6 +194,15 @@ class Images(Classification):
         rows = self.data.splits[split].cast_column("image", Image(decode=False))
         paths = [image["path"] for image in rows["image"]]
         return paths if all(paths) else ()
+
+    def notes(self) -> list[str]:
+        """That the paper's model has been trained before, too, and this one has not."""
+        is_new = self.args.arch == PRE_TRAINED and self.values is not None
+        told = (
+            f"WARNING: a new {PRE_TRAINED} has random weights, and the paper's, whose settings these are, was trained "
+        )
+        told += "before: name such a one by --model_name_or_path"
+        return [*super().notes(), *([told] if is_new else [])]
 
     def about(self) -> dict[str, str]:
         """That the model is new; how images are varied, and where the learning rate is from."""
