@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sqloss_plugins.espnet.tasks import TASKS
@@ -26,6 +29,31 @@ __all__ = ["MODEL_NAME", "Speech2Text", "SquareLossASRModel", "model_class", "re
 
 _MODELS = {task.class_name: name for name, task in TASKS.items()}
 _TASKS = {task.task.rpartition(".")[2]: name for name, task in TASKS.items()}
+
+
+class _ImportedAtUse(ModuleType):
+    """Stands for a module until one of its attributes is read."""
+
+    def __getattr__(self, name: str) -> Any:
+        # inspect, which many packages use while they are imported, asks all modules for __file__.
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        if sys.modules.get(self.__name__) is self:
+            del sys.modules[self.__name__]
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _import_at_use(name: str) -> None:
+    spec = None if name in sys.modules else find_spec(name)
+    if spec and spec.submodule_search_locations:
+        module = _ImportedAtUse(name)
+        module.__spec__, module.__path__ = spec, spec.submodule_search_locations
+        sys.modules[name] = module
+
+
+# ESPnet imports it in every process, for tokens that few models have; its import tries to download data, and says so at
+# length where that fails.
+_import_at_use("g2p_en")
 
 
 def __getattr__(name: str) -> Any:
