@@ -1,4 +1,4 @@
-"""The folder of a run: which run it belongs to, and which process may work in it."""
+"""The folder of a run: which run it belongs to, of which data it was made, and which process may work in it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from sqloss_plugins.errors import UserError, brief
-from sqloss_plugins.results import remove_partial_files, write_json
+from sqloss_plugins.results import remove_partial_files, write_json, write_text
 
 SETTINGS_NAME = "settings.json"
+_MADE_OF_NAME = "made_of.txt"
 
 
 def claim_folder(
@@ -42,7 +43,7 @@ def claim_folder(
     """
     _make_writable(folder)
     remove_partial_files(folder)
-    if not any(any(folder.glob(pattern)) for pattern in kept):
+    if not _has_any(folder, kept):
         write_json(folder / SETTINGS_NAME, settings)
         return
     check_settings(folder, settings, option, defaults)
@@ -73,6 +74,46 @@ def check_settings(
             f"the output folder {folder} holds another run ({differences}{', ...' if len(changed) > 3 else ''}): "
             f"choose another {option}, or remove that one"
         )
+
+
+def check_made_of(folder: Path, fingerprint: str, made: Sequence[str]) -> None:
+    """Refuses what was made of data that have since been prepared anew, from something else; notes what it is made of.
+
+    Unlike :func:`claim_folder`, it is for what follows from the data alone, whatever the options are.
+
+    Args:
+        folder: of what is made.
+        fingerprint: of the data that it is made of, as they are now.
+        made: patterns of its files; where there are none the folder is free.
+
+    Raises:
+        UserError: it was made of other data.
+    """
+    noted = read_made_of(folder)
+    if noted == fingerprint:
+        return
+    if noted is not None and _has_any(folder, made):
+        raise UserError(
+            f"{folder} was made of other data than those that are prepared now: remove that folder, and give the same "
+            "command again"
+        )
+    note_made_of(folder, fingerprint)
+
+
+def read_made_of(folder: Path) -> str | None:
+    """The fingerprint of the data that a folder is made of; None where none is noted."""
+    path = folder / _MADE_OF_NAME
+    return path.read_text(encoding="utf-8") if path.is_file() else None
+
+
+def note_made_of(folder: Path, fingerprint: str) -> None:
+    """Writes the fingerprint of the data that a folder is made of; to be called before anything else is made there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / _MADE_OF_NAME, fingerprint)
+
+
+def _has_any(folder: Path, patterns: Sequence[str]) -> bool:
+    return any(any(folder.glob(pattern)) for pattern in patterns)
 
 
 def _make_writable(folder: Path) -> None:

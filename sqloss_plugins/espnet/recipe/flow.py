@@ -40,7 +40,7 @@ from sqloss_plugins.espnet.recipe.scoring import (
 from sqloss_plugins.espnet.recipe.settings import Settings
 from sqloss_plugins.espnet.recipe.speed import perturb_speed
 from sqloss_plugins.espnet.recipe.uploading import check_hub, model_card, upload
-from sqloss_plugins.folders import claim_folder, lock_folder
+from sqloss_plugins.folders import check_made_of, claim_folder, lock_folder
 from sqloss_plugins.results import OUTPUTS_NAME, Result, read_result, versions, write_result, write_text
 
 
@@ -380,7 +380,7 @@ def _check_data(recipe: Recipe) -> None:
     """What can be told when the data are prepared."""
     options, data, settings = recipe.given.options, recipe.paths.data, recipe.settings
     fingerprint = data.fingerprint([options.train_set, options.dev_set])
-    preparation.check_made_of(data.root, fingerprint, [data.token_list.name])
+    check_made_of(data.root, fingerprint, [data.token_list.name])
     sample_rate = recipe.given.definition.corpus.sample_rate
     preparation.check_lengths(options.prepared, options.tests, data, settings.fewest_samples, sample_rate)
 
@@ -428,7 +428,7 @@ def _claimed_run(recipe: Recipe, numbers: Sequence[int]) -> Iterator[None]:
             data = recipe.paths.data
             for name in recipe.given.options.tests:
                 made = ("*/text", "*/part*", OUTPUTS_NAME)
-                preparation.check_made_of(asr_exp.decode / name, data.about(name)["fingerprint"], made)
+                check_made_of(asr_exp.decode / name, data.about(name)["fingerprint"], made)
         yield
 
 

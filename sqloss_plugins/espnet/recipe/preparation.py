@@ -108,30 +108,6 @@ def check_prepared(corpus: Corpus, subsets: Sequence[str], data: DataFolder) -> 
             )
 
 
-def check_made_of(folder: Path, fingerprint: str, made: Sequence[str]) -> None:
-    """Refuses what was made of data that have since been prepared anew, from something else; notes what it is made of.
-
-    Args:
-        folder: of what is made.
-        fingerprint: of the data that it is made of, as they are now.
-        made: patterns of its files; where there are none the folder is free.
-
-    Raises:
-        UserError: it was made of other data.
-    """
-    path = folder / "made_of.txt"
-    noted = path.read_text(encoding="utf-8") if path.is_file() else None
-    if noted == fingerprint:
-        return
-    if noted is not None and any(any(folder.glob(pattern)) for pattern in made):
-        raise UserError(
-            f"{folder} was made of other data than those that are prepared now: remove that folder, and give the same "
-            "command again"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, fingerprint)
-
-
 def prepare_data(
     corpus: Corpus,
     source: Path,

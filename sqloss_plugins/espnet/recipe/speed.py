@@ -22,6 +22,7 @@ from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.recipe.error_rates import read_text
 from sqloss_plugins.espnet.recipe.paths import DataFolder, digest
 from sqloss_plugins.espnet.recipe.preparation import write_subset
+from sqloss_plugins.folders import note_made_of, read_made_of
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,7 @@ def perturb_speed(data: DataFolder, source: str, target: str, factors: Sequence[
         OSError: audio cannot be written.
     """
     fingerprint = digest([data.about(source)["fingerprint"], list(factors)])
-    made_of = data.subset(target) / "made_of.txt"  # written first
-    if not (made_of.is_file() and made_of.read_text(encoding="utf-8") == fingerprint):
+    if read_made_of(data.subset(target)) != fingerprint:
         shutil.rmtree(data.subset(target), ignore_errors=True)
     if data.about_file(target).is_file():
         print(f"  {target:20s} done before, in {data.subset(target)}", flush=True)
@@ -75,7 +75,7 @@ def perturb_speed(data: DataFolder, source: str, target: str, factors: Sequence[
     audio, texts, speakers = (read_text(data.subset(source) / name) for name in ("wav.scp", "text", "utt2spk"))
     folder = data.subset(target) / "audio"
     folder.mkdir(parents=True, exist_ok=True)
-    made_of.write_text(fingerprint, encoding="utf-8")
+    note_made_of(data.subset(target), fingerprint)
     copies = []
     for factor in factors:
         speed = Fraction(factor)
