@@ -1,5 +1,6 @@
 """The ESPnet extension: model, loss, methods and registration, on tiny models with random weights."""
 
+import errno
 import inspect
 import json
 import logging
@@ -22,6 +23,7 @@ from commands import kill_when
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.tasks.asr import ASRTask
 from espnet2.train.reporter import Reporter
+from torch.multiprocessing.spawn import ProcessExitedException
 from torch.nn.functional import nll_loss
 
 from sqloss_plugins.errors import RunError, UserError
@@ -43,7 +45,14 @@ from sqloss_plugins.espnet.initialization import initialize_as_espnet1
 from sqloss_plugins.espnet.jobs import Job, run_jobs
 from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_unigram
 from sqloss_plugins.espnet.model_files import check_sample_rate, load_model, read_state
-from sqloss_plugins.espnet.resume import accuracies, make_saves_atomic, repair_checkpoint, trained
+from sqloss_plugins.espnet.resume import (
+    accuracies,
+    hand_over_mistakes,
+    make_saves_atomic,
+    mistakes_of_processes,
+    repair_checkpoint,
+    trained,
+)
 from sqloss_plugins.probability import METHODS, TEMPERATURES, log_probabilities
 from sqloss_plugins.processes import die_with_parent
 
@@ -333,13 +342,26 @@ def test_a_decoder_without_a_known_output_layer():
 
 def test_wrong_counts(tmp_path):
     path = tmp_path / "counts"
-    for text in ("1\n2\n", "0\n0\n0\n", "1\n-1\n3\n"):
+    for text, message in (
+        ("1\n2\n", "must have 3 counts, one for each token, and has 2"),
+        ("0\n0\n0\n", "must have counts: finite numbers"),
+        ("1\n-1\n3\n", "must have counts: finite numbers"),
+        ("1\nnan\n3\n", "must have counts: finite numbers"),
+        ("1\ninf\n3\n", "must have counts: finite numbers"),
+        ("many", "cannot be read as one count a line"),
+    ):
         path.write_text(text)
-        with pytest.raises(UserError, match="must have 3 counts"):
+        with pytest.raises(UserError, match=message):
             read_unigram(path, 3)
-    path.write_text("many")
-    with pytest.raises(UserError, match="cannot be read as one count a line"):
-        read_unigram(path, 3)
+
+
+def test_wrong_counts_are_told_before_the_training(data, tmp_path, capsys):
+    (tmp_path / "counts").write_text("1\n2\n")
+    words = ["lsm_type=unigram", "lsm_weight=0.1", f"lsm_unigram={tmp_path / 'counts'}"]
+    conf = [word for value in words for word in ("--model_conf", value)]
+    assert train(data, tmp_path / "out", *conf) == 2
+    assert "one for each token, and has 2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -362,15 +384,66 @@ def test_the_level_is_logged_and_a_starving_branch_warned_of(options, starving, 
 
 
 def test_the_choice_is_known_in_processes_that_espnet_spawns():
-    """A spawned process imports the main module under another name, and nothing more."""
+    """A spawned process imports the main module under another name, and nothing more.
+
+    That does not import what tries to download data for tokens that are not used.
+    """
     command = (
         "import multiprocessing.spawn as spawn; "
         "spawn.prepare({'init_main_from_name': 'sqloss_plugins.espnet.bin.asr_train'}); "
         "import torch; from espnet2.tasks.asr import model_choices; "
-        "print(model_choices.get_class('sqloss').__name__, torch.save.is_atomic)"
+        "import sys; print(model_choices.get_class('sqloss').__name__, torch.save.is_atomic, 'g2p_en.g2p' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
-    assert done.stdout.split("\n")[-2] == "SquareLossASRModel True"
+    assert done.stdout.split("\n")[-2] == "SquareLossASRModel True False"
+    assert "nltk" not in done.stderr
+
+
+def test_a_mistake_in_one_of_several_processes_is_the_commands():
+    """multiprocessing would say no more than its exit status."""
+
+    class Task:
+        @classmethod
+        def main_worker(cls, args):
+            raise args
+
+    hand_over_mistakes(Task)
+    ended = ProcessExitedException("process 0 terminated with exit code 1", 0, 1, 1)
+
+    def several(error):
+        with mistakes_of_processes():
+            with pytest.raises(SystemExit, match="1"):
+                Task.main_worker(error)
+            raise ended
+
+    for error in (UserError("k is too large"), RunError("it diverged"), OSError(errno.ENOSPC, "No space left")):
+        with pytest.raises(type(error), match=str(error.args[-1])):
+            several(error)
+    with pytest.raises(ZeroDivisionError), mistakes_of_processes():  # a defect keeps its traceback
+        Task.main_worker(ZeroDivisionError())
+    with pytest.raises(ProcessExitedException), mistakes_of_processes():
+        raise ended
+
+
+@pytest.mark.slow
+def test_a_mistake_in_a_training_on_several_gpus_is_one_sentence(data, tmp_path):
+    """Here it is on no GPU: what ESPnet does with one is left out."""
+    script = tmp_path / "trains.py"
+    script.write_text(
+        "import sys, torch\n"
+        "from sqloss_plugins.espnet.bin.asr_train import main\n"
+        "from sqloss_plugins.espnet.resume import prepare_process\n"
+        "torch.cuda.set_device = lambda number: None\n"
+        "prepare_process(__name__, 'asr')\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(main())\n"
+    )
+    words = [*training(data, tmp_path / "out"), "--ngpu", "2", "--multiprocessing_distributed", "true"]
+    words += ["--dist_backend", "gloo", "--model_conf", "k=-1"]
+    ended = subprocess.run([sys.executable, str(script), *words], capture_output=True, text=True, timeout=300)
+    assert ended.returncode == 2, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "asr_train: error: model_conf: k must be a positive finite number, got -1.0"
+    assert "Traceback" not in ended.stderr
 
 
 def test_espnet3_builds_it_from_its_path():
@@ -502,15 +575,20 @@ def data(tmp_path_factory):
     return folder
 
 
-def train(data, folder, *words):
-    """The exit status of a training of one epoch."""
+def training(data, folder):
+    """The arguments of a training of one epoch."""
     command = ["--config", str(data / "asr.yaml"), "--token_list", str(data / "tokens.txt")]
     command += ["--bpemodel", str(data / "bpe.model"), "--normalize_conf", f"stats_file={data / 'feats_stats.npz'}"]
     for split in ("train", "valid"):
         for value in (f"{data / 'wav.scp'},speech,sound", f"{data / 'text'},text,text"):
             command += [f"--{split}_data_path_and_name_and_type", value]
         command += [f"--{split}_shape_file", str(data / "wav.scp")]
-    return asr_train([*command, "--output_dir", str(folder), "--resume", "true", *words])
+    return [*command, "--output_dir", str(folder), "--resume", "true"]
+
+
+def train(data, folder, *words):
+    """The exit status of a training of one epoch."""
+    return asr_train([*training(data, folder), *words])
 
 
 @pytest.fixture(scope="module")

@@ -466,6 +466,31 @@ def test_a_model_file_that_lacks_parameters(adapter, data, tmp_path):
             made(**files)
 
 
+@pytest.mark.parametrize("kind", ["sqloss", "lm"])
+def test_a_language_model_file_of_another_configuration(kind, data, tmp_path, capsys):
+    """ESPnet leaves random what it lacks, in decoding and in perplexity; the names of earlier versions are known."""
+    words = command("lm", data, tmp_path, model=kind)
+    model, _ = build("lm", data, tmp_path, model=kind)
+    task = pkgutil.resolve_name(TASKS["lm"].task)
+    config, file = tmp_path / "config.yaml", tmp_path / "model.pth"
+    config.write_text(yaml.safe_dump(vars(task.get_parser().parse_args(words))))
+    state = model.state_dict()
+    torch.save({name.replace("after_norm", "norm"): value for name, value in state.items()}, file)
+    loaded, _ = task.build_model_from_file(str(config), str(file))
+    assert all(torch.equal(value, state[name]) for name, value in loaded.state_dict().items())
+    for change, message in (
+        ({"lm.decoder.bias": None}, "it lacks lm.decoder.bias"),
+        ({"lm.other": torch.ones(2)}, "it has lm.other, which that model has not"),
+        ({"lm.decoder.bias": torch.ones(2)}, "lm.decoder.bias has the shape (2,), and that model's has (12,)"),
+    ):
+        torch.save({name: value for name, value in {**state, **change}.items() if value is not None}, file)
+        given = ["--train_config", str(config), "--model_file", str(file), "--num_workers", "0"]
+        given += ["--data_path_and_name_and_type", f"{tmp_path / 'text'},text,text"]
+        assert lm_calc_perplexity([*given, "--output_dir", str(tmp_path / "ppl")]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error == f"lm_calc_perplexity: error: {file} does not fit {config}: {message}"
+
+
 # ---------------------------------------------------------------- trainings
 
 SHORT = ["--maxlenratio", "-3", "--beam_size", "2"]

@@ -20,7 +20,7 @@ from espnet2.bin import asr_inference
 from torch import Tensor, nn
 
 from sqloss_plugins.errors import UserError
-from sqloss_plugins.espnet.model_files import check_fit, read_config, read_state, told_of_files
+from sqloss_plugins.espnet.model_files import load_state, read_config, read_state, told_of_files
 from sqloss_plugins.losses import LOSSES
 from sqloss_plugins.paper import Rescaling
 from sqloss_plugins.probability import METHODS, log_probabilities
@@ -252,7 +252,7 @@ def check_loaded(model: Any, arguments: Mapping[str, Any]) -> None:
             and model_file
             and not read_config(Path(config)).get("use_adapter")
         ):
-            check_fit(model, read_state(Path(model_file)), Path(config), Path(model_file))
+            load_state(model, read_state(Path(model_file)), Path(config), Path(model_file))
 
 
 class Speech2Text(asr_inference.Speech2Text):

@@ -93,8 +93,12 @@ class AttentionLoss(nn.Module):
         return scalar
 
 
-def read_unigram(path: Path, num_classes: int) -> Tensor:
+def read_unigram(path: Path, num_classes: int | None = None) -> Tensor:
     """The share of each class, shape (num_classes,), from a file with one count a line.
+
+    Args:
+        path: the file.
+        num_classes: how many it must have; None where that is not known yet.
 
     Raises:
         UserError: no such file, or not one non-negative number for each class.
@@ -102,11 +106,14 @@ def read_unigram(path: Path, num_classes: int) -> Tensor:
     try:
         counts = torch.tensor([float(line) for line in path.read_text().split()])
     except (OSError, ValueError) as error:
-        raise UserError(f"lsm_unigram: {path} cannot be read as one count a line: {error}") from error
-    if len(counts) != num_classes or not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < math.inf:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"lsm_unigram: {path} cannot be read as one count a line: {reason}") from error
+    if num_classes is not None and len(counts) != num_classes:
         raise UserError(
             f"lsm_unigram: {path} must have {num_classes} counts, one for each token, and has {len(counts)}"
         )
+    if not bool((counts >= 0).all()) or not 0 < float(counts.sum()) < math.inf:
+        raise UserError(f"lsm_unigram: {path} must have counts: finite numbers, none below 0, and not all 0")
     return counts / counts.sum()
 
 

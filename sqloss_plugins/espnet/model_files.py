@@ -85,29 +85,43 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def check_fit(model: nn.Module, state: Mapping[str, Tensor], config: Path, model_file: Path) -> None:
-    """Refuses a model file of another configuration; ESPnet takes one that lacks parameters, and leaves those random.
+def load_state(model: nn.Module, state: Mapping[str, Tensor], config: Path, model_file: Path) -> None:
+    """Loads a model's parameters, or refuses those of another configuration.
+
+    ESPnet takes a file that lacks parameters, and leaves those random.
+
+    Args:
+        model: that the configuration describes; changed in place.
+        state: what :func:`read_state` read.
+        config, model_file: where the two are from, for the message.
 
     Raises:
-        UserError: with the first name that is missing, is too many, or has another shape.
+        UserError: with the first name that has another shape, is missing, or is too many.
     """
     wanted = model.state_dict()
     reason = None
-    if wanted.keys() - state.keys():
-        reason = f"it lacks {min(wanted.keys() - state.keys())}"
-    elif state.keys() - wanted.keys():
-        reason = f"it has {min(state.keys() - wanted.keys())}, which that model has not"
+    others = [name for name, value in state.items() if name in wanted and value.shape != wanted[name].shape]
+    if others:
+        found, needed = tuple(state[others[0]].shape), tuple(wanted[others[0]].shape)
+        reason = f"{others[0]} has the shape {found}, and that model's has {needed}"
     else:
-        for name, value in wanted.items():
-            if value.shape != state[name].shape:
-                reason = f"{name} has the shape {tuple(state[name].shape)}, and that model's has {tuple(value.shape)}"
-                break
+        # ESPnet's modules know the names that earlier versions gave their parameters.
+        lacking, further = model.load_state_dict(state, strict=False)
+        if lacking:
+            reason = f"it lacks {min(lacking)}"
+        elif further:
+            reason = f"it has {min(further)}, which that model has not"
     if reason:
         raise UserError(f"{model_file} does not fit {config}: {reason}")
 
 
-def load_model(config: Path, model_file: Path, device: str = "cpu") -> tuple[Any, argparse.Namespace]:
-    """The trained ASR model, in evaluation mode, and its training's arguments.
+def load_model(config: Path, model_file: Path, device: str = "cpu", task: Any = None) -> tuple[Any, argparse.Namespace]:
+    """A trained model, in evaluation mode, and its training's arguments.
+
+    Args:
+        config, model_file: its files.
+        device: PyTorch's name of where it goes.
+        task: ESPnet's class of the task; None for speech recognition.
 
     Raises:
         UserError: a file that cannot be read or is something else; a model that does not fit its configuration.
@@ -119,14 +133,13 @@ def load_model(config: Path, model_file: Path, device: str = "cpu") -> tuple[Any
     arguments = argparse.Namespace(**read_config(config))
     state = read_state(model_file)
     try:
-        model = ASRTask.build_model(arguments)
+        model = (task or ASRTask).build_model(arguments)
     except UserError:
         raise
     except Exception as error:  # whatever ESPnet's classes make of wrong values
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"ESPnet cannot build the model of {config}: {reason}") from error
-    check_fit(model, state, config, model_file)
-    model.load_state_dict(state)
+    load_state(model, state, config, model_file)
     return model.to(device).eval(), arguments
 
 

@@ -6,9 +6,11 @@ import argparse
 import functools
 import importlib
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 from sqloss_plugins.espnet.model import MODEL_NAME, SquareLossASRModel, WithLoss
+from sqloss_plugins.espnet.model_files import load_model, read_config
 from sqloss_plugins.espnet.tasks import TASKS, ESPnetTask
 
 # The models that need more than WithLoss, by their task; each is a class of the row's name.
@@ -39,6 +41,8 @@ def model_class(name: str) -> type[WithLoss]:
 def register(name: str = "asr") -> None:
     """Makes ``--model sqloss`` known to a task of ESPnet's in this process.
 
+    Language models, which ESPnet loads without a word where a file lacks parameters, are then loaded whole or refused.
+
     Args:
         name: a name of :data:`sqloss_plugins.espnet.tasks.TASKS`.
     """
@@ -51,6 +55,8 @@ def register(name: str = "asr") -> None:
         _add_option(espnet_task)
     if task.is_hard_coded:
         _let_choose(espnet_task, module, task, model_class(name))
+    if task.kind == "language_model":
+        _load_whole(espnet_task)
 
 
 def _add_option(espnet_task: Any) -> None:
@@ -63,6 +69,20 @@ def _add_option(espnet_task: Any) -> None:
         parser.add_argument("--model", choices=("espnet", MODEL_NAME), default="espnet", help="The model type")
 
     espnet_task.add_task_arguments = classmethod(add_task_arguments)
+
+
+def _load_whole(espnet_task: Any) -> None:
+    """Refuses a model file that does not fit its configuration, wherever a model of the task is loaded."""
+    stock = espnet_task.build_model_from_file.__func__
+
+    @functools.wraps(stock)
+    def build_model_from_file(cls: Any, config_file: Any = None, model_file: Any = None, device: str = "cpu") -> Any:
+        # A file of adapters has no more than their parameters.
+        if config_file is None or model_file is None or read_config(Path(config_file)).get("use_adapter"):
+            return stock(cls, config_file, model_file, device)
+        return load_model(Path(config_file), Path(model_file), device, cls)
+
+    espnet_task.build_model_from_file = classmethod(build_model_from_file)
 
 
 def _let_choose(espnet_task: Any, module: Any, task: ESPnetTask, chosen: type[WithLoss]) -> None:

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import pickle
 import pkgutil
 import sys
+import tempfile
 import zipfile
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from sqloss_plugins.command_line import OptionParser
-from sqloss_plugins.errors import RunError, UserError, run_command
+from sqloss_plugins.errors import RunError, UserError, is_full_disk, run_command
 from sqloss_plugins.espnet.model_files import read_config
 from sqloss_plugins.espnet.tasks import TASKS
 from sqloss_plugins.processes import die_with_parent
 
+_MISTAKE = "SQLOSS_MISTAKE"  # environment variable: where a process of several writes down its mistake
 _FAR = 100.0  # times the loss of outputs that are 0
 _LONGEST = 1000  # tokens of an utterance, over which the loss of speech recognition is a sum
 _NOT_READABLE = (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile)
@@ -40,7 +45,47 @@ def prepare_process(name: str, task: str | None = None) -> None:
         make_saves_atomic()
         from sqloss_plugins.espnet.registration import register
 
-        register(task or sys.argv[1])
+        name = task or sys.argv[1]
+        register(name)
+        hand_over_mistakes(pkgutil.resolve_name(TASKS[name].task))
+
+
+def hand_over_mistakes(espnet_task: Any) -> None:
+    """Has a process of several write down an exception that is no defect, for the one that started it."""
+    stock = espnet_task.main_worker.__func__
+
+    @functools.wraps(stock)
+    def main_worker(cls: Any, args: Namespace) -> None:
+        try:
+            stock(cls, args)
+        except Exception as error:
+            if _MISTAKE not in os.environ or not (isinstance(error, UserError) or is_full_disk(error)):
+                raise
+            partial = Path(f"{os.environ[_MISTAKE]}.{os.getpid()}")
+            partial.write_bytes(pickle.dumps(error))
+            partial.replace(os.environ[_MISTAKE])  # the others may have the same to say
+            sys.exit(1)
+
+    espnet_task.main_worker = classmethod(main_worker)
+
+
+@contextmanager
+def mistakes_of_processes() -> Iterator[None]:
+    """Raises what :func:`hand_over_mistakes` had the processes of the block write down of their end.
+
+    multiprocessing says no more than their exit statuses.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder, "mistake")
+        os.environ[_MISTAKE] = str(written)
+        try:
+            yield
+        except ProcessExitedException:
+            if written.is_file():
+                raise pickle.loads(written.read_bytes()) from None
+            raise
+        finally:
+            del os.environ[_MISTAKE]
 
 
 def make_saves_atomic() -> None:
@@ -158,7 +203,8 @@ def read_arguments(task: Any, arguments: Sequence[str]) -> Namespace:
         arguments: the command line.
 
     Raises:
-        UserError: two initialisations, of which ESPnet's would overwrite the other.
+        UserError: two initialisations, of which ESPnet's would overwrite the other; counts of tokens for label
+            smoothing that cannot be used.
     """
     parser = OptionParser("", None, add_help=False)
     parser.add_argument("--fold_length", action="append", default=[])
@@ -172,7 +218,21 @@ def read_arguments(task: Any, arguments: Sequence[str]) -> Namespace:
     init, other = getattr(found, "init", None), (getattr(found, "model_conf", None) or {}).get("initialization")
     if init is not None and other is not None:
         raise UserError(f"--init {init} and model_conf: initialization: {other} exclude each other: leave one out")
+    _check_unigram(found)
     return found
+
+
+def _check_unigram(arguments: Namespace) -> None:
+    """Reads the file of ``lsm_unigram``, which the model itself reads with the first batch, as decoding needs none."""
+    path, tokens = (getattr(arguments, "model_conf", None) or {}).get("lsm_unigram"), arguments.token_list
+    if path is None:
+        return
+    from sqloss_plugins.espnet.model import read_unigram
+
+    if isinstance(tokens, str) and Path(tokens).is_file():
+        with Path(tokens).open(encoding="utf-8") as lines:
+            tokens = list(lines)
+    read_unigram(Path(str(path)), len(tokens) if isinstance(tokens, list) else None)
 
 
 def run_training(program: str, task: str, cmd: Sequence[str] | None, description: str | None = None) -> int:
@@ -199,7 +259,8 @@ def run_training(program: str, task: str, cmd: Sequence[str] | None, description
         if folder:
             repair_checkpoint(folder)
         espnet_task = pkgutil.resolve_name(TASKS[task].task)
-        espnet_task.main(args=read_arguments(espnet_task, arguments), cmd=arguments)
+        with mistakes_of_processes():
+            espnet_task.main(args=read_arguments(espnet_task, arguments), cmd=arguments)
         if folder:
             check_not_diverged(folder, task)
 

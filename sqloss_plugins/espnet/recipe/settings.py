@@ -25,7 +25,7 @@ from sqloss_plugins import paper
 from sqloss_plugins.command_line import read_mapping
 from sqloss_plugins.data.corpora.hub import PREFIX
 from sqloss_plugins.errors import UserError, sentence
-from sqloss_plugins.espnet.model import MODEL_NAME
+from sqloss_plugins.espnet.model import MODEL_NAME, read_unigram
 from sqloss_plugins.espnet.model_files import check_sample_rate, read_state, sample_rate
 from sqloss_plugins.espnet.recipe.frames import Subsampling, subsampling
 from sqloss_plugins.espnet.recipe.options import LAST_STAGE, LM_CRITERION, LM_FILE, MODEL_CRITERION, MODEL_FILE
@@ -247,6 +247,8 @@ class Settings:
                 raise UserError(f"--model_conf {name} must be a number from 0 to 1, got {weight!r}")
         if self.espnet.decoder in (None, "transducer") or conf.get("ctc_weight") == 1.0:
             raise UserError("this recipe is for models with an attention decoder: choose another decoder or ctc_weight")
+        if conf.get("lsm_unigram"):
+            read_unigram(Path(str(conf["lsm_unigram"])))  # before the hours of the stages before the training
         if self.given.options.num_att_plot and not self.espnet.use_matplotlib:
             need = (
                 "the package matplotlib, which is not installed" if self._without_figures() else "--use_matplotlib true"
