@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them."""
+"""Processes: how many at a time, and that none outlives the one that started it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import sys
 
 PARENT = "SQLOSS_PARENT_PID"
 """Environment variable: the process that a new one is to end with; see :func:`die_with_parent`."""
+
+
+def usable_cpus() -> int:
+    """How many CPUs this process may use: on a cluster, or in a container, fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def die_with_parent(parent: int | None = None) -> None:

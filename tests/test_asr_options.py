@@ -384,7 +384,7 @@ def test_where_and_by_how_many_processes_is_decoded(corpus, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for words, on_gpu, processes in (
         ([], False, 4),
-        (["--ngpu", "2"], True, 1),
+        (["--ngpu", "2"], True, 2),
         (["--ngpu", "1", "--gpu_inference", "false"], False, 4),
         (["--ngpu", "1", "--gpu_inference", "false", "--inference_nj", "3"], False, 3),
         (["--gpu_inference", "true"], True, 1),

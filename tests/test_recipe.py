@@ -642,23 +642,27 @@ def test_other_settings_of_decoding_are_not_mixed(stage, whole, options, tmp_pat
 
 
 def test_a_program_that_fails_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"asr_train ended with status 2: .*unrecognized arguments") as raised:
+    """What it refuses, it refuses for the command that gave it that."""
+    with pytest.raises(UserError, match=r"^asr_train: unrecognized arguments: --no_such 1 \(log: .*log\)$") as raised:
         run_jobs([Job("sqloss_plugins.espnet.bin.asr_train", ["--no_such", "1"], tmp_path / "log")])
-    assert raised.value.status == 1
+    assert raised.value.status == 2
 
 
 def test_a_log_goes_on_and_complaints_are_of_the_last_process(tmp_path, monkeypatch):
     """The program's own error line, if it has one, else its last."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     job = Job("stumbles", [], tmp_path / "log")
-    for program, complaint in (
-        ("print('stumbles: error: no such thing\\ncleaning up'); exit(2)", "2: stumbles: error: no such thing"),
-        ("print('out of memory\\n'); exit(1)", "1: out of memory"),
+    for program, status, complaint in (
+        ("print('stumbles: error: no such thing\\ncleaning up'); exit(2)", 2, "stumbles: no such thing"),
+        ("print('stumbles: error: it diverged\\n'); exit(1)", 1, "stumbles ended with status 1: it diverged"),
+        ("print('out of memory\\n'); exit(1)", 1, "stumbles ended with status 1: out of memory"),
+        ("exit(2)", 1, "stumbles ended with status 2: no output"),
     ):
         (tmp_path / "stumbles.py").write_text(program)
-        with pytest.raises(UserError, match=rf"stumbles ended with status {complaint} \(log: "):
+        with pytest.raises(UserError, match=rf"^{complaint} \(log: ") as raised:
             run_jobs([job])
-    assert job.log.read_text() == "stumbles: error: no such thing\ncleaning up\nout of memory\n\n"
+        assert raised.value.status == status
+    assert job.log.read_text().startswith("stumbles: error: no such thing\ncleaning up\nstumbles: error: it")
 
 
 def test_jobs_that_ended_well_are_marked_and_none_is_begun_after_a_failure(tmp_path, monkeypatch):
@@ -736,8 +740,11 @@ def test_unigram_smoothing_takes_the_counts_of_stage_3(corpus, tmp_path):
     counts = f"lsm_unigram={smoothed.paths.data.token_counts}"
     assert counts in smoothed.model_arguments()
     assert counts not in settings(*words).model_arguments()  # the square loss smooths nothing
-    own = settings(*words, "--loss", "cross_entropy", "--model_conf", "lsm_unigram=own.txt")
-    assert counts not in own.model_arguments()
+    words += ["--loss", "cross_entropy", "--model_conf", f"lsm_unigram={tmp_path / 'own.txt'}"]
+    with pytest.raises(UserError, match=r"own\.txt cannot be read as one count a line: No such file"):
+        settings(*words)
+    (tmp_path / "own.txt").write_text("1\n" * 7)
+    assert counts not in settings(*words).model_arguments()
 
 
 @pytest.mark.parametrize(("text", "rate"), [("1e-3", 0.001), ("2E-05", 2e-5), ("1e+1", 10.0), ("0.5", 0.5), ("3", 3.0)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 import re
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqloss_plugins.errors import RunError
-from sqloss_plugins.processes import PARENT
+from sqloss_plugins.errors import RunError, UserError
+from sqloss_plugins.processes import PARENT, usable_cpus
 
 _PROGRESS = re.compile(r"INFO: (\d+/\d+epoch started.*|\d+epoch results:.*|\d+epoch:train:\d+-\d+batch:.*)")
-_ERROR = re.compile(r"\w+: error: |.*\.py: error: ")
+_ERROR = re.compile(r"(?:\w+|.*\.py): error: (?P<sentence>.*)")
+_GPUS = "CUDA_VISIBLE_DEVICES"
 _SHOWN = re.compile(r"\b(loss_ctc|loss_att|loss|acc)=(\S+?),")
 
 
@@ -29,11 +31,20 @@ class Job:
     log: Path
 
 
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them: by number or UUID."""
+    import torch
+
+    count, named = torch.cuda.device_count(), os.environ.get(_GPUS)
+    return [name.strip() for name in named.split(",")[:count]] if named else [str(number) for number in range(count)]
+
+
 def run_jobs(
     jobs: Sequence[Job],
     nj: int = 1,
     on_success: Callable[[Job], None] | None = None,
     on_line: Callable[[str], None] | None = None,
+    gpus: Sequence[str] = (),
 ) -> None:
     """Runs all, ``nj`` at a time, showing the progress of training.
 
@@ -42,37 +53,43 @@ def run_jobs(
         nj: how many side by side.
         on_success: called with each that ended well, as soon as it did.
         on_line: called with each line that one of them prints.
+        gpus: made by :func:`visible_gpus`; each process sees one of them, and those at work are dealt out evenly.
+            Empty for processes that use none, or all.
 
     Raises:
-        RunError: one of them failed; those that were at work beside it are waited for, and no other is begun.
+        UserError: one of them refused what it was given, or failed (``RunError``); those that were at work beside it
+            are waited for, and no other is begun.
     """
     at_once = max(1, min(nj, len(jobs)))
     # Processes side by side share the processors; each would start as many threads as there are.
-    threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
+    threads = {"OMP_NUM_THREADS": str(max(1, usable_cpus() // at_once))} if at_once > 1 else {}
     environment = {**threads, **os.environ, PARENT: str(os.getpid())}
+    free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
+    for i in range(at_once):
+        free.put({_GPUS: gpus[i % len(gpus)]} if len(gpus) > 1 else {})
     failed = threading.Event()
 
     def work(job: Job) -> None:
         if failed.is_set():
             return
+        gpu = free.get()
         try:
-            status, last_words = _run(job, environment, on_line)
-            if status != 0:
-                name = job.module.rpartition(".")[2]
-                raise RunError(f"{name} ended with status {status}: {last_words} (log: {job.log})")
+            _run(job, {**environment, **gpu}, on_line)
             if on_success:
                 on_success(job)
         except BaseException:
             failed.set()
             raise
+        finally:
+            free.put(gpu)
 
     with ThreadPoolExecutor(at_once) as pool:
         for ended in [pool.submit(work, job) for job in jobs]:
             ended.result()
 
 
-def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] | None) -> tuple[int, str]:
-    """The exit status, and what the program said of its end: its own error line, or the last line."""
+def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] | None) -> None:
+    """Runs one to its end; where that is bad, says what the program said of it: its own error line, or the last."""
     own = last = ""
     job.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", job.module, *job.arguments]
@@ -92,13 +109,19 @@ def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] |
             log.write(line)
             log.flush()
             last = line.strip() or last
-            own = last if _ERROR.match(line) else own
+            complaint = _ERROR.match(line)
+            own = complaint["sentence"] if complaint else own
             if on_line:
                 on_line(line)
             found = _PROGRESS.search(line)
             if found:
                 print(f"  {_short(found[1])}", flush=True)
-        return process.wait(), own or last or "no output"
+        status = process.wait()
+    name = job.module.rpartition(".")[2]
+    if status == UserError.status and own:
+        raise UserError(f"{name}: {own} (log: {job.log})")
+    if status != 0:
+        raise RunError(f"{name} ended with status {status}: {own or last or 'no output'} (log: {job.log})")
 
 
 def _short(message: str) -> str:

@@ -10,7 +10,7 @@ _NGRAM = 'make the n-gram by KenLM, and give --inference_args "--ngram_file FILE
 _K2 = "pack the run by --stage 9, and decode it by espnet2.bin.asr_inference_k2"
 _SPLITS = "the data are read utterance by utterance, and need no splitting"
 _SCORING = "the scores are counted by jiwer, which has no options"
-_UPLOAD = "the packed model goes to the Hugging Face hub where --hf_repo says as what"
+_UPLOAD = "the packed model goes to the Hugging Face hub only where --hf_repo is given"
 
 INSTEAD = {
     **dict.fromkeys(("skip_data_prep", "skip_train", "skip_eval", "skip_packing"), _STAGES),

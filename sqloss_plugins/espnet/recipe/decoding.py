@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.espnet.calibration import calibrate
-from sqloss_plugins.espnet.jobs import Job, run_jobs
+from sqloss_plugins.espnet.jobs import Job, run_jobs, visible_gpus
 from sqloss_plugins.espnet.model_files import read_state
 from sqloss_plugins.espnet.recipe.paths import DataFolder, RunFolder, read_json
 from sqloss_plugins.espnet.recipe.training import BINS, DONE, split_keys
@@ -34,7 +34,7 @@ class BeamSearch:
         config: configuration of decoding.
         further: arguments that count more than it.
         language_model: its configuration and model; None for none.
-        on_gpu: whether each process uses a GPU.
+        on_gpu: whether each process uses a GPU; they are dealt out to those that are visible.
         nj: processes.
     """
 
@@ -168,7 +168,10 @@ def _decode_sets(search: BeamSearch, pairs: Sequence[tuple[str, str]]) -> None:
             if "speech length:" in line:  # what ESPnet says of each utterance
                 bar.update()
 
-        run_jobs(jobs, search.nj, lambda job: Path(job.log.with_suffix(""), DONE).touch(), count)
+        def done(job: Job) -> None:
+            Path(job.log.with_suffix(""), DONE).touch()
+
+        run_jobs(jobs, search.nj, done, count, visible_gpus() if search.on_gpu else ())
     # ESPnet joins phones without spaces between them.
     name = "token" if search.data.token_type == "phn" else "text"
     for folder, parts in parts_of.items():

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from sqloss_plugins.command_line import OptionParser
 from sqloss_plugins.espnet.recipe import PROGRAM
 from sqloss_plugins.espnet.recipe.own_corpus import add_options
+from sqloss_plugins.processes import usable_cpus
 
 STAGE_NAMES = (
     "download",
@@ -46,8 +46,8 @@ Stages, each of which skips what it has done, and may be killed at any moment:
     {"    ".join(f"{number} {name}" for number, name in enumerate(STAGE_NAMES[:4], start=1))}
     {"    ".join(f"{number} {name}" for number, name in enumerate(STAGE_NAMES[4:], start=5))}
 
-9, an archive that plain ESPnet loads wherever it lies, is made where --stage or --stop_stage asks for it. 10 puts it
-on the Hugging Face hub where --hf_repo says as what.
+Stages 1 to 8 run by default. Stage 9 makes an archive that plain ESPnet loads: ask for it by --stop_stage 9. Stage 10
+uploads it to the Hugging Face hub: give --hf_repo.
 Every argument that is not listed goes to ESPnet's training (--max_epoch 3, --optim_conf lr=0.002, ...)."""
 
 
@@ -149,8 +149,8 @@ class Options(argparse.Namespace):
 
     @property
     def decoding_processes(self) -> int:
-        """How many processes decode side by side; on a GPU one, unless more are asked for."""
-        return self.inference_nj or (1 if self.decodes_on_gpu else self.nj)
+        """How many processes decode side by side; on GPUs one for each of ``--ngpu``, unless more are asked for."""
+        return self.inference_nj or (max(1, self.ngpu) if self.decodes_on_gpu else self.nj)
 
 
 def make_parser(add_help: bool = True) -> OptionParser:
@@ -166,7 +166,11 @@ def make_parser(add_help: bool = True) -> OptionParser:
 
 
 def _add_training(add: Callable[..., object]) -> None:
-    add("--loss", default="square", help="of the attention decoder: square, cross_entropy, ... (default: %(default)s)")
+    add(
+        "--loss",
+        default="square",
+        help="of the attention decoder: square, squentropy or cross_entropy (default: %(default)s)",
+    )
     add("--k", type=float, help="square loss: weight of the true class's term")
     add("--M", type=float, help="square loss: target of the true class")
     add(
@@ -181,7 +185,7 @@ def _add_training(add: Callable[..., object]) -> None:
         help="one of conf/tuning/train_asr_ARCH.yaml; with --asr_config a name for your model, in folders and tables "
         "(default: %(default)s)",
     )
-    add("--ngpu", type=int, default=0, help="GPUs (default: %(default)s)")
+    add("--ngpu", type=int, default=0, help="number of GPUs to train on, 0 for the CPU (default: %(default)s)")
     add("--seed", type=int, default=0, help="random seed of the training (default: %(default)s)")
     add("--asr_config", type=Path, help="training configuration, taken as it is, not conf/tuning/train_asr_ARCH.yaml")
     add(
@@ -219,12 +223,13 @@ def _add_data(add: Callable[..., object]) -> None:
         help="sentencepiece's unigrams, characters, or phones separated by spaces (default: %(default)s)",
     )
     add("--nbpe", type=int, default=NBPE, help="number of sentencepiece's unigrams (default: %(default)s)")
-    for name, default, what in (("min", ANY_DURATION[0], "shorter"), ("max", ANY_DURATION[1], "longer")):
+    for name, default, what in (("min", ANY_DURATION[0], "shortest"), ("max", ANY_DURATION[1], "longest")):
         add(
             f"--{name}_wav_duration",
             type=float,
             default=default,
-            help=f"{what} utterances are left out of training and development data, in seconds (default: %(default)s)",
+            help=f"{what} utterance of training and development data, in seconds; others are left out, and none of the "
+            "test data (default: %(default)s)",
         )
 
     add(
@@ -275,17 +280,17 @@ def _add_decoding(add: Callable[..., object]) -> None:
         help="the language model that decodes, of those that its training left (default: %(default)s)",
     )
     add("--inference_tag", help="a word for the folder of hypotheses and results, to decode a run in several ways")
-    add("--inference_nj", type=int, help="processes that decode side by side (default: --nj; on a GPU 1)")
+    add(
+        "--inference_nj",
+        type=int,
+        help="processes that decode side by side; on GPUs, they are dealt out to all that are visible (default: --nj; "
+        "on GPUs one for each of --ngpu)",
+    )
     add(
         "--gpu_inference",
         choices=("true", "false"),
         help="decode on a GPU (default: true where --ngpu is above 0)",
     )
-
-
-def _cpus() -> int:
-    """How many CPUs this process may use: on a cluster fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _add_stages(add: Callable[..., object]) -> None:
@@ -296,7 +301,12 @@ def _add_stages(add: Callable[..., object]) -> None:
         help=f"last stage (default: {LAST_STAGE}, or --stage where that is later; {UPLOAD} with --hf_repo)",
     )
     add("--hf_repo", metavar="OWNER/NAME", help="repository of the Hugging Face hub that stage 10 uploads the model to")
-    add("--nj", type=int, default=_cpus(), help="processes side by side (default: one for each CPU that it may use)")
+    add(
+        "--nj",
+        type=int,
+        default=usable_cpus(),
+        help="processes side by side (default: one for each CPU that it may use)",
+    )
     add("--workdir", type=Path, default=Path(), help="where downloads/, data/ and runs/ go (default: here)")
     add("--tag", "--asr_tag", help="a word for the end of the run's folder name")
     add("--asr_exp", type=Path, help="folder of the run, instead of one below runs/")

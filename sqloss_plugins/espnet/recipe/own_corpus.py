@@ -42,12 +42,12 @@ def add_options(add: Callable[..., object]) -> None:
         help="manifests of the test data, or hub:NAME:SPLIT, one for each of --test_sets; without it they are held out "
         "of --train",
     )
-    for name, what in (("validation_size", "development"), ("test_size", "test")):
+    for name, what, instead in (("validation_size", "development", "valid"), ("test_size", "test", "test")):
         add(
             f"--{name}",
             type=_size,
-            help=f"of the {what} data that are held out: a fraction below 1, or a number of utterances "
-            f"(default: {HOLD_OUT})",
+            help=f"how much of --train is held out as {what} data where there is no --{instead}: a fraction below 1, "
+            f"or a number of utterances (default: {HOLD_OUT})",
         )
     add("--fs", type=_sample_rate, help="sample rate to convert the audio to, such as 16k or 8000 (default: 16k)")
     add(
@@ -57,7 +57,7 @@ def add_options(add: Callable[..., object]) -> None:
     )
     add("--dataset_config_name", help="configuration of the data set of hub:NAME, where it has several")
     for name in ("audio", "text"):
-        add(f"--{name}_column_name", help=f"its column of {name} (default: one that is usually called so)")
+        add(f"--{name}_column_name", help=f"the data set's column of {name} (default: one with a usual name)")
 
 
 def _sample_rate(text: str) -> int:
