@@ -391,8 +391,8 @@ def test_the_choice_is_known_in_processes_that_espnet_spawns():
     command = (
         "import multiprocessing.spawn as spawn; "
         "spawn.prepare({'init_main_from_name': 'sqloss_plugins.espnet.bin.asr_train'}); "
-        "import torch; from espnet2.tasks.asr import model_choices; "
-        "import sys; print(model_choices.get_class('sqloss').__name__, torch.save.is_atomic, 'g2p_en.g2p' in sys.modules)"
+        "import sys; import torch; from espnet2.tasks.asr import model_choices; "
+        "print(model_choices.get_class('sqloss').__name__, torch.save.is_atomic, 'g2p_en.g2p' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[-2] == "SquareLossASRModel True False"
