@@ -6,8 +6,11 @@ are in :mod:`sqloss_plugins.espnet.recipe.flow`, in one table.
 
 from __future__ import annotations
 
+import io
 import sys
+import warnings
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 
 from sqloss_plugins.errors import run_command
 
@@ -21,7 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def run() -> None:
         options = parse(sys.argv[1:] if argv is None else argv)
         # ESPnet and PyTorch take seconds to import, and a mistake in the options is said before.
-        from sqloss_plugins.espnet.recipe.flow import run_recipe
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings():  # it says what else could be installed
+            warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, of ESPnet's calls
+            from sqloss_plugins.espnet.recipe.flow import run_recipe
 
         run_recipe(options)
 
