@@ -49,7 +49,7 @@ def corpus(tmp_path_factory):
     return root
 
 
-def run_here(jobs, nj=1, on_success=None, on_line=None):
+def run_here(jobs, nj=1, on_success=None, *_):
     """In this process, where ESPnet is imported already."""
     for job in jobs:
         JOBS.append(job)

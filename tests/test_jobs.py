@@ -46,7 +46,7 @@ def test_processes_are_dealt_out_to_gpus_and_share_the_cpus(gpus, nj, expected, 
     side_by_side = threading.Barrier(nj, timeout=10)
     seen = []
 
-    def run(job, environment, on_line):
+    def run(job, environment, *_):
         seen.append(environment)
         side_by_side.wait()
 
