@@ -21,6 +21,9 @@ def kill_when(command, environment, folder, wanted):
 
     Args:
         wanted: a pattern below the folder.
+
+    Returns:
+        What is left of its processes.
     """
     process = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -36,3 +39,16 @@ def kill_when(command, environment, folder, wanted):
     process.wait()
     assert any(folder.glob(wanted))
     assert not (folder / "result.json").exists()
+    return left_of(process.pid)
+
+
+def left_of(session):
+    """What is at work, one a line, of the processes of a session that are to end; some take a while to."""
+    deadline = time.monotonic() + 20
+    left = ["?"]
+    while left and time.monotonic() < deadline:
+        words = ["ps", "-o", "stat=,args=", "-s", str(session)]
+        lines = subprocess.run(words, capture_output=True, text=True).stdout.splitlines()
+        left = [line for line in lines if not line.startswith("Z")]  # which have ended, and nobody waits for them
+        time.sleep(0.1)
+    return left

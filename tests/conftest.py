@@ -15,8 +15,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+LONGEST = ["real_configurations", "recipe", "models", "characters", "sweep", "wheel", "timit", "wsj", "any_corpus"]
+"""Files with the longest tests. They begin first, so that no worker has one left when the others have ended."""
+
 settings.register_profile("suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqloss_plugins.errors import RunError, UserError
+from sqloss_plugins.espnet.fork_server import ForkedJob, ForkServer
 from sqloss_plugins.processes import PARENT, usable_cpus
 
 _PROGRESS = re.compile(r"INFO: (\d+/\d+epoch started.*|\d+epoch results:.*|\d+epoch:train:\d+-\d+batch:.*)")
@@ -29,6 +30,27 @@ class Job:
     module: str
     arguments: Sequence[str]
     log: Path
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether a process that has ESPnet imported forks for it.
+
+        Not where it uses GPUs, whose libraries want a process from its start, nor where it is no program of ours.
+        """
+        words = list(self.arguments)
+        uses_gpu = "--ngpu" in words and words[-words[::-1].index("--ngpu")] != "0"
+        return sys.platform == "linux" and self.module.startswith(f"{__package__}.") and not uses_gpu
+
+
+_server: ForkServer | None = None
+
+
+def _fork_server() -> ForkServer:
+    """The one of this process, alive."""
+    global _server
+    if _server is None or not _server.is_alive:
+        _server = ForkServer()
+    return _server
 
 
 def visible_gpus() -> list[str]:
@@ -63,7 +85,8 @@ def run_jobs(
     at_once = max(1, min(nj, len(jobs)))
     # Processes side by side share the processors; each would start as many threads as there are.
     threads = {"OMP_NUM_THREADS": str(max(1, usable_cpus() // at_once))} if at_once > 1 else {}
-    environment = {**threads, **os.environ, PARENT: str(os.getpid())}
+    environment = {**threads, **os.environ}
+    server = _fork_server() if any(job.is_forked for job in jobs) else None
     free: queue.SimpleQueue[dict[str, str]] = queue.SimpleQueue()
     for i in range(at_once):
         free.put({_GPUS: gpus[i % len(gpus)]} if len(gpus) > 1 else {})
@@ -74,7 +97,7 @@ def run_jobs(
             return
         gpu = free.get()
         try:
-            _run(job, {**environment, **gpu}, on_line)
+            _run(job, {**environment, **gpu}, server, on_line)
             if on_success:
                 on_success(job)
         except BaseException:
@@ -88,22 +111,26 @@ def run_jobs(
             ended.result()
 
 
-def _run(job: Job, environment: dict[str, str], on_line: Callable[[str], None] | None) -> None:
+def _start(job: Job, environment: dict[str, str], server: ForkServer | None) -> subprocess.Popen[str] | ForkedJob:
+    if server and job.is_forked:
+        return server.start(job.module, job.arguments, environment)
+    return subprocess.Popen(
+        [sys.executable, "-m", job.module, *job.arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**environment, PARENT: str(os.getpid())},
+    )
+
+
+def _run(
+    job: Job, environment: dict[str, str], server: ForkServer | None, on_line: Callable[[str], None] | None
+) -> None:
     """Runs one to its end; where that is bad, says what the program said of it: its own error line, or the last."""
     own = last = ""
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", job.module, *job.arguments]
-    with (
-        job.log.open("a", encoding="utf-8") as log,
-        subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=environment,
-        ) as process,
-    ):
+    with job.log.open("a", encoding="utf-8") as log, _start(job, environment, server) as process:
         assert process.stdout is not None
         for line in process.stdout:
             log.write(line)
