@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         make_loss,
         multilabel_square_loss,
         prior_weights,
+        sampled_softmax_loss,
         square_loss,
         squentropy_loss,
     )
@@ -38,6 +39,7 @@ __all__ = [
     "make_loss",
     "multilabel_square_loss",
     "prior_weights",
+    "sampled_softmax_loss",
     "square_loss",
     "squentropy_loss",
 ]

@@ -17,7 +17,7 @@ PROTOCOLS = ("early_stopping", "same_epochs")
 
 LOSS_ARGUMENTS = (
     *("loss", "k", "M", "rescaling", "paper_task", "prior_exponent", "without_logits", "label_smoothing_factor"),
-    *("factorised_head", "head_learning_rate", "distillation_weight"),
+    *("factorised_head", "head_learning_rate", "num_sampled", "distillation_weight"),
 )
 """The training arguments that the loss is made from."""
 
@@ -52,6 +52,8 @@ class SquareLossConfig(TrainingArguments):
             float32, or bfloat16 by autocast.
         head_learning_rate: the learning rate of that SGD, which follows the schedule; of the usual size times C,
             because the loss is divided by C.
+        num_sampled: train by :func:`sqloss_plugins.losses.sampled_softmax_loss`, cross-entropy estimated in each step
+            from the true classes and so many others; ``without_logits`` is implied. Evaluation takes all outputs.
         protocol: ``early_stopping``: at most ``num_train_epochs`` epochs, ended when the validation metric has not
             improved for ``patience`` epochs, and the best epoch's model. ``same_epochs``: exactly ``num_train_epochs``
             epochs, and the last model. None: as the other arguments say.
@@ -120,6 +122,13 @@ class SquareLossConfig(TrainingArguments):
             "help": "The learning rate of --factorised_head: of the usual size for SGD times the number of classes."
         },
     )
+    num_sampled: int | None = field(
+        default=None,
+        metadata={
+            "help": "Cross-entropy: train by sampled softmax, on the true classes and so many others, drawn anew for "
+            "every batch, each with the same probability. Validation and test take all classes."
+        },
+    )
     protocol: str | None = field(
         default=None,
         metadata={
@@ -156,7 +165,7 @@ class SquareLossConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Checks what can be checked before there is a model."""
-        if self.factorised_head and self.without_logits is None:
+        if (self.factorised_head or self.num_sampled is not None) and self.without_logits is None:
             self.without_logits = True
         self.check_loss()
         self._check_protocol()
@@ -167,6 +176,12 @@ class SquareLossConfig(TrainingArguments):
     def stops_early(self) -> bool:
         """Whether validation decides when training ends and which model counts."""
         return self.protocol == "early_stopping"
+
+    @property
+    def head_option(self) -> str:
+        """The option by which the output layer is trained without logits, for messages."""
+        sampled = "--num_sampled" if self.num_sampled is not None else "--without_logits"
+        return "--factorised_head" if self.factorised_head else sampled
 
     def check_loss(self) -> None:
         """Checks the arguments of the loss; again after a search has set some of them.
@@ -186,7 +201,8 @@ class SquareLossConfig(TrainingArguments):
         except ValueError as error:
             raise ValueError(f"--{error}") from None
         self._check_head(spec.of_linear_layer is not None)
-        if self.without_logits and spec.of_linear_layer is None:
+        self._check_num_sampled(spec.of_sampled_classes is not None)
+        if self.without_logits and spec.of_linear_layer is None and self.num_sampled is None:
             raise ValueError(f"--without_logits needs a loss that can be had without logits, and {self.loss} cannot")
         if self.prior_exponent is not None:
             if not spec.is_rescaled:
@@ -221,6 +237,25 @@ class SquareLossConfig(TrainingArguments):
             raise ValueError(
                 f"--head_learning_rate must be a finite number greater than 0, got {self.head_learning_rate:g}"
             )
+
+    def _check_num_sampled(self, has_form: bool) -> None:
+        if self.num_sampled is None:
+            return
+        if not has_form:
+            raise ValueError(f"--num_sampled is for cross-entropy, and --loss is {self.loss}: leave it out")
+        if self.num_sampled < 1:
+            raise ValueError(f"--num_sampled must be at least 1, got {self.num_sampled}")
+        if not self.without_logits:
+            raise ValueError("--num_sampled trains without logits: leave --without_logits out")
+
+    def check_sample(self, num_classes: int | None) -> None:
+        """Checks how many classes are sampled, of a model with so many; None: not known.
+
+        Raises:
+            ValueError: more than there are.
+        """
+        if self.num_sampled is not None and num_classes is not None and self.num_sampled > num_classes:
+            raise ValueError(f"--num_sampled {self.num_sampled} is more than the {num_classes} classes that there are")
 
     def _check_protocol(self) -> None:
         if self.protocol is not None:

@@ -65,7 +65,8 @@ _NOT_DECISIVE |= {"logging_first_step", "logging_nan_inf_filter", "save_total_li
 _NOT_DECISIVE |= {"per_device_eval_batch_size", "eval_accumulation_steps", "rescaling", "paper_task", "token"}
 _NOT_DECISIVE |= {"model_name_or_path", "cross_entropy_run", "cache_dir"}
 _NOT_DECISIVE_PREFIXES = ("hub_", "push_to_hub", "trackio_", "dataloader_")
-_SAME_WHEN_RESUMED = ("task", "loss", "k", "M", "prior_exponent", "factorised_head", "model", "data_fingerprint")
+_SAME_WHEN_RESUMED: tuple[str, ...] = ("task", "loss", "k", "M", "prior_exponent", "factorised_head", "num_sampled")
+_SAME_WHEN_RESUMED += ("model", "data_fingerprint")
 _NEEDS = (("do_train", "train"), ("do_train", "validation"), ("do_eval", "validation"), ("do_predict", "test"))
 _BASELINE = "cross_entropy"
 
@@ -134,6 +135,7 @@ def _prepare(task: Task) -> None:
     if config.paper_task is None:
         config.paper_task = task.paper_task
     try:
+        config.check_sample(task.num_outputs)
         task.rescaling = task.rescaling or config.choose_rescaling(task.num_outputs, task.is_multi_label)
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -417,6 +419,8 @@ def _print_banner(task: Task) -> None:
         loss += f"; prior exponent {config.prior_exponent:g}"
     if config.factorised_head:
         loss += f"; factorised output layer, lr {config.head_learning_rate:g}"
+    if config.num_sampled is not None:
+        loss += f"; sampled softmax with {config.num_sampled} of {task.num_outputs} classes"
     if config.teacher:
         share = DEFAULT_WEIGHT if config.distillation_weight is None else config.distillation_weight
         loss += f"; {share:g} of the targets by the teacher {config.teacher}"

@@ -100,6 +100,8 @@ def _defaults(task_type: type[Task], given: Mapping[str, Any]) -> dict[str, Any]
     own = task_type.arguments(**{name: value for name, value in given.items() if name in names})
     values = task_type.defaults(own, given.get("loss", DEFAULT_LOSS))
     chosen_by = values.pop("metric_for_best_model")
+    if given.get("num_sampled") is not None:
+        values["without_logits"] = True
     protocol = given.get("protocol") or "early_stopping"
     if protocol == "early_stopping":
         values |= {"metric_for_best_model": chosen_by, "greater_is_better": metric(chosen_by).higher_is_better}
@@ -192,7 +194,7 @@ def _check(task: Task) -> None:
     if not task.counts_classes:
         refuse_given(given, ("prior_exponent",), "is for language models")
     if not config.do_train:
-        of_training = ("teacher", "prior_exponent", "factorised_head", "head_learning_rate")
+        of_training = ("teacher", "prior_exponent", "factorised_head", "head_learning_rate", "num_sampled")
         refuse_given(given, of_training, "is for training, and nothing is trained")
     if config.stops_early:
         refuse_given(given, ("cross_entropy_run",), "is of --protocol same_epochs")

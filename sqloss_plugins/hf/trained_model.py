@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from sqloss_plugins.errors import listed
+from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.paper import Rescaling
 
 # Decoders whose own loss takes the labels as already shifted (their modeling files in transformers 5.23).
@@ -113,6 +114,50 @@ def refuse_bypasses(model: nn.Module, args: TrainingArguments, label_names: Sequ
         raise ValueError("DeepSpeed's sequence parallelism takes the loss of the model, not the Trainer's")
 
 
+def refuse_without_logits(
+    model: Any,
+    args: SquareLossConfig,
+    num_classes: int | None,
+    *,
+    is_multi_label: bool,
+    is_sharded: bool,
+    is_weighted: bool,
+) -> None:
+    """Refuses, with a reason, where the loss cannot be had without logits.
+
+    Args:
+        model: with what wraps it.
+        args: of the training.
+        num_classes: outputs of the model; 1 is a regression.
+        is_multi_label: whether it is multi-label classification.
+        is_sharded: whether FSDP or DeepSpeed holds the model in pieces.
+        is_weighted: whether there are class weights.
+
+    Raises:
+        ValueError: the reason.
+    """
+    option, reason = args.head_option, None
+    if num_classes == 1 and not is_multi_label:
+        reason = "a regression has no classes"
+    elif is_multi_label:
+        reason = "multi-label classification needs all outputs"
+    elif args.n_gpu > 1:
+        reason = "DataParallel gathers logits: start one process for each GPU, with torchrun"
+    elif is_sharded:
+        reason = "FSDP and DeepSpeed hold the output layer in pieces"
+    elif args.torch_compile or hasattr(model, "_orig_mod"):
+        reason = "a compiled model has its output layer compiled in"
+    elif "lomo" in str(args.optim).lower() and args.gradient_accumulation_steps > 1:
+        reason = "LOMO steps within the backward pass"
+    if reason is not None:
+        raise ValueError(f"{option} is for plain training of classifiers, and {reason}")
+    if args.factorised_head and args.world_size > 1:
+        raise ValueError("--factorised_head is for one process, and there are several: leave it out")
+    if args.factorised_head and is_weighted:
+        raise ValueError("--factorised_head has no class weights: leave it or them out")
+    args.check_sample(num_classes)
+
+
 def forget_training(config: Any) -> None:
     """Removes from a model's configuration, if it has one, what :func:`keep_training` writes there of the loss."""
     for name in ("trained_with", "square_loss"):
@@ -181,6 +226,7 @@ __all__ = [
     "keep_training",
     "load_renamed",
     "refuse_bypasses",
+    "refuse_without_logits",
     "shifts_labels",
     "underlying",
 ]

@@ -31,6 +31,7 @@ from sqloss_plugins.hf.trained_model import (
     keep_training,
     load_renamed,
     refuse_bypasses,
+    refuse_without_logits,
     shifts_labels,
     underlying,
 )
@@ -169,9 +170,16 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         if args.without_logits:
             if self.distillation is not None:
                 raise ValueError(
-                    "--without_logits has no targets that are class probabilities, as a teacher gives them"
+                    f"{args.head_option} has no targets that are class probabilities, as a teacher gives them"
                 )
-            self._refuse_without_logits(is_regression, is_multi_label)
+            refuse_without_logits(
+                self.model,
+                args,
+                num_classes,
+                is_multi_label=is_multi_label,
+                is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+                is_weighted=self.class_weights is not None,
+            )
             self.compute_loss_func.head = self._head_without_logits(model, num_classes)
         self._log_loss(is_regression, is_multi_label)
 
@@ -226,12 +234,15 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         if self.args.factorised_head:
             rate = float(self.args.head_learning_rate or 0.0)
             return self._with_steps(FactorisedHead(model, num_classes or 0, rate, **self.compute_loss_func.options))
-        loss = LOSSES[self.args.loss].of_linear_layer
-        assert loss is not None, "check_loss refuses without_logits for such a loss"
+        spec, options = LOSSES[self.args.loss], self.compute_loss_func.options
+        if self.args.num_sampled is not None and spec.of_sampled_classes is not None:
+            sampled = partial(spec.of_sampled_classes, num_sampled=self.args.num_sampled, **options)
+            return HeadWithoutLogits(model, sampled, num_classes or 0)
+        assert spec.of_linear_layer is not None, "check_loss refuses without_logits for such a loss"
         # An accumulation is of the layer's own rows, and there can be none with prior weights.
         shared = self.args.world_size == 1 and self.args.prior_exponent is None
         steps = self.args.gradient_accumulation_steps if shared else 1
-        return HeadWithoutLogits(model, partial(loss, **self.compute_loss_func.options), num_classes or 0, steps)
+        return HeadWithoutLogits(model, partial(spec.of_linear_layer, **options), num_classes or 0, steps)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """The Trainer's, with the model's configuration where PEFT would save an adapter alone."""
@@ -277,6 +288,8 @@ class SquareLossTrainer(FactorisedHeadTrainer):
             parts.append(str(self.rescaling))
         if self.args.prior_exponent is not None:
             parts.append(f"prior exponent {self.args.prior_exponent:g}")
+        if self.args.num_sampled is not None:
+            parts.append(f"{self.args.num_sampled} sampled classes")
         if self.class_weights is not None:
             parts.append(f"class weights from {min(self.class_weights):.4g} to {max(self.class_weights):.4g}")
         line = f"Loss: {', '.join(parts)}"
@@ -440,30 +453,6 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         if head is not None and self.accelerator.sync_gradients:
             head.finish_step()
         return loss
-
-    def _refuse_without_logits(self, is_regression: bool, is_multi_label: bool) -> None:
-        """Refuses, with a reason, where the loss cannot be had without logits."""
-        reason = None
-        if is_regression:
-            reason = "a regression has no classes"
-        elif is_multi_label:
-            reason = "multi-label classification needs all outputs"
-        elif self.args.n_gpu > 1:
-            reason = "DataParallel gathers logits: start one process for each GPU, with torchrun"
-        elif self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            reason = "FSDP and DeepSpeed hold the output layer in pieces"
-        elif self.args.torch_compile or hasattr(self.model, "_orig_mod"):
-            reason = "a compiled model has its output layer compiled in"
-        elif "lomo" in str(self.args.optim).lower() and self.args.gradient_accumulation_steps > 1:
-            reason = "LOMO steps within the backward pass"
-        elif self.args.factorised_head:
-            if self.args.world_size > 1:
-                raise ValueError("--factorised_head is for one process, and there are several: leave it out")
-            if self.class_weights is not None:
-                raise ValueError("--factorised_head has no class weights: leave it or them out")
-        if reason is not None:
-            option = "--factorised_head" if self.args.factorised_head else "--without_logits"
-            raise ValueError(f"{option} is for plain training of classifiers, and {reason}")
 
 
 def _rate_by_milestones(step: int, *, milestones: Sequence[float], decay: float, warmup: int) -> float:

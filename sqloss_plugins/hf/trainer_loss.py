@@ -134,7 +134,7 @@ class TrainerLoss:
         if head is not None:
             if not torch.is_grad_enabled():
                 return head.evaluate(logits, labels, loss), labels
-            weights = cast("Tensor | None", loss.weight), cast("Tensor | None", loss.prior_weight)
+            weights = cast("Tensor | None", loss.weight), getattr(loss, "prior_weight", None)
             return head.loss(logits, labels, *weights), labels
         # float32, as in the Trainer's own losses: a sum over many tokens has no room in 16 bits.
         total: Tensor = loss(rows.float(), labels)

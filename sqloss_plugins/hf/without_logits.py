@@ -26,7 +26,8 @@ class HeadWithoutLogits:
 
     Args:
         model: a language model, or a classifier with one linear layer whose outputs are the labels.
-        loss: called as :func:`sqloss_plugins.losses.linear_square_loss`.
+        loss: called as :func:`sqloss_plugins.losses.linear_square_loss`, with those of ``weight``, ``prior_weight`` and
+            ``accumulation`` that there are.
         num_classes: how many classes the layer has.
         accumulation_steps: micro-batches of an optimiser step; from two on they share what they can.
 
@@ -95,16 +96,11 @@ class HeadWithoutLogits:
         """
         hidden = self._check(returned)
         # As under mixed precision, so that the sum is in float32 also where the whole model is in 16 bits.
+        options = {"weight": weight, "prior_weight": prior_weight, "accumulation": self.accumulation}
+        given = {name: value for name, value in options.items() if value is not None}  # a loss may not have the others
         with torch.autocast(hidden.device.type, dtype=hidden.dtype, enabled=hidden.dtype in NARROW):
-            return self._loss(
-                hidden.reshape(-1, hidden.shape[-1]),
-                self.layer.weight,
-                labels,
-                linear_bias=self.layer.bias,
-                weight=weight,
-                prior_weight=prior_weight,
-                accumulation=self.accumulation,
-            )
+            rows = hidden.reshape(-1, hidden.shape[-1])
+            return self._loss(rows, self.layer.weight, labels, linear_bias=self.layer.bias, **given)
 
     def evaluate(self, returned: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The sum of the losses, and in :attr:`sums` the scores, of the outputs of some tokens at a time.

@@ -21,6 +21,7 @@ from sqloss_plugins.losses.linear_multilabel import linear_multilabel_square_los
 from sqloss_plugins.losses.linear_square import LinearSquareLoss, linear_square_loss
 from sqloss_plugins.losses.multilabel import MultiLabelCrossEntropy, MultiLabelSquareLoss, multilabel_square_loss
 from sqloss_plugins.losses.prior import prior_weights
+from sqloss_plugins.losses.sampled_softmax import sampled_softmax_loss
 from sqloss_plugins.losses.square import SquareLoss, check_rescaling, square_loss
 from sqloss_plugins.losses.squentropy import SquentropyLoss, squentropy_loss
 
@@ -37,6 +38,8 @@ class LossSpec:
         paper_column: the loss whose hyper-parameters in the paper are its: ``square`` or ``cross_entropy``.
         of_linear_layer: the loss of a linear layer's outputs without the outputs, called as
             :func:`linear_square_loss`; None where there is no such form.
+        of_sampled_classes: an estimate of the loss of a linear layer's outputs from some of them, called as
+            :func:`sampled_softmax_loss`; None where there is no such form.
         multilabel: the loss module of multi-label classification, made with ``weight`` and ``reduction``; None where
             the loss has no such form.
         multilabel_method: how the outputs of such a model become the probability of each class, one of
@@ -48,6 +51,7 @@ class LossSpec:
     is_rescaled: bool = False
     paper_column: str = "cross_entropy"
     of_linear_layer: Callable[..., Tensor] | None = None
+    of_sampled_classes: Callable[..., Tensor] | None = None
     multilabel: type[nn.Module] | None = None
     multilabel_method: str | None = None
 
@@ -62,7 +66,12 @@ LOSSES: dict[str, LossSpec] = {
         multilabel=MultiLabelSquareLoss,
         multilabel_method="square",
     ),
-    "cross_entropy": LossSpec(nn.CrossEntropyLoss, multilabel=MultiLabelCrossEntropy, multilabel_method="sigmoid"),
+    "cross_entropy": LossSpec(
+        nn.CrossEntropyLoss,
+        of_sampled_classes=sampled_softmax_loss,
+        multilabel=MultiLabelCrossEntropy,
+        multilabel_method="sigmoid",
+    ),
     "squentropy": LossSpec(SquentropyLoss),
 }
 """Name of a loss -> what the package has to know of it."""
@@ -89,6 +98,7 @@ __all__ = [
     "make_loss",
     "multilabel_square_loss",
     "prior_weights",
+    "sampled_softmax_loss",
     "square_loss",
     "squentropy_loss",
 ]

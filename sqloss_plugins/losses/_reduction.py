@@ -41,12 +41,13 @@ def reduce_rows(loss: RowLoss, input: Tensor, targets: IndexTargets, reduction: 
     dtype = result_dtype(input)
     if needs_plain_operations(input, targets.true_class, targets.rows):
         value = loss.value(input.to(compute_dtype(input)), targets)
-        return _reduce(value, targets, reduction).to(dtype)
+        return reduce_values(value, targets, reduction).to(dtype)
     reduced: Tensor = _Reduced.apply(input, loss, targets, reduction)  # type: ignore[no-untyped-call]
     return reduced.to(dtype)
 
 
-def _reduce(value: Tensor, targets: IndexTargets, reduction: str) -> Tensor:
+def reduce_values(value: Tensor, targets: IndexTargets, reduction: str) -> Tensor:
+    """The losses of the rows, of the targets' shape, weighted and reduced as cross-entropy does."""
     # Not a product alone: an ignored row may hold inf or nan (padding), and 0 times that is nan. Its gradient is nan
     # even so, as cross-entropy's is.
     value = torch.where(targets.rows == 0, 0.0, value * targets.rows)
@@ -63,7 +64,7 @@ class _Reduced(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, loss: RowLoss, targets: IndexTargets, reduction: str) -> Tensor:
         ctx.save_for_backward(input)
         ctx.loss, ctx.targets, ctx.reduction = loss, targets, reduction
-        return _reduce(loss.value(input.to(compute_dtype(input)), targets), targets, reduction)
+        return reduce_values(loss.value(input.to(compute_dtype(input)), targets), targets, reduction)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None, None]:

@@ -56,6 +56,36 @@ def check_input(input: Tensor) -> None:
         raise NotImplementedError(f"the outputs must be floating point, got {input.dtype}")
 
 
+def check_linear_layer(input: Tensor, W: Tensor, b: Tensor | None, **others: Tensor | None) -> None:
+    """Refuses the input and the parameters of a linear layer that do not fit together.
+
+    Args:
+        input: floating point, of shape (N, d).
+        W: the weight, of shape (C, d).
+        b: the bias, of shape (C).
+        **others: tensors that must be on the input's device, by name.
+
+    Raises:
+        NotImplementedError: inputs that are not floating point.
+        RuntimeError: input, weight and bias of different dtypes, but for autocast.
+        ValueError: shapes or devices that do not fit.
+    """
+    check_input(input)
+    if input.dim() != 2 or W.dim() != 2 or input.shape[1] != W.shape[1]:
+        raise ValueError(
+            f"the input is of shape (N, d) and linear_weight of shape (C, d), got {tuple(input.shape)} and "
+            f"{tuple(W.shape)}"
+        )
+    if b is not None and b.shape != W.shape[:1]:
+        raise ValueError(f"linear_bias is of shape {tuple(W.shape[:1])}, got {tuple(b.shape)}")
+    for name, tensor in {"linear_weight": W, "linear_bias": b, **others}.items():
+        if tensor is not None and tensor.device != input.device:
+            raise ValueError(f"{name} is on {tensor.device} and the input on {input.device}")
+    dtypes = {W.dtype, *([] if b is None else [b.dtype])}
+    if not torch.is_autocast_enabled(input.device.type) and dtypes != {input.dtype}:
+        raise RuntimeError(f"input, linear_weight and linear_bias must have one dtype, got {input.dtype} and {dtypes}")
+
+
 def check_options(reduction: str, label_smoothing: float) -> None:
     """Refuses what cross-entropy refuses, with its exceptions.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sqloss_plugins.losses._gram_form import Problem
 from sqloss_plugins.losses._products import layer_gram, mm_wide, product_dtype, row_products, wide
-from sqloss_plugins.losses._targets import check_input, check_options, compute_dtype, result_dtype
+from sqloss_plugins.losses._targets import check_linear_layer, check_options, compute_dtype, result_dtype
 from sqloss_plugins.losses._tracing import needs_plain_operations
 from sqloss_plugins.losses.accumulation import add_true_classes, dense_gradients, row_sums
 from sqloss_plugins.losses.square import check_rescaling
@@ -104,14 +104,7 @@ def _check_layer(input: Tensor, W: Tensor, b: Tensor | None, classes: Tensor, of
     """Refuses what does not fit together, before any work."""
     if needs_plain_operations(input, W, b, classes, offsets):
         raise ValueError("tracers, transforms and subclasses of Tensor have no Gram form: take multilabel_square_loss")
-    check_input(input)
-    if input.dim() != 2 or W.dim() != 2 or input.shape[1] != W.shape[1]:
-        raise ValueError(
-            f"the input is of shape (N, d) and linear_weight of shape (C, d), got {tuple(input.shape)} and "
-            f"{tuple(W.shape)}"
-        )
-    if b is not None and b.shape != W.shape[:1]:
-        raise ValueError(f"linear_bias is of shape {tuple(W.shape[:1])}, got {tuple(b.shape)}")
+    check_linear_layer(input, W, b, classes=classes, offsets=offsets)
     if classes.dim() != 1 or offsets.shape != input.shape[:1]:
         raise ValueError(
             f"classes is of shape (L) and offsets of shape {tuple(input.shape[:1])}, got {tuple(classes.shape)} and "
@@ -119,13 +112,6 @@ def _check_layer(input: Tensor, W: Tensor, b: Tensor | None, classes: Tensor, of
         )
     if classes.dtype != torch.int64 or offsets.dtype != torch.int64:
         raise RuntimeError(f"classes and offsets are int64, got {classes.dtype} and {offsets.dtype}")
-    others = {"linear_weight": W, "linear_bias": b, "classes": classes, "offsets": offsets}
-    for name, tensor in others.items():
-        if tensor is not None and tensor.device != input.device:
-            raise ValueError(f"{name} is on {tensor.device} and the input on {input.device}")
-    dtypes = {W.dtype, *([] if b is None else [b.dtype])}
-    if not torch.is_autocast_enabled(input.device.type) and dtypes != {input.dtype}:
-        raise RuntimeError(f"input, linear_weight and linear_bias must have one dtype, got {input.dtype} and {dtypes}")
 
 
 def _rows_of_pairs(classes: Tensor, offsets: Tensor, C: int) -> Tensor:

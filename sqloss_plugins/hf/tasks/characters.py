@@ -46,6 +46,7 @@ _AUTHORS = {"lr_scheduler_type": "cosine", "max_grad_norm": 0.25, "weight_decay"
 _VALIDATED_EVERY = 4000  # steps; also there
 _UNKNOWN = 1e-3  # the share of bytes that training does not have and a text may have
 _REFUSED = {
+    "num_sampled": "is for many classes, and there are at most 256",
     "without_logits": "is for many classes, and there are at most 256",
     "torch_compile": "would compile the memory in",
     "auto_find_batch_size": "would change the number of streams",
