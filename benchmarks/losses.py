@@ -1,6 +1,7 @@
 """Speed and memory of the losses beside cross-entropy and the textbook square loss, in one process.
 
     python -m benchmarks.losses --json benchmarks/results/losses_cpu.json
+    python -m benchmarks.losses --shapes 32x2 --threads 1 --processor-time
 
 Forward and backward on float32 outputs. Every round times each loss in turn, so that all see the same machine; the
 table has the median over the rounds and its ratio to cross-entropy's, taken round by round. Memory is the peak above
@@ -11,6 +12,7 @@ GPU from CUDA's counter.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 from benchmarks.measure import make_parser, peak_bytes, prepare, report, side_by_side
 from sqloss_plugins import square_loss, squentropy_loss
 
-SHAPES = ((32, 2), (4096, 1000), (256, 30522), (4096, 50257))
+SHAPES = {"32x2": (32, 2), "4096x1000": (4096, 1000), "256x30522": (256, 30522), "4096x50257": (4096, 50257)}
 BASELINE = "cross_entropy"
 
 
@@ -38,7 +40,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def measure(N: int, C: int, rounds: int, device: str) -> list[dict[str, float | str]]:
+def measure(N: int, C: int, rounds: int, device: str, clock: Callable[[], float]) -> list[dict[str, float | str]]:
     """One shape: a row for each loss."""
     f = torch.randn(N, C, device=device, requires_grad=True)
     c = torch.randint(0, C, (N,), device=device)
@@ -51,7 +53,7 @@ def measure(N: int, C: int, rounds: int, device: str) -> list[dict[str, float | 
         return run
 
     runs = {name: one_pass(loss) for name, loss in LOSSES.items()}
-    times = side_by_side(runs, rounds, device, f"({N}, {C})")
+    times = side_by_side(runs, rounds, device, f"({N}, {C})", clock)
     return [
         {
             "N": N,
@@ -67,10 +69,16 @@ def measure(N: int, C: int, rounds: int, device: str) -> list[dict[str, float | 
 
 def main() -> int:
     parser = make_parser(__doc__, rounds=15)
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, metavar="NxC", help=f"some of {', '.join(SHAPES)}")
+    parser.add_argument("--processor-time", action="store_true", help="of this process, where others use the machine")
     args = parser.parse_args()
+    if args.processor_time and args.device != "cpu":
+        parser.error("--processor-time is of a CPU")
     prepare(parser, args)
+    clock = time.process_time if args.processor_time else time.perf_counter
 
-    rows = [row for N, C in SHAPES for row in measure(N, C, args.rounds, args.device)]
+    shapes = [SHAPES[name] for name in args.shapes or SHAPES]
+    rows = [row for N, C in shapes for row in measure(N, C, args.rounds, args.device, clock)]
     table = [["N", "C", "loss", "ms", "time / CE", "peak memory / outputs"]]
     for row in rows:
         table.append(

@@ -28,7 +28,7 @@ def run(module, monkeypatch, *arguments):
 
 
 def test_losses(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(losses, "SHAPES", ((4, 3),))
+    monkeypatch.setattr(losses, "SHAPES", {"4x3": (4, 3)})
     assert run(losses, monkeypatch, "--rounds", 1, "--threads", 1, "--json", tmp_path / "a.json") == 0
     rows = json.loads((tmp_path / "a.json").read_text())["rows"]
     assert {row["loss"] for row in rows} == set(losses.LOSSES)
@@ -121,6 +121,8 @@ def test_language_model_training(tmp_path, monkeypatch, capsys):
     ("module", "arguments", "words"),
     [
         (losses, ["--rounds", "0"], "at least 1"),
+        (losses, ["--shapes", "4x3"], "invalid choice: '4x3'"),
+        (losses, ["--device", "cuda", "--processor-time"], "--processor-time is of a CPU"),
         (linear_square, ["--threads", "0"], "at least 1"),
         (linear_square, ["--shapes", "GPT-9"], "invalid choice: 'GPT-9'"),
         (linear_square, ["--no-sweeps", "--plot", "a.png"], "draws the sweeps"),

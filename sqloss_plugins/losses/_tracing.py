@@ -25,10 +25,10 @@ def is_traced(*tensors: Tensor | None) -> bool:
         or torch._C._are_functorch_transforms_active()  # PyTorch 2.14 has no public function for it
     ):
         return True
-    return any(type(tensor) not in _PLAIN_TYPES for tensor in tensors)
+    return not _PLAIN_TYPES.issuperset(map(type, tensors))
 
 
-_PLAIN_TYPES = (Tensor, nn.Parameter, type(None))
+_PLAIN_TYPES = frozenset((Tensor, nn.Parameter, type(None)))
 
 
 _SMALL = 1 << 16
@@ -50,7 +50,7 @@ def is_small(input: Tensor, target: Tensor, ignore_index: int, reduction: str) -
         and 0 < input.numel() <= _SMALL
         and target.dtype == torch.int64
         and target.dim() == 1
-        and len(target) == len(input)
+        and target.size(0) == input.size(0)
         and not 0 <= ignore_index < input.size(1)
         and reduction in ("mean", "sum")
         and not torch.is_autocast_enabled("cpu")

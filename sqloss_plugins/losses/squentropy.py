@@ -8,6 +8,8 @@ no wrong one, and the second term is 0.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -26,6 +28,9 @@ from sqloss_plugins.losses._targets import (
 )
 from sqloss_plugins.losses._tracing import is_small, needs_plain_operations
 from sqloss_plugins.losses.square import quadratic_loss
+
+_SHORT = 1 << 12
+"""Numbers up to which a dot product is as precise as a sum by halves."""
 
 
 def squentropy_loss(
@@ -52,11 +57,11 @@ def squentropy_loss(
         >>> squentropy_loss(outputs, torch.tensor([0])) - cross_entropy  # (3^2 + 0^2) / (3 - 1)
         tensor(4.5000)
     """
-    check_options(reduction, label_smoothing)
     if weight is None and label_smoothing == 0.0:
         loss = _small_squentropy(input, target, ignore_index, reduction)
         if loss is not None:
             return loss
+    check_options(reduction, label_smoothing)
     if label_smoothing == 0.0 and not are_probabilities(input, target):
         targets = index_targets(input, target, weight, ignore_index, label_smoothing)
         return reduce_rows(_Squentropy(), input, targets, reduction)
@@ -76,16 +81,41 @@ def squentropy_loss(
 
 def _small_squentropy(input: Tensor, target: Tensor, ignore_index: int, reduction: str) -> Tensor | None:
     """Squentropy of a small input, in as few operations as possible; None where it does not apply."""
-    num_classes = input.shape[-1] if input.dim() else 0
-    if num_classes < 2 or not is_small(input, target, ignore_index, reduction):
+    if not is_small(input, target, ignore_index, reduction) or input.size(1) < 2:
         return None
     try:
-        wrong = input.scatter(1, target.unsqueeze(1), 0.0)
-    except RuntimeError:  # a target that is ignored or out of range: the general way knows which
+        loss: Tensor = _Small.apply(input, target, reduction)  # type: ignore[no-untyped-call]
+    except (IndexError, RuntimeError):  # a target ignored or out of range, or forward mode: the general way knows
         return None
-    squares = F.mse_loss(wrong, torch.zeros_like(wrong), reduction=reduction)
-    share = (num_classes if reduction == "mean" else 1) / (num_classes - 1)
-    return torch.add(F.cross_entropy(input, target, reduction=reduction), squares, alpha=share)
+    return loss
+
+
+class _Small(torch.autograd.Function):
+    """Squentropy of a small input as one node of the graph, whose gradient is computed with the loss."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, target: Tensor, reduction: str) -> Tensor:
+        true_class = target.unsqueeze(1)
+        wrong = input.scatter(1, true_class, 0.0)
+        log_probs = torch.log_softmax(input, 1)
+        entropy = F.nll_loss(log_probs, target, reduction=reduction)
+        rows, share = input.size(0) if reduction == "mean" else 1, 1.0 / (input.size(1) - 1)
+        flat = wrong.view(-1)
+        squares = flat.dot(flat) if len(flat) <= _SHORT else flat.square().sum()
+        if ctx.needs_input_grad[0]:
+            slope = log_probs.exp_().add_(wrong, alpha=2.0 * share).scatter_(1, true_class, -1.0, reduce="add")
+            ctx.save_for_backward(input, true_class, slope.div_(rows))
+            ctx.rows, ctx.share = rows, share
+        return torch.add(entropy, squares, alpha=share / rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        input, true_class, slope = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative needs the input itself
+            wrong, ones = input.scatter(1, true_class, 0.0), torch.ones_like(input[:, :1])
+            slope = torch.softmax(input, 1) + 2.0 * ctx.share * wrong
+            slope = slope.scatter_add(1, true_class, -ones) / ctx.rows
+        return slope * grad_outputs[0], None, None
 
 
 class SquentropyLoss(ClassificationLoss):
