@@ -2,6 +2,7 @@
 
     python -m benchmarks.linear_square --json linear_square_cpu.json --plot linear_square_cpu.png
     python -m benchmarks.linear_square --device cuda --dtype bfloat16 --json linear_square_cuda.json
+    python -m benchmarks.linear_square --shapes GPT-2 --no-sweeps --squares "square auto, k = M = 1" --processor-time
 
 Forward and backward, gradients of input and weight, k = 15, M = 30 unless said. Every round times all of them in turn
 and in a new order; the table has medians over the rounds, and medians of each round's ratio to the fastest
@@ -22,7 +23,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import in_words, make_parser, peak_bytes, prepare, save, side_by_side
+from benchmarks.measure import (
+    add_processor_time,
+    clock_of,
+    in_words,
+    make_parser,
+    peak_bytes,
+    prepare,
+    save,
+    side_by_side,
+)
 from sqloss_plugins.losses import gram_pays, linear_square_loss
 from sqloss_plugins.results import device_name, markdown_table, versions
 
@@ -82,7 +92,14 @@ SQUARES = {
 }
 
 
-def measure(shape: tuple[int, int, int], losses: dict[str, Loss], rounds: int, device: str, dtype: torch.dtype) -> Any:
+def measure(
+    shape: tuple[int, int, int],
+    losses: dict[str, Loss],
+    rounds: int,
+    device: str,
+    dtype: torch.dtype,
+    clock: Callable[[], float],
+) -> Any:
     """One shape: times and memory of every loss."""
     N, d, C = shape
     H = torch.randn(N, d, device=device, dtype=dtype, requires_grad=True)
@@ -97,7 +114,7 @@ def measure(shape: tuple[int, int, int], losses: dict[str, Loss], rounds: int, d
         return run
 
     runs = {name: one_pass(loss) for name, loss in losses.items()}
-    times = side_by_side(runs, rounds, device, f"N {N}, d {d}, C {C}")
+    times = side_by_side(runs, rounds, device, f"N {N}, d {d}, C {C}", clock)
     baseline = min((name for name in losses if name.startswith("CE")), key=lambda name: statistics.median(times[name]))
     return {
         "N": N,
@@ -189,28 +206,35 @@ def main() -> int:
     parser = make_parser(__doc__, rounds=7)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, metavar="NAME", help=f"some of {', '.join(SHAPES)}")
     parser.add_argument("--no-sweeps", action="store_true", help="only the named shapes")
+    parser.add_argument("--squares", nargs="+", choices=SQUARES, metavar="NAME", help=f"some of {'; '.join(SQUARES)}")
+    add_processor_time(parser)
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the sweeps there (PNG; needs matplotlib)")
     args = parser.parse_args()
     if args.plot and (args.no_sweeps or not importlib.util.find_spec("matplotlib")):
         parser.error("--plot draws the sweeps, and needs matplotlib: pip install matplotlib")
+    if args.squares and not args.no_sweeps:
+        parser.error("--squares is of the named shapes, and the sweeps need all: give --no-sweeps")
+    clock = clock_of(parser, args)
     prepare(parser, args)
 
     dtype = getattr(torch, args.dtype)
     shapes = args.shapes or list(SHAPES if args.device == "cuda" else ON_A_CPU)
-    losses = cross_entropies(args.device) | SQUARES
+    losses = cross_entropies(args.device) | {name: SQUARES[name] for name in args.squares or SQUARES}
     environment = {"device": device_name(args.device), "dtype": args.dtype, **versions()}
     words = in_words(environment)
     result: dict[str, Any] = {"environment": environment, "shapes": {}, "sweeps": {}}
 
     result["product operations per second"] = peak = product_speed(args.device, dtype)
     for name in shapes:
-        result["shapes"][name] = measure(SHAPES[name], losses, args.rounds, args.device, dtype)
+        result["shapes"][name] = measure(SHAPES[name], losses, args.rounds, args.device, dtype, clock)
         save(args.json, result)
     print_shapes(result["shapes"], peak)
     if not args.no_sweeps:
         for name, points in SWEEPS.items():
-            result["sweeps"][name] = [measure(point, losses, args.rounds, args.device, dtype) for point in points]
+            result["sweeps"][name] = [
+                measure(point, losses, args.rounds, args.device, dtype, clock) for point in points
+            ]
             save(args.json, result)
         print()
         print_sweeps(result["sweeps"])

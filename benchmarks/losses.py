@@ -12,14 +12,13 @@ GPU from CUDA's counter.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.measure import make_parser, peak_bytes, prepare, report, side_by_side
+from benchmarks.measure import add_processor_time, clock_of, make_parser, peak_bytes, prepare, report, side_by_side
 from sqloss_plugins import square_loss, squentropy_loss
 
 SHAPES = {"32x2": (32, 2), "4096x1000": (4096, 1000), "256x30522": (256, 30522), "4096x50257": (4096, 50257)}
@@ -70,12 +69,10 @@ def measure(N: int, C: int, rounds: int, device: str, clock: Callable[[], float]
 def main() -> int:
     parser = make_parser(__doc__, rounds=15)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, metavar="NxC", help=f"some of {', '.join(SHAPES)}")
-    parser.add_argument("--processor-time", action="store_true", help="of this process, where others use the machine")
+    add_processor_time(parser)
     args = parser.parse_args()
-    if args.processor_time and args.device != "cpu":
-        parser.error("--processor-time is of a CPU")
+    clock = clock_of(parser, args)
     prepare(parser, args)
-    clock = time.process_time if args.processor_time else time.perf_counter
 
     shapes = [SHAPES[name] for name in args.shapes or SHAPES]
     rows = [row for N, C in shapes for row in measure(N, C, args.rounds, args.device, clock)]

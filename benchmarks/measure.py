@@ -28,6 +28,18 @@ def make_parser(description: str | None, rounds: int | None = None) -> argparse.
     return parser
 
 
+def add_processor_time(parser: argparse.ArgumentParser) -> None:
+    """The option that :func:`clock_of` reads."""
+    parser.add_argument("--processor-time", action="store_true", help="of this process, where others use the machine")
+
+
+def clock_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Callable[[], float]:
+    """What gives the seconds; ends the program where ``--processor-time`` cannot be."""
+    if args.processor_time and args.device != "cpu":
+        parser.error("--processor-time is of a CPU")
+    return time.process_time if args.processor_time else time.perf_counter
+
+
 def prepare(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Checks these options and does what they say of threads; ends the program over one that cannot be."""
     for name in ("rounds", "threads"):

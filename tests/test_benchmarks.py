@@ -18,6 +18,7 @@ from benchmarks import (
     linear_square,
     losses,
     pair_models,
+    sampled_softmax,
 )
 from sqloss_plugins.losses import square_loss
 
@@ -52,6 +53,22 @@ def test_linear_square(tmp_path, monkeypatch, capsys):
     assert found["CE dense"]["megabytes"] * 2**20 >= 4 * (4 * 5 + 4 * 8 + 5 * 8)
     assert [row["N"] for row in result["sweeps"]["N"]] == [2, 4]
     assert "auto / better form" in capsys.readouterr().out
+    arguments = ["--no-sweeps", "--squares", linear_square.PLAIN, "--processor-time", "--json", tmp_path / "b.json"]
+    assert run(linear_square, monkeypatch, "--rounds", 1, "--threads", 1, *arguments) == 0
+    assert set(json.loads((tmp_path / "b.json").read_text())["shapes"]["tiny"]["losses"]) == {
+        "CE dense",
+        linear_square.PLAIN,
+    }
+
+
+def test_sampled_softmax(tmp_path, monkeypatch, capsys):
+    for name, value in (("ROWS", 20), ("FEATURES", 8), ("CLASSES", (50, 200)), ("SAMPLES", (10, 100))):
+        monkeypatch.setattr(sampled_softmax, name, value)
+    assert run(sampled_softmax, monkeypatch, "--rounds", 1, "--json", tmp_path / "a.json") == 0
+    rows = json.loads((tmp_path / "a.json").read_text())["rows"]
+    assert [row["C"] for row in rows] == [50] * 5 + [200] * 6
+    assert all(row["milliseconds"] > 0 for row in rows)
+    assert "sampled softmax, 100 classes" in capsys.readouterr().out
 
 
 def test_factorised_head(tmp_path, monkeypatch, capsys):
@@ -125,6 +142,7 @@ def test_language_model_training(tmp_path, monkeypatch, capsys):
         (losses, ["--device", "cuda", "--processor-time"], "--processor-time is of a CPU"),
         (linear_square, ["--threads", "0"], "at least 1"),
         (linear_square, ["--shapes", "GPT-9"], "invalid choice: 'GPT-9'"),
+        (linear_square, ["--squares", "square auto"], "the sweeps need all"),
         (linear_square, ["--no-sweeps", "--plot", "a.png"], "draws the sweeps"),
         (linear_precision, ["--tf32"], "--device cuda"),
         (image_training, ["--timm-script", "nowhere.py"], "nowhere.py is not a file"),
