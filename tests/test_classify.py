@@ -444,7 +444,11 @@ BAD_DATA = {
         ["--label_column_delimiter", " ", "--label_smoothing_factor", "0.1"],
         "--label_smoothing_factor is for one label of several",
     ),
-    "metric of another kind": (reviews(), ["--metric_for_best_model", "f1"], "f1 is no metric where an example has"),
+    "metric of another kind": (
+        reviews(),
+        ["--metric_for_best_model", "f1"],
+        "f1 is no metric where there are 3 classes",
+    ),
     "f1 of many": (reviews(), ["--metric_name", "mse"], "mse is no metric where an example has one label: choose from"),
     "squentropy": (
         reviews(names=("a b", "b", "a")),

@@ -146,12 +146,17 @@ def _entries(folder: Path | str) -> tuple[_Entries, _Entries]:
         raise UserError(f"{folder} cannot be read: {error.strerror or error}") from error
 
 
-def _files(folder: Path | str) -> Iterator[os.DirEntry[str]]:
-    """All files in a folder and in the folders within it."""
+def _files(folder: Path | str, above: Sequence[str] = ()) -> Iterator[os.DirEntry[str]]:
+    """All files in a folder and in the folders within it; ``above`` are those that it lies in, without links."""
     folders, files = _entries(folder)
     yield from files
+    above = (*above, os.path.realpath(folder))
     for entry in folders:
-        yield from _files(entry.path)
+        if entry.is_symlink():
+            target = os.path.realpath(entry.path)
+            if any(Path(outer).is_relative_to(target) for outer in above):
+                raise UserError(f"{entry.path} is a link to a folder that it lies in, {target}: remove the link")
+        yield from _files(entry.path, above)
 
 
 def _suffixes() -> frozenset[str]:

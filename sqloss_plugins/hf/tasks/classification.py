@@ -222,9 +222,9 @@ class Classify(SequenceClassification):
         if "metric_for_best_model" in self.given:
             wanted = self.config.metric_for_best_model
         if wanted and wanted not in possible:
-            raise UserError(
-                f"{wanted} is no metric where an example has {KINDS[self.kind][1]}: choose from {', '.join(possible)}"
-            )
+            is_of_two = wanted == "f1" and self.kind == "single_label"
+            where = f"there are {len(self.labels)} classes" if is_of_two else f"an example has {KINDS[self.kind][1]}"
+            raise UserError(f"{wanted} is no metric where {where}: choose from {', '.join(possible)}")
         self.metrics = tuple(dict.fromkeys([wanted or usual[0], *usual]))
         if self.config.stops_early:
             self.config.metric_for_best_model = self.metrics[0]
