@@ -47,6 +47,7 @@ from sqloss_plugins.espnet.model import AttentionLoss, SquareLossASRModel, read_
 from sqloss_plugins.espnet.model_files import check_sample_rate, load_model, read_state
 from sqloss_plugins.espnet.resume import (
     accuracies,
+    end_as_before,
     hand_over_mistakes,
     make_saves_atomic,
     mistakes_of_processes,
@@ -490,6 +491,23 @@ def test_epochs_and_their_time_are_counted_over_all_processes(tmp_path):
     reporter.stats[1]["valid"]["acc"], reporter.stats[2]["valid"]["acc"] = 0.25, math.nan
     torch.save({"model": {}, "reporter": reporter.state_dict()}, tmp_path / "checkpoint.pth")
     assert accuracies(tmp_path) == {"1": 0.25}, "what is not finite is left out"
+
+
+@pytest.mark.parametrize(
+    ("patience", "resume", "expected"), [("1", "true", 3), ("2", "true", 9), ("1", "false", 9), ("none", "true", 9)]
+)
+def test_a_training_that_ended_early_is_not_trained_on(patience, resume, expected, tmp_path):
+    """ESPnet would train an epoch before it looks."""
+    words = ["--output_dir", str(tmp_path), "--max_epoch", "9", "--patience", patience, "--resume", resume]
+    args = ASRTask.get_parser().parse_args([*words, "--early_stopping_criterion", "valid", "acc", "max"])
+    end_as_before(args, tmp_path)
+    assert args.max_epoch == 9
+    reporter = Reporter()
+    reporter.stats = {epoch: {"valid": {"acc": acc}} for epoch, acc in enumerate((0.5, 0.4, 0.3), start=1)}
+    reporter.epoch = 3
+    torch.save({"model": {}, "reporter": reporter.state_dict()}, tmp_path / "checkpoint.pth")
+    end_as_before(args, tmp_path)
+    assert args.max_epoch == expected
 
 
 def test_teacher_forcing_of_a_recurrent_encoder(tmp_path):

@@ -222,6 +222,25 @@ def read_arguments(task: Any, arguments: Sequence[str]) -> Namespace:
     return found
 
 
+def end_as_before(arguments: Namespace, folder: Path) -> None:
+    """Lets a training that ended early, and is given again, end at the same epoch: ESPnet would add another.
+
+    A kill before the models of its epochs were averaged, for one, has it given again.
+
+    Args:
+        arguments: as ESPnet reads them; changed in place.
+        folder: of the training.
+    """
+    if not arguments.resume or arguments.patience is None:
+        return
+    try:
+        reporter = _reporter(folder)
+        if reporter.check_early_stopping(arguments.patience, *arguments.early_stopping_criterion):
+            arguments.max_epoch = reporter.get_epoch()
+    except _NOT_READABLE:
+        pass  # nothing was trained yet
+
+
 def _check_unigram(arguments: Namespace) -> None:
     """Reads the file of ``lsm_unigram``, which the model itself reads with the first batch, as decoding needs none."""
     path, tokens = (getattr(arguments, "model_conf", None) or {}).get("lsm_unigram"), arguments.token_list
@@ -259,8 +278,11 @@ def run_training(program: str, task: str, cmd: Sequence[str] | None, description
         if folder:
             repair_checkpoint(folder)
         espnet_task = pkgutil.resolve_name(TASKS[task].task)
+        found = read_arguments(espnet_task, arguments)
+        if folder:
+            end_as_before(found, folder)
         with mistakes_of_processes():
-            espnet_task.main(args=read_arguments(espnet_task, arguments), cmd=arguments)
+            espnet_task.main(args=found, cmd=arguments)
         if folder:
             check_not_diverged(folder, task)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +13,7 @@ from sqloss_plugins.hf.image_transforms import AUGMENTATIONS
 from sqloss_plugins.hf.options import option, refuse_given
 from sqloss_plugins.hf.own_images import ImageDataArguments
 from sqloss_plugins.paper import HyperParameters, hyperparameters
+from sqloss_plugins.processes import usable_cpus
 
 PIXELS: Mapping[str, Pixels] = {
     "mnist": Pixels(28, (0.1307,) * 3, (0.3081,) * 3),
@@ -77,7 +77,7 @@ def image_defaults(args: ImagesArguments, loss: str) -> dict[str, Any]:
     common = {
         "arch": args.arch,
         "remove_unused_columns": False,  # the transforms need the image
-        "dataloader_num_workers": 0 if args.mini else min(8, (os.cpu_count() or 1) - 1),
+        "dataloader_num_workers": 0 if args.mini else min(8, usable_cpus() - 1),
         **size_defaults(args),
     }
     if args.mini:
