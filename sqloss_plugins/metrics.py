@@ -33,6 +33,11 @@ class Metric:
         inputs: a key of :data:`sqloss_plugins.metric_inputs.INPUTS`; empty for a metric that :func:`compute` does not
             have.
         function: predictions and references, as NumPy arrays or lists of strings, to the value.
+
+    Examples:
+        >>> wer = metric("wer")
+        >>> wer.higher_is_better, wer.is_better(0.05, 0.06), wer.shown(0.05)
+        (False, True, '5.00')
     """
 
     name: str
@@ -163,6 +168,11 @@ class Edits:
         length: words, characters, phones or tokens of the references.
         texts: how many texts there are.
         wrong_texts: texts with an edit.
+
+    Examples:
+        >>> edits = count_edits("wer", ["a x"], ["a b c"])
+        >>> (edits.substitutions + edits.deletions + edits.insertions) / edits.length
+        0.6666666666666666
     """
 
     substitutions: int
@@ -298,7 +308,13 @@ def _check_bins(bins: int) -> None:
 
 
 def top_class(probabilities: NDArray[np.float64], references: Array) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """The largest probability of each row, shape (N,), and whether it is that of the true class."""
+    """The largest probability of each row, shape (N,), and whether it is that of the true class.
+
+    Examples:
+        >>> import numpy as np
+        >>> top_class(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))
+        (array([0.9, 0.6]), array([ True, False]))
+    """
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == references
 
 

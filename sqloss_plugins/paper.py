@@ -25,6 +25,13 @@ class Rescaling:
         k: weight of the true class's term.
         M: target of the true class.
         source: one phrase to print beside the two.
+
+    Examples:
+        >>> rescaling = Rescaling(k=15, M=30, source="my choice")
+        >>> print(rescaling)
+        k = 15, M = 30 (my choice)
+        >>> rescaling.initial_loss(num_classes=1000)  # k M^2 / C
+        13.5
     """
 
     k: float
@@ -65,6 +72,11 @@ class HyperParameters:
         augmentation: of images; None where there are none.
         training: more of SquareLossConfig: optimiser, schedule, regularisation.
         source: where what the paper does not say is from; None where there is nothing of the kind.
+
+    Examples:
+        >>> ours = hyperparameters("mrpc", "bert", "square")
+        >>> ours.batch_size, ours.learning_rate, ours.epochs
+        (32, 5e-05, 5)
     """
 
     batch_size: int | None
@@ -89,7 +101,12 @@ class HyperParameters:
 
 @cache
 def tables() -> Mapping[str, Any]:
-    """All tables as the file has them; see its comments for which table each is."""
+    """All tables as the file has them; see its comments for which table each is.
+
+    Examples:
+        >>> tables()["names"]["tasks"]["mrpc"]
+        'MRPC'
+    """
     text = resources.files("sqloss_plugins").joinpath("paper_tables.yaml").read_text(encoding="utf-8")
     content: dict[str, Any] = yaml.safe_load(text)
     return content
@@ -273,6 +290,11 @@ class Published:
         domain: ``text``, ``speech`` or ``vision``.
         values: ``square``, ``cross_entropy`` and ``same_epochs``, and where the paper gives them ``std_square`` and
             ``std_cross_entropy``, in per cent. Of Table 20 ``cross_entropy`` alone.
+
+    Examples:
+        >>> row = next(row for row in published("test_results") if row.task == "mrpc")
+        >>> row.model, row.metric, row.values["square"], row.values["cross_entropy"]
+        ('bert', 'accuracy', 83.8, 82.1)
     """
 
     task: str

@@ -329,6 +329,10 @@ def versions() -> dict[str, str | None]:
     """Versions of Python, of this package (and its git commit in a checkout) and of the libraries installed.
 
     They are looked up once a process: a run is named after the code that it began with.
+
+    Examples:
+        >>> {"python", "sqloss_plugins", "torch"} <= versions().keys()
+        True
     """
     return dict(_versions())
 
@@ -367,7 +371,12 @@ def _git_commit() -> str | None:
 
 
 def device_name(device: torch.device | str) -> str:
-    """What a PyTorch device is: the GPU's name, or the processor with its number of threads."""
+    """What a PyTorch device is: the GPU's name, or the processor with its number of threads.
+
+    Examples:
+        >>> device_name("cpu").startswith("CPU")
+        True
+    """
     import torch
 
     device = torch.device(device)

@@ -7,6 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 """What tells how to use the package."""
+RECIPES = sorted(ROOT.glob("recipes/*/README.md"))
+"""The pages of the recipes, which are on the site, too."""
 PAGES = [
     *DOCUMENTS,
     *(
@@ -25,10 +27,26 @@ def python_blocks(page):
 
 
 def shell_commands(page):
-    """The commands of a page for a shell, in its order and without their comments; not what sets up an environment."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    lines = re.findall(r"^    ((?:sqloss|python|\./recipes).*)$", text.replace("\\\n", " "), re.MULTILINE)
-    return [re.split(r"\s+#", line)[0].strip() for line in lines]
+    """The commands of a page for a shell, in its order and without their comments.
+
+    Not what sets up an environment (`pip`, `make`) or runs the tests.
+    """
+    return commands_of(page.read_text(encoding="utf-8"))
+
+
+def commands_of(text):
+    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE).replace("\\\n", " ")
+    lines = re.findall(r"^    ((?:sqloss|python|torchrun|sudo|zcat|cd|\./).*)$", text, re.MULTILINE)
+    return [" ".join(re.split(r"\s+#", line)[0].split()) for line in lines]
+
+
+def site_commands():
+    """The commands of the README, and those of the site's pages, which differ in more than the loss and the seed."""
+    kinds = {}
+    for page in [*DOCUMENTS[1:], *RECIPES]:
+        for command in shell_commands(page):
+            kinds.setdefault(re.sub(r" --(?:loss|seed) \S+", "", command), command)
+    return list(dict.fromkeys([*shell_commands(DOCUMENTS[0]), *kinds.values()]))
 
 
 def commands(page):

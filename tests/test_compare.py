@@ -348,3 +348,13 @@ def test_a_run_knows_its_file(tmp_path):
     path = write(tmp_path, k=15.0, M=30.0)
     (run,) = find_runs([tmp_path])
     assert (run.path, run.label, run.learning_rate) == (path, "square (k=15, M=30)", 1e-4)
+
+
+def test_predictions_alone_are_no_run(tmp_path, capsys):
+    """What --do_predict by a saved model leaves beside the trainings."""
+    path = write(tmp_path / "new", metrics={"test": {OF_OUTPUTS: {"accuracy": 0.5}}}, epochs=0.0, best_epoch=None)
+    assert compare([str(tmp_path)]) == 2
+    assert f"{path} is of predictions alone: give the folder of a training" in capsys.readouterr().err
+    write(tmp_path / "old")
+    (run,) = find_runs([tmp_path])
+    assert run.path != path

@@ -40,6 +40,10 @@ def translate(arguments: Sequence[str]) -> list[str]:
 
     Args:
         arguments: those of ``python``, without its name.
+
+    Examples:
+        >>> translate(["-m", "espnet2.bin.asr_train", "--config", "a.yaml"])[:2]
+        ['-m', 'sqloss_plugins.espnet.bin.asr_train']
     """
     words = list(arguments)
     at = 0

@@ -49,6 +49,11 @@ class AttentionLoss(nn.Module):
             then the rest is shared in proportion to them, the true class included (the paper's Table 21, as ESPnet1
             has it).
         normalize_length: divide by the number of tokens rather than by the number of utterances.
+
+    Examples:
+        >>> loss = AttentionLoss("square", k=1, M=1, num_classes=4)
+        >>> loss(torch.zeros(1, 3, 4), torch.tensor([[2, 1, -1]]))  # M^2 / 4 for each of the two tokens; one utterance
+        tensor(0.5000)
     """
 
     def __init__(
@@ -102,6 +107,14 @@ def read_unigram(path: Path, num_classes: int | None = None) -> Tensor:
 
     Raises:
         UserError: no such file, or not one non-negative number for each class.
+
+    Examples:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile("w") as file:
+        ...     for count in (1, 3):
+        ...         print(count, file=file, flush=True)
+        ...     read_unigram(Path(file.name), num_classes=2)
+        tensor([0.2500, 0.7500])
     """
     try:
         counts = torch.tensor([float(line) for line in path.read_text().split()])

@@ -37,6 +37,10 @@ class ESPnetTask:
         inference: ESPnet's class that decodes; None for none.
         decoded: the attribute of that class that is the model.
         is_hard_coded: whether ESPnet makes its own model whatever ``--model`` says.
+
+    Examples:
+        >>> TASKS["st"].summary, TASKS["st"].class_name
+        ('translation of speech', 'SquareLossSTModel')
     """
 
     summary: str
@@ -141,6 +145,10 @@ def find_task(words: Sequence[str]) -> tuple[str, list[str]]:
 
     Raises:
         UserError: it begins with something else.
+
+    Examples:
+        >>> find_task(["st", "--config", "train_st.yaml"])
+        ('st', ['--config', 'train_st.yaml'])
     """
     if not words or words[0] not in TASKS:
         given = f"got {words[0]!r}" if words else "and nothing is given"

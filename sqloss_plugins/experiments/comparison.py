@@ -230,10 +230,10 @@ class Comparison:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Run]:
-    """Every run below the folders.
+    """Every run below the folders; not those in which a saved model did no more than predict.
 
     Raises:
-        UserError: a folder that is not there, a file that is not a result or has nothing to compare by, or no file.
+        UserError: a folder that is not there, a file that is not a result or has nothing to compare by, or no run.
     """
     folders = list(folders)
     paths: dict[str, Path] = {}
@@ -244,7 +244,10 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             paths.setdefault(os.path.realpath(path), path)
     if not paths:
         raise UserError(f"no {RESULT_NAME} below {', '.join(map(str, folders))}: no run is finished there")
-    return [_read_run(path) for path in paths.values()]
+    runs = [run for path in paths.values() if (run := _read_run(path))]
+    if not runs:
+        raise UserError(f"{next(iter(paths.values()))} is of predictions alone: give the folder of a training")
+    return runs
 
 
 def _result_paths(folder: Path) -> list[Path]:
@@ -260,11 +263,14 @@ def _result_paths(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _read_run(path: Path) -> Run:
+def _read_run(path: Path) -> Run | None:
+    """A run; None for predictions alone."""
     try:
         run = Run(path, read_result(path))
     except ValueError as error:
         raise UserError(str(error)) from error
+    if not run.result.epochs and "validation" not in run.result.metrics:
+        return None
     rate = run.result.hyperparameters.get("learning_rate")
     if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 <= rate <= sys.float_info.max:
         raise UserError(f"{path} has no learning rate among its hyperparameters")

@@ -17,14 +17,24 @@ _ROUNDING = 1e-9
 
 
 class Interval(NamedTuple):
-    """A confidence interval; an end may be infinite."""
+    """A confidence interval; an end may be infinite.
+
+    Examples:
+        >>> mean_interval([1.0, 2.0, 3.0]).low < 2 < mean_interval([1.0, 2.0, 3.0]).high
+        True
+    """
 
     low: float
     high: float
 
 
 class Ratio(NamedTuple):
-    """A ratio of two standard deviations, its interval and the two-sided p value of their being equal."""
+    """A ratio of two standard deviations, its interval and the two-sided p value of their being equal.
+
+    Examples:
+        >>> deviation_ratio(1.0, 5, 2.0, 5).ratio
+        0.5
+    """
 
     ratio: float
     interval: Interval
@@ -48,7 +58,13 @@ def standard_deviation(values: Sequence[float]) -> float | None:
 
 
 def shown_mean(metric: Metric, values: Sequence[float], sign: str = "") -> str:
-    """Mean +- sample standard deviation as a table shows them; of one value that alone."""
+    """Mean +- sample standard deviation as a table shows them; of one value that alone.
+
+    Examples:
+        >>> from sqloss_plugins.metrics import metric
+        >>> shown_mean(metric("accuracy"), [0.80, 0.82])
+        '81.00 +- 1.41'
+    """
     import numpy as np
 
     mean, deviation = metric.shown(float(np.mean(values)), sign), standard_deviation(values)
@@ -56,7 +72,13 @@ def shown_mean(metric: Metric, values: Sequence[float], sign: str = "") -> str:
 
 
 def difference_cells(metric: Metric, values: Sequence[float]) -> list[str]:
-    """Three cells of differences seed by seed: their mean, each of them, and how many are better than none."""
+    """Three cells of differences seed by seed: their mean, each of them, and how many are better than none.
+
+    Examples:
+        >>> from sqloss_plugins.metrics import metric
+        >>> difference_cells(metric("accuracy"), [0.01, -0.02])
+        ['-0.50 +- 2.12', '+1.00 -2.00', '1 of 2']
+    """
     better = sum(metric.is_better(value, 0.0) for value in values)
     by_seed = " ".join(metric.shown(value, "+") for value in values)
     return [shown_mean(metric, values, "+"), by_seed, f"{better} of {len(values)}"]

@@ -348,6 +348,12 @@ def as_square_loss_config(args: TrainingArguments) -> SquareLossConfig:
 
     Raises:
         ValueError: another subclass of TrainingArguments.
+
+    Examples:
+        >>> from transformers import TrainingArguments
+        >>> args = as_square_loss_config(TrainingArguments("out", learning_rate=1e-4))
+        >>> args.loss, args.learning_rate
+        ('square', 0.0001)
     """
     if isinstance(args, SquareLossConfig):
         return args

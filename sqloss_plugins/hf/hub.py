@@ -93,6 +93,11 @@ def embedded_model() -> Path:
 
     Raises:
         UserError: the package is not installed.
+
+    Examples:
+        >>> from transformers import AutoConfig
+        >>> AutoConfig.from_pretrained(embedded_model()).num_hidden_layers
+        6
     """
     try:
         from importlib.resources import files

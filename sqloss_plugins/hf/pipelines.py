@@ -57,6 +57,14 @@ def as_logits(config: PretrainedConfig, outputs: Tensor) -> Tensor:
     """Outputs of which softmax, or for multi-label classification sigmoid, makes the right probabilities.
 
     Arguments are those of :func:`class_probabilities`; the shape is that of the outputs.
+
+    Examples:
+        >>> import torch
+        >>> from transformers import BertConfig
+        >>> config = BertConfig(num_labels=2)
+        >>> config.square_loss = {"k": 1, "M": 1}
+        >>> as_logits(config, torch.tensor([[0.8, 0.2]])).softmax(dim=1)
+        tensor([[0.8000, 0.2000]])
     """
     reading: dict[str, Any] | None = getattr(config, "square_loss", None)
     if not reading:
@@ -123,7 +131,14 @@ PIPELINES: Mapping[str, type[Pipeline]] = {
 
 
 def register_pipelines() -> None:
-    """Makes these the pipelines of their tasks, for this process."""
+    """Makes these the pipelines of their tasks, for this process.
+
+    Examples:
+        >>> from transformers.pipelines import PIPELINE_REGISTRY
+        >>> register_pipelines()
+        >>> PIPELINE_REGISTRY.check_task("text-classification")[1]["impl"].__name__
+        'SquareLossTextClassificationPipeline'
+    """
     for task, pipeline in PIPELINES.items():
         PIPELINE_REGISTRY.supported_tasks[task]["impl"] = pipeline
 

@@ -79,6 +79,11 @@ class BestClasses(OutputScores):
 
     Args:
         count: how many are wanted, and at most as many as there are.
+
+    Examples:
+        >>> import torch
+        >>> BestClasses(2)(torch.tensor([[0.1, 0.7, 0.3]]), torch.tensor([0]))
+        tensor([[1., 2.]])
     """
 
     def __init__(self, count: int) -> None:
@@ -113,6 +118,12 @@ class TokenScores(OutputScores):
 
     Attributes:
         temperature: the one that was fitted; None before.
+
+    Examples:
+        >>> import torch
+        >>> scores = TokenScores(("square",), k=1, M=1, shift_labels=False)
+        >>> scores(torch.tensor([[[0.8, 0.2], [0.4, 0.6]]]), torch.tensor([[0, 0]]))[0, :2]  # of two, one is right
+        tensor([2., 1.])
     """
 
     def __init__(self, methods: Sequence[str], k: float | None, M: float | None, shift_labels: bool) -> None:

@@ -47,6 +47,13 @@ class TrainerLoss:
             that are not positive; for multi-label classification a loss that has no form for it, label smoothing, class
             weights, shifted labels.
         RuntimeError: label smoothing outside [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> loss = TrainerLoss("square")
+        >>> outputs = {"logits": torch.tensor([[0.5, 0.0], [0.0, 1.0]])}
+        >>> loss(outputs, torch.tensor([0, 1]), num_items_in_batch=4)  # of which two are in this micro-batch
+        tensor(0.0312)
     """
 
     def __init__(

@@ -44,6 +44,13 @@ class LossSpec:
             the loss has no such form.
         multilabel_method: how the outputs of such a model become the probability of each class, one of
             :data:`sqloss_plugins.probability.LABEL_METHODS`; None where there is no such form.
+
+    Examples:
+        >>> from sqloss_plugins.losses import LOSSES
+        >>> [name for name, spec in LOSSES.items() if spec.is_rescaled]
+        ['square']
+        >>> LOSSES["cross_entropy"].methods
+        ('softmax', 'temperature')
     """
 
     module: type[nn.Module]

@@ -108,6 +108,19 @@ class GradientAccumulation:
         linear_weight: W, a leaf that requires a gradient, of shape (C, d).
         linear_bias: b, of shape (C), if the layer has one.
         steps: how many micro-batches make an optimiser step, for the choice of ``impl="auto"``.
+
+    Examples:
+        >>> import torch
+        >>> from sqloss_plugins import linear_square_loss
+        >>> layer, inputs, targets = torch.nn.Linear(4, 3), torch.ones(2, 5, 4), torch.ones(2, 5, dtype=torch.int64)
+        >>> accumulation = GradientAccumulation(layer.weight, layer.bias)
+        >>> for x, y in zip(inputs, targets):
+        ...     linear_square_loss(
+        ...         x, layer.weight, y, linear_bias=layer.bias, impl="gram", accumulation=accumulation
+        ...     ).backward()
+        >>> accumulation.finish()
+        >>> layer.weight.grad.shape
+        torch.Size([3, 4])
     """
 
     def __init__(self, linear_weight: Tensor, linear_bias: Tensor | None = None, *, steps: int = 1) -> None:

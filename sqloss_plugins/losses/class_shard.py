@@ -20,6 +20,10 @@ class ClassShard(NamedTuple):
         first: the number of the rank's first class.
         num_classes: C, of all ranks together.
         group: the process group; None for all ranks.
+
+    Examples:
+        >>> ClassShard(first=50_000, num_classes=100_000)  # of the second of two ranks
+        ClassShard(first=50000, num_classes=100000, group=None)
     """
 
     first: int

@@ -18,6 +18,10 @@ class BagOfWordsConfig(PairConfig):
 
     Attributes:
         dropout: of the mean and of the hidden layer's outputs.
+
+    Examples:
+        >>> BagOfWordsConfig(num_labels=1000).embedding_size
+        128
     """
 
     model_type = "bag_of_words"
@@ -27,7 +31,13 @@ class BagOfWordsConfig(PairConfig):
 
 
 class BagOfWordsForSequenceClassification(WordModel):
-    """The mean of the words' vectors, a hidden layer with tanh, and an output for each class, without a softmax."""
+    """The mean of the words' vectors, a hidden layer with tanh, and an output for each class, without a softmax.
+
+    Examples:
+        >>> model = BagOfWordsForSequenceClassification(BagOfWordsConfig(vocab_size=10, num_labels=3))
+        >>> model(torch.tensor([[4, 5, 6]])).logits.shape
+        torch.Size([1, 3])
+    """
 
     config_class = BagOfWordsConfig
     config: BagOfWordsConfig

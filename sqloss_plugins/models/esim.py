@@ -20,6 +20,10 @@ class EsimConfig(PairConfig):
         hidden_size: width of every hidden layer, too.
         dropout: of word vectors and of the inputs and outputs of the feed-forward layers.
         initializer_range: standard deviation of the feed-forward layers' weights at the start; word vectors have 1.
+
+    Examples:
+        >>> EsimConfig(num_labels=3).hidden_size
+        300
     """
 
     model_type = "esim"
@@ -29,7 +33,15 @@ class EsimConfig(PairConfig):
 
 
 class EsimForSequenceClassification(PairModel):
-    """ESIM."""
+    """ESIM.
+
+    Examples:
+        >>> sizes = {"vocab_size": 10, "embedding_size": 4, "hidden_size": 4, "num_labels": 2}
+        >>> model = EsimForSequenceClassification(EsimConfig(**sizes))
+        >>> words = torch.tensor([[5, 6, 7, 8, 9]])  # two words of the first text, three of the second
+        >>> model(words, token_type_ids=torch.tensor([[0, 0, 1, 1, 1]])).logits.shape
+        torch.Size([1, 2])
+    """
 
     config_class = EsimConfig
     config: EsimConfig

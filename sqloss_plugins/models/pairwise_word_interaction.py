@@ -27,7 +27,12 @@ _MAPS = (128, 164, 192, 192, 128)
 
 
 class PairwiseWordInteractionConfig(PairConfig):
-    """The sizes of He & Lin as their code has them; ``dropout`` is of the word vectors, and they have none."""
+    """The sizes of He & Lin as their code has them; ``dropout`` is of the word vectors, and they have none.
+
+    Examples:
+        >>> PairwiseWordInteractionConfig(num_labels=3).hidden_size
+        250
+    """
 
     model_type = "pairwise_word_interaction"
 

@@ -27,6 +27,10 @@ class TemporalConvolutionConfig(PreTrainedConfig):
         dropout: what share of the values after a convolution is dropped in training.
         image_size: height and width of the images, in pixels.
         permutation_seed: draws the order in which the pixels are read; None: row by row.
+
+    Examples:
+        >>> TemporalConvolutionConfig(permutation_seed=1).levels
+        8
     """
 
     model_type = "temporal_convolution"
@@ -77,6 +81,11 @@ class TemporalConvolutionForImageClassification(PreTrainedModel):
     Only the last position is read. What it sees of block i are positions 2^i apart, so that every block is given
     every second position of the one before, and its dilated convolutions are ordinary ones on these. The outputs are
     those of the network that computes every position, for a quarter of the work at the original's sizes.
+
+    Examples:
+        >>> model = TemporalConvolutionForImageClassification(TemporalConvolutionConfig(image_size=8, num_labels=10))
+        >>> model(torch.zeros(1, 1, 8, 8)).logits.shape
+        torch.Size([1, 10])
     """
 
     config_class = TemporalConvolutionConfig

@@ -33,6 +33,10 @@ class TransformerXLConfig(PreTrainedConfig):
         initializer_range: standard deviation of the weights at the start.
         tie_word_embeddings: whether the output layer has the embedding's weights, as in the original. With the square
             loss a model learns much slower then: its outputs are to be small, and so are the inputs.
+
+    Examples:
+        >>> TransformerXLConfig(vocab_size=27).num_hidden_layers
+        12
     """
 
     model_type = "sqloss_transformer_xl"
@@ -162,7 +166,14 @@ class TransformerXLLayer(nn.Module):
 
 
 class TransformerXLForCausalLM(PreTrainedModel):
-    """The model, with an output for each class of characters, without a softmax."""
+    """The model, with an output for each class of characters, without a softmax.
+
+    Examples:
+        >>> sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 4}
+        >>> model = TransformerXLForCausalLM(TransformerXLConfig(vocab_size=27, intermediate_size=8, **sizes))
+        >>> model(torch.zeros(1, 5, dtype=torch.int64)).logits.shape
+        torch.Size([1, 5, 27])
+    """
 
     config_class = TransformerXLConfig
     config: TransformerXLConfig

@@ -20,6 +20,10 @@ class WideResnetConfig(PreTrainedConfig):
         dropout: what share of the values between the convolutions of a block is dropped in training.
         num_channels: channels of the images.
         image_size: height and width of the images it is made for, in pixels; it reads others, too.
+
+    Examples:
+        >>> WideResnetConfig(depth=16, widen_factor=2).num_channels
+        3
     """
 
     model_type = "wide_resnet"
@@ -72,6 +76,12 @@ class WideResnetForImageClassification(PreTrainedModel):
 
     Raises:
         ValueError: a depth that is not 4 more than a multiple of 6.
+
+    Examples:
+        >>> import torch
+        >>> model = WideResnetForImageClassification(WideResnetConfig(depth=10, widen_factor=1, num_labels=10))
+        >>> model(torch.zeros(1, 3, 32, 32)).logits.shape
+        torch.Size([1, 10])
     """
 
     config_class = WideResnetConfig
