@@ -106,6 +106,7 @@ def _characters(folder):
     text = (folder / "text.txt").read_text(encoding="utf-8")
     (folder / "corpora/text8").write_text(" ".join(re.findall("[a-z]+", text.lower())), encoding="utf-8")
     shutil.copy(folder / "text.txt", folder / "corpora/enwik8")
+    (folder / "new.txt").write_text(text[:3000], encoding="utf-8")
 
 
 def _runs(folder):

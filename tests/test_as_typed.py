@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,10 @@ BEGUN = re.compile(
     r"^ *\d+%\|[^\n]*\| *\d+/\d+ \[|^stage 1: download \(MINI\)|^stage 3: | runs in |^study 1 of ", re.MULTILINE
 )
 """What is said when a training, a speech recipe, a sweep or a study has begun."""
-TO_ITS_END = re.compile(r"reviews\.csv --loss|calibrate|compare|export|report|do_predict|num_train_epochs")
+TO_ITS_END = re.compile(
+    r"reviews\.csv --loss|calibrate|compare|export|report|do_predict|reverse_dictionary/run\.sh --mini"
+)
+"""What later commands need, and what is short."""
 NO_DOWNLOAD = "cannot be reached, and this recipe has no mini corpus"
 NO_HUB = "the hub cannot be reached"
 REFUSED = {
@@ -42,6 +46,10 @@ NOT_RUN = {
     './run.sh --python "$(sqloss espnet-python)" --st_args "--model sqloss --model_conf loss=square"': ELSEWHERE,
     "cd /path/to/espnet && git checkout -b square-loss && git apply /path/to/patches/espnet2-202705.patch": ELSEWHERE,
     "python -m sqloss_plugins.espnet.bin.inference st --st_train_config exp/config.yaml ...": "a translation model",
+    "torchrun --nproc_per_node 8 -m sqloss_plugins images --task imagenet --data_dir imagenet "
+    "--per_device_train_batch_size 128 --bf16": "eight GPUs",
+    "sudo apt-get install wordnet-base": "it changes the machine",
+    "zcat WSJ1/13-32.1/wsj1/doc/lng_modl/lm_train/np_data/8[789]/*.z | grep -v '<' | tr a-z A-Z > np_data.txt": "discs",
 }
 """What commands that are not tried here need; the tests of the interpreter, the tasks and the patches have the like."""
 DATA = " ".join(
@@ -56,7 +64,10 @@ REST = {
     "--data_path_and_name_and_type data/dev/wav.scp,speech,sound --beam_size 1 --maxlenratio -3",
 }
 """A program -> what a reader puts in the place of the "..." at the end of its command."""
-EARLIER = ["sqloss images --train_dir photos/train --arch resnet18 --num_train_epochs 1 --loss cross_entropy"]
+EARLIER = [
+    "sqloss images --train_dir photos/train --arch resnet18 --num_train_epochs 1 --loss cross_entropy",
+    "sqloss lm --train_file text.txt --max_steps 1",
+]
 """Runs that pages have in the place of longer ones."""
 MODULES = [
     *(f"sqloss_plugins.hf.tasks.{name}" for name in ("classification", "glue", "images", "language_model")),
@@ -99,7 +110,7 @@ def environment(tmp_path_factory):
 def typed(command, folder):
     """With what stands for "..." on the pages, and with folders that a user may write to."""
     command = command.replace("/data/", f"{folder}/corpora/")
-    for name in ("reviews", "photos"):
+    for name in ("reviews", "photos", "language_model", "reverse_dictionary"):
         finished = sorted((folder / "runs" / name).glob("*/*/result.json"))
         if finished:
             command = command.replace(f"runs/{name}/...", str(finished[0].parent))
@@ -130,7 +141,8 @@ def test_each_command_is_tried_or_listed():
 @pytest.mark.xdist_group("as typed")
 @pytest.mark.parametrize("command", [*EARLIER, *(command for command in site_commands() if command not in NOT_RUN)])
 def test_as_typed(command, folder, environment):
-    check(command, *run(typed(command, folder), folder, environment, TO_ITS_END.search(command) is not None))
+    to_its_end = command in EARLIER or TO_ITS_END.search(command) is not None
+    check(command, *run(typed(command, folder), folder, environment, to_its_end))
 
 
 @pytest.mark.slow
@@ -139,6 +151,18 @@ def test_the_papers_tasks(folder, environment):
     """The page of them is made by the site's build; here is no data but mini data."""
     for command in commands_of(tasks_page()):
         check(command, *run(command, folder, environment))
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("as typed")
+@pytest.mark.parametrize("page", ["docs/probabilities.md", "recipes/reverse_dictionary/README.md"])
+def test_python_with_the_model_of_a_run(page, folder, environment):
+    """Blocks that are not fenced, because tests without such a run would try them."""
+    (block,) = re.findall(
+        r"(?:^    (?:import|from) .*\n)(?:^    .*\n|^\n(?=    ))+", (ROOT / page).read_text(), re.MULTILINE
+    )
+    (folder / "block.py").write_text(typed(textwrap.dedent(block), folder), encoding="utf-8")
+    check("python block.py", *run("python block.py", folder, environment, to_its_end=True))
 
 
 def check(command, status, said):
