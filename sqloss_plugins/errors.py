@@ -41,8 +41,8 @@ def brief(value: object, longest: int = 60) -> str:
 
     Examples:
         >>> from sqloss_plugins.errors import brief
-        >>> brief("a very long text", longest=15)
-        "'a very l ... '"
+        >>> brief("a very long text indeed", longest=20)
+        "'a very long  ... d'"
     """
     text = repr(value)
     if len(text) <= longest:
