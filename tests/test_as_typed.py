@@ -66,7 +66,7 @@ REST = {
 """A program -> what a reader puts in the place of the "..." at the end of its command."""
 EARLIER = [
     "sqloss images --train_dir photos/train --arch resnet18 --num_train_epochs 1 --loss cross_entropy",
-    "sqloss lm --train_file text.txt --max_steps 1",
+    "sqloss lm --train_file text.txt --learning_rate 1e-4 --max_steps 1",
 ]
 """Runs that pages have in the place of longer ones."""
 MODULES = [
