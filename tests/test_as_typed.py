@@ -31,7 +31,8 @@ NO_DOWNLOAD = "cannot be reached, and this recipe has no mini corpus"
 NO_HUB = "the hub cannot be reached"
 REFUSED = {
     r"asr an4 --loss|an4/run\.sh(?!.*--corpus)": NO_DOWNLOAD,
-    r"_path (timm|google)/|hub:|(mnist|cifar10)/run\.sh(?!.*(--data_dir|--mini))": NO_HUB,
+    r"hub:OWNER": "Couldn't reach 'OWNER/NAME' on the Hub",
+    r"_path (timm|google)/|(mnist|cifar10)/run\.sh(?!.*(--data_dir|--mini))": NO_HUB,
     r"--train_file stack|reverse_dictionary/run\.sh(?!.*(--data_dir|--mini))": "no such",
     r"--bf16": "doesn't support bf16/gpu",
     r"--ngpu 1": "--ngpu 1: this machine has 0 GPUs",

@@ -42,7 +42,6 @@ def programs(folder, path):
 
 def _become(message, streams):
     words, folder, environment = json.loads(message)
-    os.setpgid(0, 0)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -96,6 +95,7 @@ def serve(path, modules):
                 server.close()
                 client.close()
                 return _become(message, streams)
+            os.setpgid(process, process)  # here, so that it is done when the process is to be killed
             for stream in streams:
                 os.close(stream)
             with client:
