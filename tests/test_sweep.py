@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -401,10 +402,14 @@ def test_a_cluster_with_a_queue(fake, place, tmp_path, monkeypatch, capsys):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     options = {"cores": 8, "memory": "2GB", "scheduler_options": {"dashboard_address": None}}
+    for module in [name for name in sys.modules if name.partition(".")[0] == "dask_jobqueue"]:
+        monkeypatch.delitem(sys.modules, module)  # imported here, where it would take over interrupts
+    on_interrupt = signal.getsignal(signal.SIGINT)
     content = {"command": "classify", "seeds": 1, "parallel": {"env": "slurm", "options": options}}
     Path("sweep.yaml").write_text(yaml.safe_dump(content))
     assert sweep.main(["--config", "sweep.yaml"]) == 2
     assert "the slurm cluster cannot be used: [Errno 2] No such file or directory: 'sbatch'" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is on_interrupt
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("FULL", "yes")
     assert sweep.main(["--config", "sweep.yaml"]) == 2

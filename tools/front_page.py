@@ -47,7 +47,12 @@ _TASKS = {
     "tiny_imagenet100": "Tiny ImageNet, 100 classes (images)",
 }
 """What tasks are called here; others have the name that is in their results."""
-_MODELS = {"minilm-l6": "MiniLM-L6", "conformer": "Conformer", "wide_resnet-10-2": "WRN-10-2", "wide_resnet-16-2": "WRN-16-2"}
+_MODELS = {
+    "minilm-l6": "MiniLM-L6",
+    "conformer": "Conformer",
+    "wide_resnet-10-2": "WRN-10-2",
+    "wide_resnet-16-2": "WRN-16-2",
+}
 """Likewise for models that the paper does not have."""
 
 LEAST_SEEDS = 3

@@ -35,7 +35,8 @@ class ForkedJob:
         stdout: what the job prints, errors among it.
     """
 
-    def __init__(self, output: int, channel: socket.socket) -> None:
+    def __init__(self, server: ForkServer, output: int, channel: socket.socket) -> None:
+        self._server = server  # kept: with it, its jobs end
         self.stdout = open(output, encoding="utf-8", errors="replace")  # noqa: SIM115
         self._channel = channel
 
@@ -97,7 +98,7 @@ class ForkServer:
             os.close(written)
         ours.sendall(json.dumps(request).encode())
         ours.shutdown(socket.SHUT_WR)
-        return ForkedJob(output, ours)
+        return ForkedJob(self, output, ours)
 
 
 def serve(control: socket.socket) -> dict[str, Any]:

@@ -212,6 +212,7 @@ async def _submitted(cluster: Any) -> None:
 
 def _cluster_class(env: str) -> Any:
     module, name = CLUSTERS[env]
+    on_interrupt = signal.getsignal(signal.SIGINT)
     try:
         return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
@@ -220,6 +221,9 @@ def _cluster_class(env: str) -> Any:
             f"env {env} needs the package {package}, which is not installed: pip install "
             + ("'sqloss_plugins[cluster]'" if package == "dask-jobqueue" else package)
         ) from error
+    finally:
+        if signal.getsignal(signal.SIGINT) is not on_interrupt:
+            signal.signal(signal.SIGINT, on_interrupt)  # dask_jobqueue's own ends this process, with status 0
 
 
 def _one_run_each(parallel: Parallel) -> dict[str, Any]:
