@@ -11,26 +11,26 @@ from typing import Any
 from sqloss_plugins.errors import UserError
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise UserError(f"an object has {next(name for name in names if names.count(name) > 1)!r} twice")
-    return found
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
-def decoded_json(text: str) -> Any:
+def decoded_json(text: str, where: str) -> Any:
     """What a JSON text says.
+
+    Args:
+        text: the JSON.
+        where: the file, and the line where there are several texts, for the message.
 
     Raises:
         ValueError, RecursionError: it is no JSON.
-        UserError: an object has a name twice, of which Python's own reader would take the last without a word; for the
-            caller to say where.
+        UserError: an object has a name twice, of which Python's own reader would take the last without a word.
     """
-    return _DECODER.decode(text)
+
+    def no_name_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = [name for i, name in enumerate(names) if name in names[:i]] if len({*names}) < len(names) else []
+        if twice:
+            raise UserError(f"{where}: an object has {twice[0]!r} twice: remove one of them")
+        return dict(pairs)
+
+    return json.loads(text, object_pairs_hook=no_name_twice)
 
 
 def decoded_lines(path: Path | str, what: str) -> Iterator[str]:

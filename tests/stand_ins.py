@@ -7,7 +7,9 @@ from pydoc_data.topics import topics
 
 import numpy as np
 import soundfile
+import yaml
 from result_files import result, write
+from speech import TINY_ASR
 from test_image_data import write_mnist
 from test_image_files import batch_bin
 from test_images import write_photos
@@ -23,25 +25,10 @@ from sqloss_plugins.results import OF_OUTPUTS, write_result
 
 _FILM = [(f"a {word} film, number {i}", word == "fine") for i in range(20) for word in ("fine", "dull")]
 
-_ESPNET = """
-encoder: transformer
-encoder_conf: {output_size: 8, attention_heads: 2, linear_units: 16, num_blocks: 1}
-decoder: transformer
-decoder_conf: {attention_heads: 2, linear_units: 16, num_blocks: 1}
-frontend_conf: {fs: 16k, n_mels: 20}
-normalize: null
-token_type: char
-model_conf: {ctc_weight: 0.3, report_cer: false, report_wer: false}
-batch_type: unsorted
-batch_size: 8
-optim_conf: {lr: 0.01}
-max_epoch: 1
-num_workers: 0
-num_att_plot: 0
-use_matplotlib: false
-use_tensorboard: false
-best_model_criterion: [[valid, acc, max]]
-"""
+_ESPNET = {
+    **yaml.safe_load(TINY_ASR),
+    **{"normalize": None, "token_type": "char", "batch_type": "unsorted", "max_epoch": 1, "use_tensorboard": False},
+}
 
 
 def write_all(folder, tiny_model):
@@ -156,7 +143,7 @@ def _speech(folder):
             lines = [f"u{i:02d} {value}\n" for i, value in enumerate(column)]
             (kaldi / file).write_text("".join(lines), encoding="utf-8")
     _an4(folder / "AN4")
-    (folder / "train_asr.yaml").write_text(_ESPNET, encoding="utf-8")
+    (folder / "train_asr.yaml").write_text(yaml.safe_dump(_ESPNET), encoding="utf-8")
     (folder / "train_st.yaml").write_text("encoder: transformer\ndecoder: transformer\n", encoding="utf-8")
     tokens = ["<blank>", "<unk>", *"abcdefghijklmnopqrstuvwxyz0123456789", "<space>", "<sos/eos>"]
     (folder / "tokens.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")

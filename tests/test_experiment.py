@@ -154,9 +154,10 @@ def test_the_best_epoch_is_that_of_the_best_step():
         ({}, ""),
         ({"prior_exponent": 0.75}, "-prior0.75"),
         ({"factorised_head": True, "head_learning_rate": 300}, "-factorised-headlr300"),
+        ({"loss": "cross_entropy", "num_sampled": 5}, "-sampled5"),
     ],
 )
-def test_the_name_of_a_folder_says_which_square_loss_it_is(options, variant, tmp_path, monkeypatch):
+def test_the_name_of_a_folder_says_which_form_of_the_loss_it_is(options, variant, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     named = experiment._variant(SquareLossConfig("out", use_cpu=True, **options))
     folder = run_folder("cats", "net", "square", 1.0, 1.0, 1e-3, "early_stopping", 1, False, named)

@@ -325,9 +325,7 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(_lines(path), start=1):
         if line.strip():
             try:
-                yield number, decoded_json(line)
-            except UserError as error:
-                raise UserError(f"{path} line {number}: {error}: remove one of them") from error
+                yield number, decoded_json(line, f"{path} line {number}")
             except (ValueError, RecursionError) as error:
                 raise UserError(
                     f"{path} line {number} is not JSON ({error}): write one object a line, or one array of objects"
@@ -336,11 +334,7 @@ def _objects(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _elements(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        text = "".join(_lines(path))
-        try:
-            return enumerate(decoded_json(text), start=1)
-        except UserError as error:
-            raise UserError(f"{path}: {error}: remove one of them") from error
+        return enumerate(decoded_json("".join(_lines(path)), str(path)), start=1)
     except json.JSONDecodeError as error:
         raise UserError(f"{path} line {error.lineno} is not JSON ({error.msg}): write one array of objects") from error
     except (ValueError, RecursionError) as error:

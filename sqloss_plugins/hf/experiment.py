@@ -168,7 +168,8 @@ def _variant(config: SquareLossConfig) -> str:
     """What the name of the folder says of the loss beside k and M."""
     prior = [] if config.prior_exponent is None else [f"prior{config.prior_exponent:g}"]
     head = [f"factorised-headlr{config.head_learning_rate:g}"] if config.factorised_head else []
-    return "-".join([*prior, *head])
+    sampled = [] if config.num_sampled is None else [f"sampled{config.num_sampled}"]
+    return "-".join([*prior, *head, *sampled])
 
 
 def _settings(task: Task) -> dict[str, Any]:

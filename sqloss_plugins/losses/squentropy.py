@@ -30,7 +30,7 @@ from sqloss_plugins.losses._tracing import is_small, needs_plain_operations
 from sqloss_plugins.losses.square import quadratic_loss
 
 _SHORT = 1 << 12
-"""Numbers up to which a dot product is as precise as a sum by halves."""
+"""The dot product of so many numbers is as precise as ``Tensor.sum``; that of more is not."""
 
 
 def squentropy_loss(

@@ -154,9 +154,7 @@ def _read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         if not line.strip():
             continue
         try:
-            row = decoded_json(line)
-        except UserError as error:
-            raise UserError(f"{path} line {number}: {error}: remove one of them") from error
+            row = decoded_json(line, f"{path} line {number}")
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} line {number} is not JSON: {error}; each line must be one object") from error
         if not isinstance(row, dict):
