@@ -10,7 +10,7 @@ PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadgroup --durations 15
 
 .PHONY: demo demo-text demo-speech speech test test-slow contract lint patches docs readme benchmark clean
 
-# Some eleven minutes on two cores, installation included; `make demo-text` takes three. The losses train side by side, with
+# Some eight minutes on two cores, installation included; `make demo-text` takes three. The losses train side by side, with
 # one thread each, and their lines say whose they are.
 demo: demo-text demo-speech
 	$(PY) -m sqloss_plugins compare --overview runs/demo recipes/librispeech/runs/librispeech/transformer/*-demo
