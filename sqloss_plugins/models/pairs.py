@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import SequenceClassifierOutput
@@ -84,6 +86,20 @@ def _one_text(input_ids: Tensor, is_its: Tensor, pad_token_id: int) -> Words:
     return Words(ids, lengths)
 
 
+def _states(lstm: nn.LSTM, inputs: Tensor) -> Tensor:
+    """The states of a layer, also under CPU autocast without AVX-512, where oneDNN has no LSTM and PyTorch fails.
+
+    Packed sequences do not go to oneDNN.
+    """
+    mixed = inputs.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    if not mixed or torch.backends.cpu.get_cpu_capability() == "AVX512":
+        states, _ = lstm(inputs)
+    else:
+        packed, _ = lstm(pack_padded_sequence(inputs, torch.full((len(inputs),), inputs.shape[1]), batch_first=True))
+        states, _ = pad_packed_sequence(packed, batch_first=True)
+    return cast(Tensor, states)
+
+
 class BiLSTM(nn.Module):
     """A bidirectional LSTM whose states do not depend on padding.
 
@@ -110,8 +126,8 @@ class BiLSTM(nn.Module):
         mask = words.mask
         position = torch.arange(inputs.shape[1], device=inputs.device)
         turned = torch.where(mask, words.lengths[:, None] - 1 - position, position)[..., None]
-        forwards, _ = self.forwards(inputs)
-        backwards, _ = self.backwards(inputs.gather(1, turned.expand_as(inputs)))
+        forwards = _states(self.forwards, inputs)
+        backwards = _states(self.backwards, inputs.gather(1, turned.expand_as(inputs)))
         backwards = backwards.gather(1, turned.expand_as(backwards))
         return forwards * mask[..., None], backwards * mask[..., None]
 
