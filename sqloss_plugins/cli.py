@@ -28,6 +28,7 @@ COMMANDS = {
     "reverse_dictionary": _Command(
         "sqloss_plugins.hf.tasks.reverse_dictionary", "hf", "train a reverse dictionary on WordNet: 86,571 classes"
     ),
+    "extreme": _Command("sqloss_plugins.hf.tasks.extreme", "hf", "train on texts with any number of very many labels"),
     "images": _Command("sqloss_plugins.hf.tasks.images", "vision", "train or fine-tune an image classifier"),
     "lm": _Command(
         "sqloss_plugins.hf.tasks.language_model", "hf", "train or fine-tune a language model, causal or masked"

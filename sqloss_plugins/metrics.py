@@ -414,6 +414,7 @@ METRICS: dict[str, Metric] = {
         Metric("ece_adaptive", higher_is_better=False, inputs="probabilities", function=_ece_adaptive),
         Metric("aurc", higher_is_better=False, inputs="probabilities", function=_aurc),
         Metric("word_auroc", higher_is_better=True),
+        *(Metric(f"{kind}_at_{k}", higher_is_better=True) for kind in ("precision", "psp") for k in (1, 3, 5)),
         Metric("loss", higher_is_better=False, unit="", is_comparable=False),
     )
 }

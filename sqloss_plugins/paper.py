@@ -148,7 +148,8 @@ def choose_rescaling(
       cross-entropy, ln C. This matters where the loss is added to another one, as in speech recognition with CTC.
 
     In multi-label classification, which the paper does not have, every class is a regression of its own, however many
-    there are: ``auto`` is (1, 1), and there is no other rule.
+    there are: ``auto`` is (1, 1). ``level`` is as above, so that a true class costs ln C at the start, as much as in
+    cross-entropy with one true class; for very many classes, few of which are true. There is no other rule.
 
     Args:
         num_classes: C, the outputs of the model.
@@ -173,11 +174,13 @@ def choose_rescaling(
     if rule not in RULES:
         raise ValueError(f"unknown rescaling {rule!r}: choose from {', '.join(RULES)}")
     if is_multi_label:
-        if rule != "auto":
+        if rule == "paper":
             raise ValueError(
-                f"the rescaling {rule} is for examples with one true class, and this is multi-label classification: "
-                "leave it at auto, or give k and M"
+                "the rescaling paper is for examples with one true class, and this is multi-label classification: "
+                "leave it at auto, take level, or give k and M"
             )
+        if rule == "level" and num_classes > 1:
+            return _level(num_classes).overridden(k, M)
         return Rescaling(1.0, 1.0, "not rescaled, for multi-label classification").overridden(k, M)
     if num_classes < 2:
         raise ValueError(f"k and M are for two classes and more, and there are {num_classes}")
@@ -191,10 +194,14 @@ def choose_rescaling(
     elif rule == "auto" and has_few_classes and not beside_ctc:
         found = Rescaling(1.0, 1.0, "not rescaled, as the paper below 42 classes")
     else:
-        level = 15.0
-        M_level = math.sqrt(num_classes * math.log(num_classes) / level)
-        found = Rescaling(level, M_level, f"the level rule for {num_classes} classes")
+        found = _level(num_classes)
     return found.overridden(k, M)
+
+
+def _level(num_classes: int) -> Rescaling:
+    k = 15.0
+    M = math.sqrt(num_classes * math.log(num_classes) / k)
+    return Rescaling(k, M, f"the level rule for {num_classes} classes")
 
 
 def num_classes(task: str) -> int | None:

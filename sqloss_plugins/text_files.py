@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,14 +39,14 @@ def decoded_lines(path: Path | str, what: str) -> Iterator[str]:
     """The lines of a UTF-8 file with their ends; a byte order mark at its start is left out.
 
     Args:
-        path: the file.
+        path: the file; where its name ends with ``.gz`` it is unpacked by gzip.
         what: how messages name it.
 
     Raises:
         UserError: it cannot be read, or is not UTF-8.
     """
     try:
-        with open(path, "rb") as file:
+        with gzip.open(path) if str(path).endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     yield line.decode("utf-8-sig" if number == 1 else "utf-8")
@@ -56,3 +58,5 @@ def decoded_lines(path: Path | str, what: str) -> Iterator[str]:
                     ) from error
     except OSError as error:
         raise UserError(f"{what} cannot be read: {error.strerror or error}") from error
+    except (EOFError, zlib.error) as error:
+        raise UserError(f"{what} cannot be unpacked by gzip, because it is cut short or damaged: {error}") from error

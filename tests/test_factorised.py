@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sqloss_plugins.losses import FactorisedSquareHead, _factor, factorised, square_loss
+from sqloss_plugins.losses import FactorisedSquareHead, _factor, factorised, multilabel_square_loss, square_loss
 
 
 def sgd(layer, lr, weight_decay=0.0):
@@ -127,6 +127,72 @@ def test_every_option(seed, N, d, C, bias, weight_decay, micro_batches, clipped,
     scale = head.k * head.M + float(layer.weight.detach().abs().max())
     for mine, other in zip(head.materialise().parameters(), layer.parameters(), strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-9, atol=1e-10 * scale)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    N=st.sampled_from([1, 2, 7]),
+    C=st.integers(1, 9),
+    share=st.sampled_from([0.0, 0.3, 1.0]),
+    bias=st.booleans(),
+    reduction=st.sampled_from(["mean", "sum", "none"]),
+    k=st.sampled_from([1.0, 0.3, 15.0]),
+    M=st.sampled_from([1.0, 30.0]),
+    micro_batches=st.integers(1, 3),
+    keep_plain=st.booleans(),
+)
+def test_lists_of_classes(seed, N, C, share, bias, micro_batches, keep_plain, **options):
+    """Against the dense loss of a plain layer's outputs, with SGD, over some steps."""
+    torch.manual_seed(seed)
+    head = FactorisedSquareHead(3, C, bias=bias, dtype=torch.float64, keep_plain=keep_plain, **options)
+    layer = head.materialise()
+    lr, weight_decay = 0.05 * C / N / micro_batches, 0.1
+    optimizer = sgd(layer, lr, weight_decay)
+    scale = 1.0 + C * head.k * head.M**2
+    for _ in range(4):
+        for _ in range(micro_batches):
+            q = torch.rand(N, C) < share
+            ends = q.sum(1).cumsum(0)
+            lists = q.nonzero()[:, 1], torch.cat([ends.new_zeros(1), ends[:-1]])
+            mine, other = (torch.randn(N, 3, dtype=torch.float64) for _ in "12")
+            other.copy_(mine)
+            mine.requires_grad_(), other.requires_grad_()
+            loss, expected = head(mine, *lists), multilabel_square_loss(layer(other), q.double(), **options)
+            torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-11 * scale)
+            weights = torch.rand_like(loss)
+            (loss * weights).sum().backward()
+            (expected * weights).sum().backward()
+            torch.testing.assert_close(mine.grad, other.grad, rtol=1e-9, atol=1e-10 * scale)
+        norm = torch.nn.utils.clip_grad_norm_(layer.parameters(), 1e30)
+        torch.testing.assert_close(head.gradient_norm(), norm, rtol=1e-8, atol=1e-7 * head.k * head.M)
+        head.step(lr, weight_decay)
+        optimizer.step()
+        optimizer.zero_grad()
+    for one, another in zip(head.materialise().parameters(), layer.parameters(), strict=True):
+        torch.testing.assert_close(one, another, rtol=1e-9, atol=1e-10 * scale)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        ({"target": torch.tensor([0, 9])}, IndexError, "Target 9 is out of bounds for 9 classes"),
+        ({"target": torch.tensor([3, 3])}, ValueError, "twice in one row"),
+        ({"target": torch.tensor([0.0, 1.0])}, RuntimeError, "int64"),
+        ({"offsets": torch.tensor([0])}, ValueError, r"offsets of shape \(2,\)"),
+        ({"offsets": torch.tensor([0, 3])}, ValueError, "never falls"),
+        ({"input": torch.zeros(2, 5)}, ValueError, r"shape \(..., 4\)"),
+        ({"label_smoothing": 0.1}, ValueError, "one true class"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(change, error, words):
+    head = FactorisedSquareHead(4, 9, label_smoothing=change.pop("label_smoothing", 0.0))
+    arguments = {"input": torch.zeros(2, 4), "target": torch.tensor([0, 1]), "offsets": torch.tensor([0, 2])}
+    before = head.weight.clone()
+    with pytest.raises(error, match=words):
+        head(**(arguments | change))
+    assert not head.has_gradient
+    assert torch.equal(head.weight, before)
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 4.0])

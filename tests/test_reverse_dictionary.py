@@ -33,7 +33,7 @@ def test_reading(tmp_path):
     (tmp_path / "data.noun").write_text(LINES)
     assert read_definitions(tmp_path, ["noun"]) == [
         Definition("that which is perceived; or inferred", "entity"),
-        Definition("a cold time", "ice age"),
+        Definition("a cold time", "ice age", ("glacial period",)),
         Definition("(of size) large", "big"),
     ]
 

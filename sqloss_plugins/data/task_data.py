@@ -106,6 +106,8 @@ class TaskData:
 def _renumbered(label: Any, numbers: Sequence[int]) -> Any:
     if not isinstance(label, list):
         return numbers[label]
+    if all(isinstance(value, int) for value in label):  # a list of class numbers
+        return [numbers[value] for value in label]
     permuted = [0.0] * len(numbers)
     for value, number in zip(label, numbers, strict=True):
         permuted[number] = value

@@ -37,10 +37,17 @@ class Definition:
     Attributes:
         text: the definition, without the examples of use that follow it.
         word: the first of the synonyms, in lower case, with spaces.
+        others: the other synonyms, likewise; none is there twice.
     """
 
     text: str
     word: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def synonyms(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.word, *self.others)
 
 
 @dataclass(frozen=True)
@@ -76,12 +83,24 @@ def _read(path: Path) -> Iterator[Definition]:
         head, _, gloss = line.partition(" | ")
         fields = head.split(" ")
         text = _EXAMPLE.split(gloss, maxsplit=1)[0].strip(" ;:\r\n")
-        if len(fields) < 5 or not fields[0].isdecimal() or not text:
+        words = _words(fields)
+        if not fields[0].isdecimal() or not text or not words:
             raise UserError(f"{path}, line {number}, is no line of WordNet's data files: give their folder")
-        yield Definition(text, _MARKER.sub("", fields[4]).replace("_", " ").lower())
+        yield Definition(text, words[0], words[1:])
 
 
-def held_out_definitions(definitions: Sequence[Definition], size: int, seed: int) -> tuple[list[int], list[int]]:
+def _words(fields: Sequence[str]) -> tuple[str, ...]:
+    """The synonyms of a line, each once; none where it is no such line."""
+    count = int(fields[3], 16) if len(fields) > 3 and re.fullmatch("[0-9a-fA-F]{2}", fields[3]) else 0
+    written = fields[4 : 4 + 2 * count : 2]  # a number follows each
+    if len(written) < count:
+        return ()
+    return tuple(dict.fromkeys(_MARKER.sub("", word).replace("_", " ").lower() for word in written))
+
+
+def held_out_definitions(
+    definitions: Sequence[Definition], size: int, seed: int, of_all_synonyms: bool = False
+) -> tuple[list[int], list[int]]:
     """Indices of the definitions to validate and to test on, at most ``size`` of each.
 
     A definition is held out only if its word keeps another one for training, and not if the word has it twice.
@@ -90,20 +109,28 @@ def held_out_definitions(definitions: Sequence[Definition], size: int, seed: int
         definitions: all.
         size: how many are wanted.
         seed: decides which they are.
+        of_all_synonyms: whether each of the synonyms has to keep another one, and not the first word alone.
     """
     order = list(range(len(definitions)))
     random.Random(seed).shuffle(order)
-    left = Counter(definition.word for definition in definitions)
-    copies = Counter(definitions)
+    words = [definition.synonyms if of_all_synonyms else (definition.word,) for definition in definitions]
+    left = Counter(word for each in words for word in each)
+    pairs = [(definition.text, definition.word) for definition in definitions]
+    copies = Counter(pairs)
     held_out: list[int] = []
     for i in order:
         if len(held_out) == 2 * size:
             break
-        if left[definitions[i].word] > 1 and copies[definitions[i]] == 1:
-            left[definitions[i].word] -= 1
+        if all(left[word] > 1 for word in words[i]) and copies[pairs[i]] == 1:
+            left.subtract(words[i])
             held_out.append(i)
     half = len(held_out) // 2
     return sorted(held_out[:half]), sorted(held_out[half:])
+
+
+def size_held_out(total: int, wanted: int | None) -> int:
+    """How many of ``total`` definitions are validated on; None: 5000, but at most a twentieth."""
+    return min(_MOST, total // _LEAST_SHARE) if wanted is None else wanted
 
 
 def load_definitions(
@@ -121,8 +148,7 @@ def load_definitions(
         UserError: what is wrong with the files; no word has two definitions.
     """
     definitions = read_definitions(folder, parts)
-    size = min(_MOST, len(definitions) // _LEAST_SHARE) if held_out is None else held_out
-    validation, test = held_out_definitions(definitions, size, seed)
+    validation, test = held_out_definitions(definitions, size_held_out(len(definitions), held_out), seed)
     if not validation:
         raise UserError(f"{folder} has no definitions to hold out: a word with two of them is needed")
     labels = sorted({definition.word for definition in definitions})  # each has one in training
@@ -140,8 +166,9 @@ def load_definitions(
 
 # ---------------------------------------------------------------- mini data
 
-_KINDS = ("animal", "tool", "plant", "garment", "dish", "vessel", "game", "building", "dance", "instrument")
-_TRAITS = (
+KINDS = ("animal", "tool", "plant", "garment", "dish", "vessel", "game", "building", "dance", "instrument")
+"""Kinds of things in made-up data."""
+TRAITS = (
     ("large", "of great size"),
     ("small", "of little size"),
     ("red", "scarlet in colour"),
@@ -159,6 +186,7 @@ _TRAITS = (
     ("sacred", "used in worship"),
     ("fast", "moving at high speed"),
 )
+"""What such a thing may be, in two ways to say it."""
 _WORDS, _DEFINITIONS, _TRAITS_EACH = 400, 5, 4
 
 
@@ -176,7 +204,7 @@ def write_mini_wordnet(folder: Path) -> None:
         words += [word] if word not in words else []
     texts: list[tuple[str, str]] = []
     for word in words:
-        kind, traits = rng.choice(_KINDS), rng.sample(_TRAITS, _TRAITS_EACH)
+        kind, traits = rng.choice(KINDS), rng.sample(TRAITS, _TRAITS_EACH)
         of_word: dict[str, str] = {}
         while len(of_word) < _DEFINITIONS:
             (before, _), *after = rng.sample(traits, _TRAITS_EACH - 1)

@@ -19,7 +19,7 @@ from sqloss_plugins.losses import LOSSES
 
 PROGRAM = "sqloss sweep"
 
-OWN_COMMANDS = ("glue", "classify", "reverse_dictionary", "images", "lm", "characters", "asr")
+OWN_COMMANDS = ("glue", "classify", "reverse_dictionary", "extreme", "images", "lm", "characters", "asr")
 """Commands that a sweep can be of."""
 
 _OF_SWEEP = ("tasks", "archs", "losses", "seeds", "protocols", "grid", "exp", "workers", "scheduler", "dry_run")

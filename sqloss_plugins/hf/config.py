@@ -308,7 +308,7 @@ class SquareLossConfig(TrainingArguments):
         Args:
             num_classes: outputs of the model; 1 is a regression; None where they are not known.
             is_multi_label: whether it is multi-label classification, of any number of classes: (1, 1), unless k and M
-                are given.
+                are given, or ``rescaling`` is ``level``.
             own: ``k`` and ``M`` of a model that is not trained anew, ``config.square_loss``; they count where no
                 argument says anything of k and M.
 

@@ -378,15 +378,16 @@ def _score(
                 f"not all outputs on {split} are finite: the training diverged, or the model was broken before; a "
                 "smaller --learning_rate may help"
             )
+        found = task.counted(split, predicted.predictions)
         if task.keeps_outputs:
-            outputs[f"{split}_outputs"] = predicted.predictions
+            outputs[f"{split}_outputs"] = found
         if trainer.is_world_process_zero():
-            lines += task.predicted(split, predicted.predictions, predicted.label_ids)
+            lines += task.predicted(split, found, predicted.label_ids)
         if predicted.label_ids is None:
             continue
         if task.keeps_outputs:
             outputs[f"{split}_targets"] = predicted.label_ids
-        metrics[split] = task.scores(predicted.predictions, predicted.label_ids)
+        metrics[split] = task.scores(found, predicted.label_ids)
         of_outputs = metrics[split].pop(OF_OUTPUTS, {})
         loss = float(predicted.metrics[f"{split}_loss"])
         metrics[split] = {OF_OUTPUTS: {"loss": loss, **of_outputs}, **metrics[split]}

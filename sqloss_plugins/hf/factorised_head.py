@@ -17,6 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from sqloss_plugins.errors import RunError
+from sqloss_plugins.hf.label_lists import classes_and_offsets
 from sqloss_plugins.hf.without_logits import HeadWithoutLogits
 from sqloss_plugins.losses import FactorisedSquareHead
 
@@ -65,7 +66,8 @@ class FactorisedHead(HeadWithoutLogits):
     ) -> Tensor:
         """The loss of the layer's outputs; see :meth:`HeadWithoutLogits.loss`. There are no weights here."""
         hidden = self._check(returned)
-        loss: Tensor = self._factorised(hidden.reshape(-1, hidden.shape[-1]), labels)
+        targets = (labels,) if labels.dim() == 1 else classes_and_offsets(labels)
+        loss: Tensor = self._factorised(hidden.reshape(-1, hidden.shape[-1]), *targets)
         return loss
 
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:

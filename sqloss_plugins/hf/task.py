@@ -196,6 +196,10 @@ class Task(ABC):
     def begin_scoring(self) -> None:  # noqa: B027
         """Called when training has ended, before the splits are scored: validation first."""
 
+    def counted(self, split: str, outputs: Any) -> Any:
+        """What of the outputs on a split counts when it is scored after training: all of them."""
+        return outputs
+
     def predicted(self, split: str, outputs: Any, targets: Any | None) -> list[str]:
         """Called with the outputs on every split that is scored, by the first process; returns lines to print.
 

@@ -30,11 +30,12 @@ def parts_that_count(labels: Tensor, num_classes: int) -> Iterator[Tensor]:
     """The positions of labels that are not ignored, so many at a time that their outputs need little memory.
 
     Args:
-        labels: of shape (N).
+        labels: of shape (N); or lists of classes, of shape (N, L), of which none is ignored.
         num_classes: outputs of a position.
     """
     at_once = _AT_ONCE.get(labels.device.type, _AT_ONCE["cuda"])
-    yield from torch.split((labels != IGNORE_INDEX).nonzero().squeeze(1), max(1, at_once // num_classes))
+    counts = labels != IGNORE_INDEX if labels.dim() == 1 else torch.ones_like(labels[:, 0], dtype=torch.bool)
+    yield from torch.split(counts.nonzero().squeeze(1), max(1, at_once // num_classes))
 
 
 class OutputScores(ABC):

@@ -120,6 +120,7 @@ def refuse_without_logits(
     num_classes: int | None,
     *,
     is_multi_label: bool,
+    has_lists: bool,
     is_sharded: bool,
     is_weighted: bool,
 ) -> None:
@@ -130,6 +131,7 @@ def refuse_without_logits(
         args: of the training.
         num_classes: outputs of the model; 1 is a regression.
         is_multi_label: whether it is multi-label classification.
+        has_lists: whether its labels are lists of classes.
         is_sharded: whether FSDP or DeepSpeed holds the model in pieces.
         is_weighted: whether there are class weights.
 
@@ -139,8 +141,10 @@ def refuse_without_logits(
     option, reason = args.head_option, None
     if num_classes == 1 and not is_multi_label:
         reason = "a regression has no classes"
-    elif is_multi_label:
-        reason = "multi-label classification needs all outputs"
+    elif is_multi_label and not has_lists:
+        reason = "multi-label classification with a value for each class needs all outputs"
+    elif is_multi_label and args.num_sampled is not None:
+        reason = "these examples have lists of classes"
     elif args.n_gpu > 1:
         reason = "DataParallel gathers logits: start one process for each GPU, with torchrun"
     elif is_sharded:

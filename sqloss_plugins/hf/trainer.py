@@ -20,6 +20,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArgumen
 from sqloss_plugins.hf.config import LOSS_ARGUMENTS, SquareLossConfig, as_square_loss_config
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, Distillation, load_teacher
 from sqloss_plugins.hf.factorised_head import FactorisedHead, FactorisedHeadTrainer
+from sqloss_plugins.hf.label_lists import loss_of_lists
 from sqloss_plugins.hf.pipelines import about_outputs, class_probabilities
 from sqloss_plugins.hf.prior import RowSteps, row_scales, start_at_prior
 from sqloss_plugins.hf.token_scores import OutputScores
@@ -66,6 +67,9 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         teacher: a trained classifier of the same classes, which has a share of ``args.distillation_weight`` in the
             targets of training; see :mod:`sqloss_plugins.hf.distillation`. Evaluation goes by the labels alone. By
             default the one that ``args.teacher`` names, if any.
+        label_lists: whether the labels of multi-label classification are lists of class numbers, for very many
+            classes; :class:`sqloss_plugins.hf.label_lists.LabelListCollator` makes batches of them. With
+            ``args.without_logits`` or ``args.factorised_head`` no output is made for the classes that are not true.
         class_weights: a weight for each class in training and evaluation loss, in the order of the class numbers; see
             ``weight`` of :class:`TrainerLoss`. Not for regression, multi-label classification and multiple choice.
         class_counts: how often each class occurs in the training data, all above 0, in the order of the class numbers;
@@ -94,6 +98,7 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         args: TrainingArguments | None = None,
         *others: Any,
         shift_labels: bool | None = None,
+        label_lists: bool = False,
         class_weights: Sequence[float] | None = None,
         class_counts: Sequence[float] | None = None,
         train_collator: Callable[..., Any] | None = None,
@@ -122,6 +127,7 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         if isinstance(self.preprocess_logits_for_metrics, OutputScores):
             self._output_scores = self.preprocess_logits_for_metrics
             self.preprocess_logits_for_metrics = None
+        self.label_lists = label_lists
         self.class_weights = class_weights
         self.class_counts = class_counts
         self._row_steps: RowSteps | None = None
@@ -164,6 +170,7 @@ class SquareLossTrainer(FactorisedHeadTrainer):
             label_smoothing=args.label_smoothing_factor,
             shift_labels=self._loss_shifts_labels,
             multi_label=is_multi_label,
+            label_lists=self.label_lists,
             weight=self.class_weights,
             prior_weight=None if args.prior_exponent is None else self._prior_weight(model, num_classes),
         )
@@ -177,6 +184,7 @@ class SquareLossTrainer(FactorisedHeadTrainer):
                 args,
                 num_classes,
                 is_multi_label=is_multi_label,
+                has_lists=self.label_lists,
                 is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
                 is_weighted=self.class_weights is not None,
             )
@@ -238,6 +246,9 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         if self.args.num_sampled is not None and spec.of_sampled_classes is not None:
             sampled = partial(spec.of_sampled_classes, num_sampled=self.args.num_sampled, **options)
             return HeadWithoutLogits(model, sampled, num_classes or 0)
+        if self.label_lists and spec.multilabel_of_linear_layer is not None:
+            of_lists = partial(loss_of_lists, spec.multilabel_of_linear_layer, **options)
+            return HeadWithoutLogits(model, of_lists, num_classes or 0)
         assert spec.of_linear_layer is not None, "check_loss refuses without_logits for such a loss"
         # An accumulation is of the layer's own rows, and there can be none with prior weights.
         shared = self.args.world_size == 1 and self.args.prior_exponent is None
@@ -430,10 +441,10 @@ class SquareLossTrainer(FactorisedHeadTrainer):
         return loss, outputs, labels
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
-        """The Trainer's; of a regression -100 is a number like any other, and counts."""
-        if self._is_regression:
+        """The Trainer's; of a regression -100 is a number like any other, and counts; lists of classes count once."""
+        if self._is_regression or self.label_lists:
             batch_samples = [
-                {**batch, "labels": torch.zeros_like(labels)}
+                {**batch, "labels": torch.zeros_like(labels[:, 0] if self.label_lists else labels)}
                 if torch.is_tensor(labels := batch.get("labels"))
                 else batch
                 for batch in batch_samples

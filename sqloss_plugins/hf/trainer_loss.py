@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sqloss_plugins.hf.label_lists import multi_hot
 from sqloss_plugins.hf.token_scores import IGNORE_INDEX
 from sqloss_plugins.hf.without_logits import HeadWithoutLogits
 from sqloss_plugins.losses import DEFAULT_LOSS, make_loss
@@ -37,6 +38,8 @@ class TrainerLoss:
             it with a model whose targets the Trainer counts likewise, or use :class:`SquareLossTrainer`, which sees to
             that, and to DataParallel, where a plain Trainer's scale is off.
         multi_label: whether it is multi-label classification. Cross-entropy is binary cross-entropy then.
+        label_lists: whether the labels of multi-label classification are lists of class numbers, int64, of shape (N,
+            L), padded with -100, rather than a value for each class. Every example counts, one without a class, too.
         weight: a weight for each class, as that of cross-entropy, all positive. The weighted losses are divided by
             the number of targets, not by their summed weights: with weights whose mean over the training data is 1
             the gradient is as large as without.
@@ -45,7 +48,7 @@ class TrainerLoss:
     Raises:
         ValueError: unknown loss; k or M not positive; k, M or a prior weight given to a loss that has none; weights
             that are not positive; for multi-label classification a loss that has no form for it, label smoothing, class
-            weights, shifted labels.
+            weights, shifted labels; lists of classes without it.
         RuntimeError: label smoothing outside [0, 1].
 
     Examples:
@@ -65,13 +68,17 @@ class TrainerLoss:
         label_smoothing: float = 0.0,
         shift_labels: bool = False,
         multi_label: bool = False,
+        label_lists: bool = False,
         weight: Sequence[float] | None = None,
         prior_weight: Tensor | None = None,
     ) -> None:
+        if label_lists and not multi_label:
+            raise ValueError("lists of classes are the labels of multi-label classification, and this is none")
         self.name = loss
         self.shift_labels = shift_labels
         self.label_smoothing = label_smoothing
         self.multi_label = multi_label
+        self.label_lists = label_lists
         self.options: dict[str, Any] = {"reduction": "sum"}
         if multi_label:
             _refuse_for_multi_label(label_smoothing, shift_labels, weight)
@@ -89,11 +96,12 @@ class TrainerLoss:
             outputs: what the model returned: a mapping with ``logits``, or a tuple that starts with them.
             labels: class indices, -100 where they do not count; or class probabilities, floating point, of the
                 logits' shape, with a row of -100 where they do not count; for regression, floating point values; for
-                multi-label classification values from 0 to 1 of any dtype, of the logits' shape, with a row of -100
-                for an example that does not count.
+                multi-label classification lists of classes, or values from 0 to 1 of any dtype, of the logits' shape,
+                with a row of -100 for an example that does not count.
             num_items_in_batch: how many values of the labels in the whole accumulated batch, on all ranks, are not
                 -100, as the Trainer counts them: of class probabilities and multi-label targets, every target has as
-                many as there are classes. Of a regression all values count. None for "as many as are here".
+                many as there are classes. Of a regression all values count, and of lists of classes all examples.
+                None for "as many as are here".
 
         Raises:
             ValueError: no labels or no logits, or labels that are none of these.
@@ -105,6 +113,9 @@ class TrainerLoss:
         if logits.shape[-1] == 1 and not self.multi_label:
             total, values_each = self._squared_error(logits, labels), 1
             count = torch.tensor(labels.numel())
+        elif self.label_lists:
+            total, values_each = self._of_lists(logits, labels), 1
+            count = torch.tensor(len(labels))
         else:
             total, labels = self._classification(logits, labels)
             values_each = labels.shape[-1] if labels.is_floating_point() else 1
@@ -120,6 +131,24 @@ class TrainerLoss:
         if outputs.numel() != labels.numel():
             raise ValueError(f"{outputs.numel()} outputs and {labels.numel()} labels: a regression needs as many")
         return F.mse_loss(outputs.reshape(-1).float(), labels.reshape(-1).float(), reduction="sum")
+
+    def _of_lists(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The sum of the losses of examples with lists of classes."""
+        if labels.dim() != 2 or labels.dtype != torch.int64 or len(labels) != len(logits):
+            raise ValueError(
+                f"the labels are of shape {tuple(labels.shape)}, {labels.dtype}: lists of classes are int64, of shape "
+                f"({len(logits)}, L), padded with {IGNORE_INDEX}"
+            )
+        loss = self.loss.to(logits.device)
+
+        def of_outputs(outputs: Tensor, lists: Tensor) -> Tensor:
+            total: Tensor = loss(outputs.float(), multi_hot(lists, outputs.shape[-1]))
+            return total
+
+        head = self.head if self.head is not None and self.head.is_open else None
+        if head is None:
+            return of_outputs(logits, labels)
+        return head.loss(logits, labels) if torch.is_grad_enabled() else head.evaluate(logits, labels, of_outputs)
 
     def _classification(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of the losses, and the labels that it is of: (N) indices, or (N, C) for all others."""

@@ -87,7 +87,7 @@ class HeadWithoutLogits:
 
         Args:
             returned: what the model returned as its logits, of shape (..., d).
-            labels: class indices, of shape (N).
+            labels: class indices, of shape (N), or lists of classes, of shape (N, L).
             weight: a weight for each class, of shape (C).
             prior_weight: of the prior-weighted loss, of shape (C).
 
@@ -109,7 +109,7 @@ class HeadWithoutLogits:
 
         Args:
             returned: what the model returned as its logits, of shape (..., d).
-            labels: class indices, of shape (N); those that do not count cost nothing.
+            labels: class indices, of shape (N); those that do not count cost nothing. Or lists of classes, (N, L).
             loss: of outputs, float32 of shape (n, C), and labels, of shape (n): the sum over them.
 
         Raises:

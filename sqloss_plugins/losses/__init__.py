@@ -42,6 +42,8 @@ class LossSpec:
             :func:`sampled_softmax_loss`; None where there is no such form.
         multilabel: the loss module of multi-label classification, made with ``weight`` and ``reduction``; None where
             the loss has no such form.
+        multilabel_of_linear_layer: that loss of a linear layer's outputs without the outputs, called as
+            :func:`linear_multilabel_square_loss`; None where there is no such form.
         multilabel_method: how the outputs of such a model become the probability of each class, one of
             :data:`sqloss_plugins.probability.LABEL_METHODS`; None where there is no such form.
 
@@ -60,6 +62,7 @@ class LossSpec:
     of_linear_layer: Callable[..., Tensor] | None = None
     of_sampled_classes: Callable[..., Tensor] | None = None
     multilabel: type[nn.Module] | None = None
+    multilabel_of_linear_layer: Callable[..., Tensor] | None = None
     multilabel_method: str | None = None
 
 
@@ -71,6 +74,7 @@ LOSSES: dict[str, LossSpec] = {
         paper_column="square",
         of_linear_layer=linear_square_loss,
         multilabel=MultiLabelSquareLoss,
+        multilabel_of_linear_layer=linear_multilabel_square_loss,
         multilabel_method="square",
     ),
     "cross_entropy": LossSpec(

@@ -155,11 +155,11 @@ class Gradient(NamedTuple):
 
 
 class MicroBatch(NamedTuple):
-    """What a micro-batch adds to the rows of its true classes."""
+    """What a micro-batch adds to the rows of its n true classes, of which an example may have several."""
 
-    true_class: Tensor  # (N)
-    slope: Tensor  # (N), its derivative beyond that of any class, times the row's scale
-    H: Tensor  # (N, p)
+    true_class: Tensor  # (n)
+    slope: Tensor  # (n), its derivative beyond that of any class, times the row's scale
+    H: Tensor  # (n, p)
 
 
 @dataclass

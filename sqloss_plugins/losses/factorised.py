@@ -6,6 +6,7 @@ The algebra is in ``_factor.py``; the loss is that of ``_gram_form.py``.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from sqloss_plugins.losses._gram_form import Problem, row_losses
 from sqloss_plugins.losses._interrupts import interrupts_wait
 from sqloss_plugins.losses._targets import check_input, check_options, index_targets, result_dtype, rows_that_count
 from sqloss_plugins.losses.accumulation import row_sums
+from sqloss_plugins.losses.linear_multilabel import check_label_lists, multilabel_problem, pair_losses, rows_of_pairs
 from sqloss_plugins.losses.square import check_rescaling
 
 _DTYPES = (torch.float32, torch.float64)
@@ -55,6 +57,8 @@ class FactorisedSquareHead(nn.Module):
     *Gradient accumulation*: several backward passes before :meth:`step` add up, and scaled losses scale what they add,
     as with any layer. *Gradient clipping*: :meth:`gradient_norm` is the exact norm of the gradient that a plain layer
     would have, and :meth:`scale_gradient` multiplies it, by the clipping factor or by the inverse of a loss scale.
+    *Several labels*: with lists of true classes in the place of targets the loss is that of
+    :func:`sqloss_plugins.losses.linear_multilabel_square_loss`, and the cost likewise.
     *Prediction*: called without targets it returns outputs; :meth:`top_classes` returns the best of them. *Saving*:
     ``state_dict`` has ``weight`` and ``bias`` as an ``nn.Linear``'s, which loads it, and the other way round.
 
@@ -162,18 +166,22 @@ class FactorisedSquareHead(nn.Module):
 
     # ------------------------------------------------------------ the loss
 
-    def forward(self, input: Tensor, target: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, target: Tensor | None = None, offsets: Tensor | None = None) -> Tensor:
         """The loss; without targets the outputs, of shape (..., C), of the layer's dtype, or autocast's.
 
         Args:
             input: what the layer is given, floating point, of shape (..., d).
-            target: class indices, int64, of the input's shape without d, each in [0, C) or ``ignore_index``.
+            target: class indices, int64, of the input's shape without d, each in [0, C) or ``ignore_index``. With
+                ``offsets`` the true classes of all rows, one row after the other, int64, of shape (L).
+            offsets: for several labels: where in ``target`` each of the N rows of an input (N, d) begins, int64, of
+                shape (N); see :func:`sqloss_plugins.losses.linear_multilabel_square_loss`.
 
         Returns:
-            A scalar, or for the reduction ``"none"`` a tensor of the target's shape; dtype as that of ``square_loss``.
+            A scalar, or for the reduction ``"none"`` a tensor of one loss for each row; dtype as that of
+            ``square_loss``.
 
         Raises:
-            ValueError: shapes or devices that do not fit.
+            ValueError: shapes or devices that do not fit; lists of classes for a layer with label smoothing.
             IndexError: a target out of range.
             RuntimeError: targets that are not int64; in the backward pass, second derivatives, or a weight that has
                 changed since.
@@ -181,10 +189,23 @@ class FactorisedSquareHead(nn.Module):
         if target is None:  # differentiable by the input alone
             self._check_input(input)
             return F.linear(input.to(self.weight.dtype), self.weight, self.bias)
+        of_targets = self._loss if offsets is None else partial(self._loss_of_lists, offsets=offsets)
         # Not by a decorator, which imports the compiler with this module and takes seconds.
-        compute = torch.compiler.disable(self._loss) if torch.compiler.is_compiling() else self._loss  # type: ignore[no-untyped-call]
+        compute = torch.compiler.disable(of_targets) if torch.compiler.is_compiling() else of_targets  # type: ignore[no-untyped-call]
         loss: Tensor = compute(input, target)
         return loss
+
+    def _loss_of_lists(self, input: Tensor, classes: Tensor, offsets: Tensor) -> Tensor:
+        self._check_input(input)
+        check_label_lists(input, classes, offsets)
+        if self.label_smoothing:
+            raise ValueError("label smoothing is for examples with one true class, and these have lists of them")
+        if {classes.device, offsets.device} != {input.device}:
+            raise ValueError(f"classes and offsets are on {classes.device} and {offsets.device}, not {input.device}")
+        dtype = self._stored().weight.dtype
+        options: dict[str, Any] = {"k": self.k, "M": self.M, "reduction": self.reduction}
+        problem = multilabel_problem(len(input), classes, self.num_classes, dtype=dtype, rows_dtype=dtype, **options)
+        return self._apply_loss(input, problem, rows_of_pairs(classes, offsets, self.num_classes))
 
     def _loss(self, input: Tensor, target: Tensor) -> Tensor:
         self._check(input, target)
@@ -210,14 +231,18 @@ class FactorisedSquareHead(nn.Module):
             first_class=0,
             num_classes=C,
         )
-        # A loss that needs a gradient, so that there is a backward pass for the layer even where the input needs none.
-        own = torch.zeros((), device=H.device, requires_grad=torch.is_grad_enabled())
-        with torch.autocast(H.device.type, enabled=False):
-            loss: Tensor = _FactorisedLoss.apply(H, own, self, problem)  # type: ignore[no-untyped-call]
-        loss = loss.to(result_dtype(input))
+        loss = self._apply_loss(H, problem, None)
         if self.reduction != "none":
             return loss
         return (loss if kept is None else loss.new_zeros(len(target.reshape(-1))).index_put((kept,), loss)).view(shape)
+
+    def _apply_loss(self, H: Tensor, problem: Problem, row: Tensor | None) -> Tensor:
+        """The loss of an input of shape (N, d); ``row``, of each true class, for lists of them."""
+        # A loss that needs a gradient, so that there is a backward pass for the layer even where the input needs none.
+        own = torch.zeros((), device=H.device, requires_grad=torch.is_grad_enabled())
+        with torch.autocast(H.device.type, enabled=False):
+            loss: Tensor = _FactorisedLoss.apply(H, own, row, self, problem)  # type: ignore[no-untyped-call]
+        return loss.to(result_dtype(H))
 
     def _check_input(self, input: Tensor) -> None:
         """Refuses an input that does not fit the layer, before any work."""
@@ -445,17 +470,24 @@ class _FactorisedLoss(torch.autograd.Function):
     """Loss and gradient of the input in the forward pass; in the backward pass, what the head's step needs."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, own: Tensor, head: FactorisedSquareHead, problem: Problem) -> Tensor:
+    def forward(
+        ctx: Any, input: Tensor, own: Tensor, row: Tensor | None, head: FactorisedSquareHead, problem: Problem
+    ) -> Tensor:
         """The loss of an input of shape (N, d), reduced."""
         H = input.to(problem.dtype)
         if head._parameters["bias"] is not None:
             H = F.pad(H, (0, 1), value=1.0)
         W = head._rows()
-        rows = row_losses(H, W, None, W.factor.gram.to(problem.dtype), problem)
-        input_gradient = rows.input_gradient(problem) if ctx.needs_input_grad[0] else None
-        ctx.save_for_backward(H, input_gradient, rows.true_class, rows.slope)
+        gram = W.factor.gram.to(problem.dtype)
+        if row is None:
+            rows = row_losses(H, W, None, gram, problem)
+            losses, slope = rows.losses, rows.slope
+            input_gradient = rows.input_gradient(problem) if ctx.needs_input_grad[0] else None
+        else:
+            losses, input_gradient, slope = pair_losses(H, W, None, gram, row, problem)
+        ctx.save_for_backward(H, input_gradient, row, problem.true_class, slope)
         ctx.problem, ctx.head, ctx.dtype, ctx.changes = problem, head, input.dtype, head._changes
-        return problem.reduce(rows.losses)
+        return problem.reduce(losses)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
@@ -463,7 +495,7 @@ class _FactorisedLoss(torch.autograd.Function):
         (grad_output,) = grad_outputs
         if torch.is_grad_enabled():
             raise RuntimeError("the factorised head has no second derivatives: take linear_square_loss")
-        H, input_gradient, true_class, slope = ctx.saved_tensors
+        H, input_gradient, row, true_class, slope = ctx.saved_tensors
         head, problem = ctx.head, ctx.problem
         if head._changes != ctx.changes or head._state != _state_of(head._stored()):
             raise RuntimeError(
@@ -473,8 +505,9 @@ class _FactorisedLoss(torch.autograd.Function):
         scale = problem.scales(grad_output)
         with torch.autocast(H.device.type, enabled=False):
             sums = row_sums(H, scale, problem.square, problem.linear, problem.dtype, True)
-        head._pending.add(sums, MicroBatch(true_class, slope * scale, H))
-        if input_gradient is None:
-            return None, None, None, None
+        of_pairs = (slope * scale, H) if row is None else (slope * scale[row], H[row])
+        head._pending.add(sums, MicroBatch(true_class, *of_pairs))
+        if input_gradient is None or not ctx.needs_input_grad[0]:
+            return None, None, None, None, None
         gradient = (input_gradient * scale.unsqueeze(1))[:, : head.in_features]
-        return gradient.to(ctx.dtype), None, None, None
+        return gradient.to(ctx.dtype), None, None, None, None

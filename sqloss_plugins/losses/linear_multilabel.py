@@ -10,12 +10,12 @@ their own. As there, their squares are taken out of the sum before it is multipl
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from sqloss_plugins.losses._gram_form import Problem
+from sqloss_plugins.losses._gram_form import ClassRows, Problem
 from sqloss_plugins.losses._products import layer_gram, mm_wide, product_dtype, row_products, wide
 from sqloss_plugins.losses._targets import check_linear_layer, check_options, compute_dtype, result_dtype
 from sqloss_plugins.losses._tracing import needs_plain_operations
@@ -77,10 +77,61 @@ def linear_multilabel_square_loss(
     check_options(reduction, 0.0)
     check_rescaling(k, M)
     _check_layer(input, linear_weight, linear_bias, classes, offsets)
-    rows = _rows_of_pairs(classes, offsets, len(linear_weight))
-    ones = torch.ones(len(input), dtype=compute_dtype(input), device=input.device)
-    dtype = product_dtype(input)
-    problem = Problem(
+    C = len(linear_weight)
+    rows = rows_of_pairs(classes, offsets, C)
+    problem = multilabel_problem(
+        len(input),
+        classes,
+        C,
+        k=k,
+        M=M,
+        reduction=reduction,
+        dtype=product_dtype(input),
+        rows_dtype=compute_dtype(input),
+    )
+    with torch.autocast(input.device.type, enabled=False):
+        loss: Tensor = _MultiLabelGramForm.apply(input, linear_weight, linear_bias, rows, problem)  # type: ignore[no-untyped-call]
+    return loss.to(result_dtype(input))
+
+
+def _check_layer(input: Tensor, W: Tensor, b: Tensor | None, classes: Tensor, offsets: Tensor) -> None:
+    """Refuses what does not fit together, before any work."""
+    if needs_plain_operations(input, W, b, classes, offsets):
+        raise ValueError("tracers, transforms and subclasses of Tensor have no Gram form: take multilabel_square_loss")
+    check_linear_layer(input, W, b, classes=classes, offsets=offsets)
+    check_label_lists(input, classes, offsets)
+
+
+def check_label_lists(input: Tensor, classes: Tensor, offsets: Tensor) -> None:
+    """Refuses, by their shapes and dtypes, lists of true classes that are not those of the input's N rows.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        RuntimeError: another dtype than int64.
+    """
+    if classes.dim() != 1 or offsets.shape != input.shape[:1]:
+        raise ValueError(
+            f"classes is of shape (L) and offsets of shape {tuple(input.shape[:1])}, got {tuple(classes.shape)} and "
+            f"{tuple(offsets.shape)}"
+        )
+    if classes.dtype != torch.int64 or offsets.dtype != torch.int64:
+        raise RuntimeError(f"classes and offsets are int64, got {classes.dtype} and {offsets.dtype}")
+
+
+def multilabel_problem(
+    N: int,
+    classes: Tensor,
+    C: int,
+    *,
+    k: float,
+    M: float,
+    reduction: str,
+    dtype: torch.dtype,
+    rows_dtype: torch.dtype,
+) -> Problem:
+    """The problem of N rows that all count, whose ``true_class`` has the true classes of all rows, of shape (L)."""
+    ones = torch.ones(N, dtype=rows_dtype, device=classes.device)
+    return Problem(
         true_class=classes,
         rows=ones,
         normaliser=ones.sum() if reduction == "mean" else None,
@@ -93,29 +144,17 @@ def linear_multilabel_square_loss(
         dtype=dtype,
         value_dtype=dtype,
         first_class=0,
-        num_classes=len(linear_weight),
+        num_classes=C,
     )
-    with torch.autocast(input.device.type, enabled=False):
-        loss: Tensor = _MultiLabelGramForm.apply(input, linear_weight, linear_bias, rows, problem)  # type: ignore[no-untyped-call]
-    return loss.to(result_dtype(input))
 
 
-def _check_layer(input: Tensor, W: Tensor, b: Tensor | None, classes: Tensor, offsets: Tensor) -> None:
-    """Refuses what does not fit together, before any work."""
-    if needs_plain_operations(input, W, b, classes, offsets):
-        raise ValueError("tracers, transforms and subclasses of Tensor have no Gram form: take multilabel_square_loss")
-    check_linear_layer(input, W, b, classes=classes, offsets=offsets)
-    if classes.dim() != 1 or offsets.shape != input.shape[:1]:
-        raise ValueError(
-            f"classes is of shape (L) and offsets of shape {tuple(input.shape[:1])}, got {tuple(classes.shape)} and "
-            f"{tuple(offsets.shape)}"
-        )
-    if classes.dtype != torch.int64 or offsets.dtype != torch.int64:
-        raise RuntimeError(f"classes and offsets are int64, got {classes.dtype} and {offsets.dtype}")
+def rows_of_pairs(classes: Tensor, offsets: Tensor, C: int) -> Tensor:
+    """The row that each of the true classes belongs to, int64, of shape (L).
 
-
-def _rows_of_pairs(classes: Tensor, offsets: Tensor, C: int) -> Tensor:
-    """The row that each of the true classes belongs to, int64, of shape (L)."""
+    Raises:
+        ValueError: offsets that fall or leave ``classes``; a class twice in a row.
+        IndexError: a class out of range.
+    """
     ends = torch.cat([offsets[1:], offsets.new_tensor([len(classes)])])
     counts = ends - offsets
     if len(offsets) == 0 or int(offsets[0]) != 0 or bool((counts < 0).any()):
@@ -131,33 +170,57 @@ def _rows_of_pairs(classes: Tensor, offsets: Tensor, C: int) -> Tensor:
     return rows
 
 
+class PairLosses(NamedTuple):
+    """Losses of the rows, and what their gradients are made of."""
+
+    losses: Tensor  # (N)
+    input_gradient: Tensor  # (N, d), half the gradient of the losses, times C, by the rows of H
+    slope: Tensor  # (L), half the derivative of each true class's term, beyond that of a wrong class's
+
+
+def pair_losses(
+    H: Tensor, W: Tensor | ClassRows, b: Tensor | None, gram: Tensor, row: Tensor, problem: Problem
+) -> PairLosses:
+    """The losses of the rows of H, of shape (N, d); a bias takes a weight that is a tensor.
+
+    Args:
+        H: what the layer is given.
+        W, b: the layer's.
+        gram: W^T W.
+        row: of each true class, as :func:`rows_of_pairs` has it.
+        problem: as :func:`multilabel_problem` has it.
+    """
+    k, M, classes = problem.k, problem.M, problem.true_class
+    h = wide(H)
+    W_true = wide(W[classes].to(problem.dtype))
+    f = row_products(H[row], h[row], W_true)
+    V = mm_wide(H, gram)
+    outer: Tensor | float = 0.0  # the sum of f_i b_i over the wrong classes
+    if b is not None and isinstance(W, Tensor):
+        bias = wide(b)
+        f += bias[classes]
+        Wb = mm_wide(W.to(problem.dtype).T, bias.unsqueeze(1)).squeeze(1)
+        V += Wb
+        outer = (h @ Wb + bias.dot(bias)).index_add_(0, row, -f * bias[classes])
+    V.index_add_(0, row, -f.unsqueeze(1) * W_true)  # over the wrong classes
+    losses = row_products(H, h, V) + outer
+    losses = losses.index_add_(0, row, k * (f - M).square()) / problem.num_classes
+    true_slope = k * (f - M)
+    V.index_add_(0, row, true_slope.unsqueeze(1) * W_true)
+    return PairLosses(losses, V, true_slope - f)
+
+
 class _MultiLabelGramForm(torch.autograd.Function):
     """Loss and gradient of the input in the forward pass, gradients of the parameters in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, W: Tensor, b: Tensor | None, row: Tensor, problem: Problem) -> Tensor:
         """The loss of an input of shape (N, d), reduced, in a wide dtype."""
-        k, M, classes = problem.k, problem.M, problem.true_class
         H = input.to(problem.dtype)
-        h = wide(H)
-        W_true = wide(W[classes].to(problem.dtype))
-        f = row_products(H[row], h[row], W_true)
-        V = mm_wide(H, layer_gram(W, problem.dtype))
-        outer: Tensor | float = 0.0  # the sum of f_i b_i over the wrong classes
-        if b is not None:
-            bias = wide(b)
-            f += bias[classes]
-            Wb = mm_wide(W.to(problem.dtype).T, bias.unsqueeze(1)).squeeze(1)
-            V += Wb
-            outer = (h @ Wb + bias.dot(bias)).index_add_(0, row, -f * bias[classes])
-        V.index_add_(0, row, -f.unsqueeze(1) * W_true)  # over the wrong classes
-        losses = row_products(H, h, V) + outer
-        losses = losses.index_add_(0, row, k * (f - M).square()) / problem.num_classes
-        true_slope = k * (f - M)
-        V.index_add_(0, row, true_slope.unsqueeze(1) * W_true)
-        ctx.save_for_backward(input, W, b, V, row, true_slope - f)
+        found = pair_losses(H, W, b, layer_gram(W, problem.dtype), row, problem)
+        ctx.save_for_backward(input, W, b, found.input_gradient, row, found.slope)
         ctx.problem = problem
-        return problem.reduce(losses)
+        return problem.reduce(found.losses)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
