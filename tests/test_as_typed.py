@@ -75,7 +75,7 @@ EARLIER = [
 """Runs that pages have in the place of longer ones."""
 MODULES = [
     *(f"sqloss_plugins.hf.tasks.{name}" for name in ("classification", "glue", "images", "language_model")),
-    *(f"sqloss_plugins.hf.tasks.{name}" for name in ("characters", "reverse_dictionary")),
+    *(f"sqloss_plugins.hf.tasks.{name}" for name in ("characters", "reverse_dictionary", "extreme")),
     *(f"sqloss_plugins.experiments.{name}" for name in ("sweep", "compare", "calibrate", "report", "explain")),
     *("transformers.models.bert.modeling_bert", "evaluate", "timm"),
     *("sqloss_plugins.espnet.recipe.flow", "espnet2.tasks.asr", "espnet2.tasks.st", "espnet2.bin.asr_inference"),

@@ -343,8 +343,8 @@ def test_multi_label_by_hand():
     [
         ({"loss": "squentropy"}, {}, "squentropy has no form for multi-label .*: choose from square, cross_entropy"),
         ({"label_smoothing_factor": 0.1}, {}, "label smoothing is for examples with one true class"),
-        ({"without_logits": True}, {}, "--without_logits .*, and multi-label classification needs all outputs"),
-        ({"rescaling": "level"}, {}, "the rescaling level is for examples with one true class"),
+        ({"without_logits": True}, {}, "--without_logits .*, and multi-label classification with a value for each"),
+        ({"rescaling": "paper"}, {}, "the rescaling paper is for examples with one true class"),
         ({}, {"class_weights": WEIGHTS}, "class weights are for examples with one true class"),
         ({}, {"shift_labels": True}, "shifted labels are for examples with one true class"),
     ],

@@ -79,6 +79,8 @@ class ExtremeClassification(ManyClasses):
         super().check()
         if self.args.mini or self.args.data_dir is None:
             refuse_given(self.given, ("data_dir", "content"), "is of a folder of real texts, and this is mini data")
+        if self.config.num_sampled is not None:
+            raise UserError("--num_sampled is for texts with one true class, and these have several: leave it out")
         for name in ("propensity_a", "propensity_b"):
             if not 0.0 <= getattr(self.args, name) < np.inf:
                 raise UserError(f"--{name} must be a finite number of at least 0, got {getattr(self.args, name):g}")
