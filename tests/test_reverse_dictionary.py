@@ -56,22 +56,29 @@ def test_files_that_are_none(content, message, tmp_path):
 
 
 @given(
-    words=st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz")), max_size=12),
+    words=st.lists(
+        st.tuples(st.sampled_from("abcd"), st.sampled_from("xyz"), st.sets(st.sampled_from("uvw"), max_size=2)),
+        max_size=12,
+    ),
     size=st.integers(1, 4),
     seed=st.integers(0, 3),
+    of_all=st.booleans(),
 )
-def test_what_is_held_out(words, size, seed):
-    definitions = [Definition(text, word) for text, word in words]
-    validation, test = held_out_definitions(definitions, size, seed)
+def test_what_is_held_out(words, size, seed, of_all):
+    definitions = [Definition(text, word, tuple(sorted(others))) for text, word, others in words]
+    validation, test = held_out_definitions(definitions, size, seed, of_all)
     assert len(validation) <= size
     assert 0 <= len(test) - len(validation) <= 1
     held_out = [*validation, *test]
     assert len(set(held_out)) == len(held_out)
     training = [definition for i, definition in enumerate(definitions) if i not in held_out]
     for i in held_out:
-        assert definitions[i].word in {definition.word for definition in training}
-        assert definitions[i] not in training
-    assert (validation, test) == held_out_definitions(definitions, size, seed)
+        if of_all:
+            assert set(definitions[i].synonyms) <= {word for one in training for word in one.synonyms}
+        else:
+            assert definitions[i].word in {definition.word for definition in training}
+        assert (definitions[i].text, definitions[i].word) not in {(one.text, one.word) for one in training}
+    assert (validation, test) == held_out_definitions(definitions, size, seed, of_all)
 
 
 def test_mini_data(tmp_path):
