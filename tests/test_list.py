@@ -12,6 +12,7 @@ from sqloss_plugins.cli import COMMANDS as PROGRAMS
 from sqloss_plugins.espnet.tasks import TASKS as ESPNET_TASKS
 from sqloss_plugins.experiments import listing
 from sqloss_plugins.experiments.tasks import COMMANDS
+from sqloss_plugins.results import OF_OUTPUTS
 
 
 @pytest.fixture
@@ -83,6 +84,16 @@ def test_runs_are_counted_and_measured(place, capsys):
         "GPU-hours of 1 of the paper's 25 pairs of task and architecture: 0.375. The others are unmeasured." in printed
     )
     assert "0.417, CPU (x86_64, threads: 2)" in printed
+
+
+def test_predictions_alone_are_no_runs(place, capsys):
+    """They are below `runs`, too, where it looks by itself; there may also be nothing finished yet."""
+    Path("runs").mkdir()
+    nothing = listed(capsys)
+    write(Path("runs/new"), metrics={"test": {OF_OUTPUTS: {"accuracy": 0.5}}}, epochs=0.0, best_epoch=None)
+    assert listed(capsys) == nothing
+    assert listing.main(["runs"]) == 2
+    assert "is of predictions alone" in capsys.readouterr().err
 
 
 def test_nothing_is_made_up_where_nothing_was_run(place, capsys):

@@ -279,6 +279,14 @@ def test_cube_of_a_case_by_hand():
     torch.testing.assert_close(cube[0, :, 0, 0].tolist(), [*expected, 1.0])
 
 
+def test_cube_in_16_bits():
+    """As a whole model is with --bf16_full_eval."""
+    first, second = (tuple(torch.randn(2, n, 3) for _ in "fb") for n in (4, 3))
+    narrow = similarity_cube(*(tuple(one.bfloat16() for one in text) for text in (first, second)))
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.float(), similarity_cube(first, second), rtol=0.05, atol=0.05)
+
+
 def test_swapped_texts_transpose_cube_and_focus():
     first, second = (tuple(torch.randn(2, n, 3, dtype=torch.float64) for _ in "fb") for n in (4, 3))
     cube, other = similarity_cube(first, second), similarity_cube(second, first)

@@ -229,8 +229,12 @@ class Comparison:
     notes: list[str]
 
 
-def find_runs(folders: Iterable[Path]) -> list[Run]:
+def find_runs(folders: Iterable[Path], must_be: bool = True) -> list[Run]:
     """Every run below the folders; not those in which a saved model did no more than predict.
+
+    Args:
+        folders: where they are.
+        must_be: whether there has to be one.
 
     Raises:
         UserError: a folder that is not there, a file that is not a result or has nothing to compare by, or no run.
@@ -242,10 +246,10 @@ def find_runs(folders: Iterable[Path]) -> list[Run]:
             raise UserError(f"{folder} is not a folder")
         for path in _result_paths(folder):
             paths.setdefault(os.path.realpath(path), path)
-    if not paths:
+    if not paths and must_be:
         raise UserError(f"no {RESULT_NAME} below {', '.join(map(str, folders))}: no run is finished there")
     runs = [run for path in paths.values() if (run := _read_run(path))]
-    if not runs:
+    if not runs and must_be:
         raise UserError(f"{next(iter(paths.values()))} is of predictions alone: give the folder of a training")
     return runs
 

@@ -37,7 +37,7 @@ from sqloss_plugins.espnet.tasks import TASKS as ESPNET_TASKS
 from sqloss_plugins.experiments.comparison import Run, find_runs
 from sqloss_plugins.experiments.tasks import command
 from sqloss_plugins.metrics import metric
-from sqloss_plugins.results import RESULT_NAME, markdown_table
+from sqloss_plugins.results import markdown_table
 
 PROGRAM = "sqloss list"
 _RUNS_A_SEED = 3  # the square loss and cross-entropy with early stopping, the square loss for cross-entropy's epochs
@@ -250,8 +250,8 @@ def _run(argv: Sequence[str]) -> None:
         )
         return
     default = Path("runs")
-    folders = args.folders or ([default] if any(default.rglob(RESULT_NAME)) else [])
-    found = entries(find_runs(folders) if folders else [])
+    folders = args.folders or ([default] if default.is_dir() else [])
+    found = entries(find_runs(folders, must_be=bool(args.folders)))
     if args.json:
         if args.budget:
             raise UserError("--json prints the hours as well: leave --budget out")

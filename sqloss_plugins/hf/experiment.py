@@ -123,7 +123,8 @@ def _prepare(task: Task) -> None:
     for phase, split in _NEEDS:
         is_wanted = getattr(config, phase) and (phase in task.given or phase == "do_train")
         if is_wanted and split not in splits:
-            raise UserError(f"--{phase} needs {split} data, and there is none")
+            remedy = "give it, or hold some out of the training data" if split == "validation" else "give it"
+            raise UserError(f"--{phase} needs {split} data, and there is none: {remedy}")
     if not config.do_train and not any(_is_wanted(task, split) for split in task.data.splits):
         raise UserError("there is no data to score: give validation or test data")
     task.settle()

@@ -112,9 +112,14 @@ def similarity_cube(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor])
     """
     channels = []
     for a, b in zip(_views(*first), _views(*second), strict=True):
-        channels += [F.normalize(a, dim=2) @ F.normalize(b, dim=2).transpose(1, 2), -torch.cdist(a, b)]
+        channels += [F.normalize(a, dim=2) @ F.normalize(b, dim=2).transpose(1, 2), -_distances(a, b)]
         channels.append(a @ b.transpose(1, 2))
     return torch.stack([*channels, torch.ones_like(channels[0])], dim=1)
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """In float32 at least: PyTorch has none in 16 bits on a CPU, in which the whole model is with --bf16_full_eval."""
+    return torch.cdist(a, b) if a.dtype == torch.float64 else torch.cdist(a.float(), b.float()).to(a.dtype)
 
 
 def _views(forwards: Tensor, backwards: Tensor) -> tuple[Tensor, ...]:
