@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets.utils import tqdm
 from numpy.typing import NDArray
 
+from sqloss_plugins.data.progress import MANY_BYTES, bar_if
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.data.wordnet import (
     KINDS,
@@ -71,6 +73,11 @@ def load_label_lists(folder: Path, content: bool = False, held_out: int | None =
     Raises:
         UserError: what is wrong with the files, and where.
     """
+    with bar_if(any(path.stat().st_size >= MANY_BYTES // 4 for path in folder.glob("*.json*"))):
+        return _read(folder, content, held_out, seed)
+
+
+def _read(folder: Path, content: bool, held_out: int | None, seed: int) -> LabelLists:
     parts = [part for part in PARTS if (folder / f"data.{part}").is_file()]
     if _find(folder, "trn.json") is None and parts:
         if content:
@@ -147,7 +154,8 @@ def _found(folder: Path, name: str) -> Path:
 def _records(path: Path, content: bool, num_labels: int | None) -> Iterator[_Record]:
     """The lines of a file; those of ``lbl.json``, for which there is no number of labels, have none."""
     names = ("title", "content") if content else ("title",)
-    for number, line in enumerate(decoded_lines(path, str(path)), start=1):
+    lines = tqdm(decoded_lines(path, str(path)), desc=f"Reading {path.name}", unit=" lines")
+    for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number},"
         try:
             record = decoded_json(line, where)
