@@ -1,6 +1,7 @@
 """How many pairs of texts a second the models for pairs train on, with batches as they come and grouped by length.
 
     python -m benchmarks.pair_models --json benchmarks/results/pair_models_cpu.json
+    python -m benchmarks.pair_models --precisions float32 --processor-time
 
 A training step of 64 pairs with lengths as in MRPC (23.5 words on average, 7 to 48): forward, backward and optimiser,
 in float32 and in mixed bfloat16 (--bf16). Grouped by length is --train_sampling_strategy group_by_length.
@@ -17,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from benchmarks.measure import make_parser, prepare, report, side_by_side
+from benchmarks.measure import add_processor_time, clock_of, make_parser, prepare, report, side_by_side
 from sqloss_plugins.models import ARCHITECTURES
 
 PAIRS, BATCH, WORDS = 3668, 64, 12443  # MRPC's training data
 MEAN, DEVIATION, CORRELATION, SHORTEST, LONGEST = 23.5, 6.4, 0.71, 7, 48
+PRECISIONS = ["float32", "bfloat16"]
 STEPS = 6  # in each run, evenly out of the epoch
 
 
@@ -74,18 +76,28 @@ class Training:
 def main() -> int:
     parser = make_parser(__doc__, rounds=3)
     parser.set_defaults(threads=1)
+    add_processor_time(parser)
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        default=PRECISIONS,
+        choices=PRECISIONS,
+        metavar="NAME",
+        help=f"some of {', '.join(PRECISIONS)}; bfloat16 is slow on a CPU that has no instructions for it",
+    )
     args = parser.parse_args()
+    clock = clock_of(parser, args)
     prepare(parser, args)
     sizes = lengths()
     data = {name: batches(sizes, name == "grouped", args.device) for name in ("random", "grouped")}
     runs = {
         (arch, precision, order): Training(arch, precision, data[order], args.device)
         for arch in ARCHITECTURES
-        for precision in ("float32", "bfloat16")
+        for precision in dict.fromkeys(args.precisions)
         for order in data
     }
     named = {" ".join(key): run for key, run in runs.items()}
-    times = side_by_side(named, args.rounds, args.device, "models for pairs")
+    times = side_by_side(named, args.rounds, args.device, "models for pairs", clock)
     rows: list[dict[str, object]] = []
     table = [["model", "parameters beside word vectors", "precision", "batches", "pairs/s"]]
     for (arch, precision, order), taken in zip(runs, times.values(), strict=True):

@@ -166,6 +166,9 @@ def test_pair_models(tmp_path, monkeypatch, capsys):
     assert len(rows) == 8
     assert all(row["pairs_per_s"] > 0 for row in rows)
     assert "pairs/s" in capsys.readouterr().out
+    arguments = ["--precisions", "float32", "--processor-time", "--json", tmp_path / "b.json"]
+    assert run(pair_models, monkeypatch, "--rounds", 1, *arguments) == 0
+    assert {row["precision"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]} == {"float32"}
 
 
 def test_image_training(tmp_path, monkeypatch, capsys):
