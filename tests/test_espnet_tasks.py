@@ -294,8 +294,10 @@ def test_several_labels_are_not_rescaled(count, data, tmp_path, monkeypatch):
     outputs = model.decoder(*model.encode(batch["speech"], batch["speech_lengths"]))
     expected = (outputs - one_hot(batch["label"].squeeze(-1), count)).square().mean()
     assert float(model(**batch)[0]) == pytest.approx(float(expected), rel=1e-5)
-    with pytest.raises(UserError, match="leave it at auto, or give k and M"):
-        build("cls", data, tmp_path, model="sqloss", model_conf={**conf, "rescaling": "level"})
+    with pytest.raises(UserError, match="leave it at auto, take level, or give k and M"):
+        build("cls", data, tmp_path, model="sqloss", model_conf={**conf, "rescaling": "paper"})
+    level, _ = build("cls", data, tmp_path, model="sqloss", model_conf={**conf, "rescaling": "level"})
+    assert level.rescaling.k == (15.0 if count > 1 else 1.0)
 
 
 @pytest.mark.parametrize(

@@ -360,13 +360,14 @@ def test_top5(data):
 
 def test_every_metric_says_what_it_needs():
     assert {METRICS[name].inputs for name in COMPUTED} == set(INPUTS)
-    assert [name for name in METRICS if name not in COMPUTED] == ["word_auroc", "loss"]
+    ranking = [f"{kind}_at_{k}" for kind in ("precision", "psp") for k in (1, 3, 5)]
+    assert [name for name in METRICS if name not in COMPUTED] == ["word_auroc", *ranking, "loss"]
     for name, found in METRICS.items():
         assert Metric(name, **found.direction).direction == found.direction
     higher = {name for name, found in METRICS.items() if found.higher_is_better}
     assert higher == {
         *("accuracy", "top5", "top10", "f1", "f1_macro", "f1_micro", "matthews_correlation", "pearson", "spearmanr"),
-        "word_auroc",
+        *("word_auroc", *ranking),
     }
 
 
