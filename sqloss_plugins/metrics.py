@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from sqloss_plugins import ranking_metrics
 from sqloss_plugins.metric_inputs import check_length, checked
 
 if TYPE_CHECKING:
@@ -414,7 +415,7 @@ METRICS: dict[str, Metric] = {
         Metric("ece_adaptive", higher_is_better=False, inputs="probabilities", function=_ece_adaptive),
         Metric("aurc", higher_is_better=False, inputs="probabilities", function=_aurc),
         Metric("word_auroc", higher_is_better=True),
-        *(Metric(f"{kind}_at_{k}", higher_is_better=True) for kind in ("precision", "psp") for k in (1, 3, 5)),
+        *(Metric(name, higher_is_better=True) for name in ranking_metrics.NAMES),
         Metric("loss", higher_is_better=False, unit="", is_comparable=False),
     )
 }

@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+COUNTS = (1, 3, 5)
+"""How many of the best answers are looked at, as the repository's authors do."""
+NAMES = tuple(f"{kind}_at_{k}" for kind in ("precision", "psp") for k in COUNTS)
+"""The metrics."""
 NO_CLASS = -100
 """What fills up lists of class numbers."""
+NO_ANSWER = -1
+"""What fills up answers, where there are too few."""
 
 
 def inverse_propensities(counts: NDArray[np.int64], count: int, A: float = 0.55, B: float = 1.5) -> NDArray[np.float64]:
@@ -79,12 +85,12 @@ def without_filtered(
     """The best answers that may be given.
 
     Args:
-        answers: class numbers, the best first, of shape (N, n), n at least ``count`` and the most filtered of a row.
+        answers: class numbers, the best first, of shape (N, n), n at least ``count``.
         filtered: row -> class numbers that are no answer to it.
         count: how many are wanted.
 
     Returns:
-        Of shape (N, count).
+        Of shape (N, count); -1 where too few are left.
 
     Examples:
         >>> import numpy as np
@@ -95,7 +101,8 @@ def without_filtered(
     """
     kept = answers[:, :count].copy()
     for row, classes in filtered.items():
-        kept[row] = [answer for answer in answers[row] if answer not in classes][:count]
+        left = [answer for answer in answers[row] if answer not in classes][:count]
+        kept[row] = left + [NO_ANSWER] * (count - len(left))
     return kept
 
 
@@ -103,12 +110,12 @@ def ranking_metrics(
     answers: NDArray[np.int64],
     lists: NDArray[np.int64],
     weights: NDArray[np.float64],
-    counts: Sequence[int] = (1, 3, 5),
+    counts: Sequence[int] = COUNTS,
 ) -> dict[str, float]:
     """``precision_at_k`` and ``psp_at_k``, the propensity-scored precision, for some k, as fractions.
 
     Args:
-        answers: class numbers, the best first, of shape (N, n), n at least the largest k.
+        answers: class numbers, the best first, or -1, of shape (N, n), n at least the largest k, or all classes.
         lists: the true labels, class numbers, of shape (N, L), filled up with -100.
         weights: 1 / p of each label, of shape (C).
         counts: the values of k.

@@ -16,6 +16,14 @@ def assert_refused(main, options, program, message, folder, capsys):
     assert list(folder.iterdir()) == []
 
 
+def assert_same_answers_without_logits(main, options, run, folder):
+    """A saved model gives the answers of its own run, with and without the outputs of a batch."""
+    options = [*options, "--do_predict", "--model_name_or_path", str(run)]
+    for name in ("true", "false"):
+        assert main([*options, "--without_logits", name, "--output_dir", str(folder / name)]) == 0
+        assert (folder / name / "predict_results.tsv").read_text() == (run / "predict_results.tsv").read_text()
+
+
 def kill_when(command, environment, folder, wanted):
     """Starts a command and kills it, with SIGKILL, as soon as the folder has what is wanted, but no result.
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from commands import assert_refused
+from commands import assert_refused, assert_same_answers_without_logits
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -21,7 +21,8 @@ from sqloss_plugins.data.wordnet import read_definitions, write_mini_wordnet
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.hf import SquareLossConfig, SquareLossTrainer, TrainerLoss
 from sqloss_plugins.hf.label_lists import LabelListCollator, multi_hot, padded
-from sqloss_plugins.hf.tasks.extreme import main
+from sqloss_plugins.hf.options import parse
+from sqloss_plugins.hf.tasks.extreme import ExtremeClassification, main
 from sqloss_plugins.hf.token_scores import BestClasses
 from sqloss_plugins.models.bag_of_words import BagOfWordsConfig, BagOfWordsForSequenceClassification
 from sqloss_plugins.ranking_metrics import inverse_propensities, ranking_metrics, without_filtered
@@ -164,6 +165,7 @@ def test_propensities():
 def test_answers_that_do_not_count():
     answers = np.array([[4, 2, 7, 1], [3, 0, 5, 6]])
     assert without_filtered(answers, {1: [0, 3]}, 2).tolist() == [[4, 2], [5, 6]]
+    assert without_filtered(answers, {0: [4, 7, 1]}, 4).tolist()[0] == [2, -1, -1, -1]
     assert without_filtered(answers.astype(float), {}, 2).tolist() == [[4.0, 2.0], [3.0, 0.0]]
 
 
@@ -191,7 +193,7 @@ def repository(folder, **changed):
 
 
 def test_reading(tmp_path):
-    found = load_label_lists(repository(tmp_path, filter="0 2\n0 1\n"))
+    found = load_label_lists(repository(tmp_path, filter="0 2\n0 1\n0 2\n"))
     assert found.labels == ("red shoe", "hat (label 1)", "hat (label 2)", "(label 3)")
     assert (found.data.sizes, found.count) == ({"train": 38, "validation": 2, "test": 2}, 40)
     assert found.counts.tolist() == [10, 10, 10, 40]
@@ -201,13 +203,14 @@ def test_reading(tmp_path):
     assert {row["text"]: row["label"] for row in together} == {
         f"text {i}": [i % 4, 3][: 1 + (i % 4 < 3)] for i in range(40)
     }
-    for name in ("trn", "tst", "lbl"):
-        path = tmp_path / f"{name}.json"
+    for name in ("trn.json", "tst.json", "lbl.json", "filter_labels_test.txt"):
+        path = tmp_path / name
         with path.open("rb") as plain, gzip.open(f"{path}.gz", "wb") as packed:
             shutil.copyfileobj(plain, packed)
         path.unlink()
     again = load_label_lists(tmp_path)
     assert again.data.fingerprint == found.data.fingerprint
+    assert again.filtered == found.filtered
     whole = load_label_lists(tmp_path, content=True, held_out=5, seed=1)
     assert set(whole.data.splits["validation"]["text"]) < {f"text {i} more" for i in range(40)}
 
@@ -310,13 +313,7 @@ def test_the_command(run, capsys):
 
 
 def test_scores_are_those_of_all_outputs(run, tmp_path):
-    written = []
-    for name, options in (("with", ["--without_logits", "false"]), ("without", [])):
-        folder = tmp_path / name
-        options = ["--do_predict", "--model_name_or_path", str(run), "--output_dir", str(folder), *options]
-        assert main([*SHORT[:4], *options]) == 0
-        written.append((folder / "predict_results.tsv").read_text())
-    assert written[0] == written[1] == (run / "predict_results.tsv").read_text()
+    assert_same_answers_without_logits(main, SHORT[:4], run, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -338,6 +335,18 @@ def test_cross_entropy_begins_with_rare_labels(tmp_path):
     assert loss == pytest.approx(-(4 * np.log(1 / 160) + 156 * np.log(159 / 160)) / 160, rel=1e-4)
 
 
+def test_few_labels_of_which_some_do_not_count(tmp_path):
+    """Fewer answers than are looked at."""
+    (tmp_path / "shop").mkdir()
+    folder = repository(tmp_path / "shop", filter="0 2\n0 1\n1 3\n")
+    out = tmp_path / "out"
+    assert main([*SHORT[1:], "--data_dir", str(folder), "--output_dir", str(out)]) == 0
+    with (out / "predict_results.tsv").open(encoding="utf-8") as file:
+        _, first, second = csv.reader(file, delimiter="\t")
+    assert set(first[2:]) == {"red shoe", "(label 3)", ""}
+    assert (len(first), second[-1]) == (6, "")
+
+
 def test_a_folder_of_real_texts(tmp_path, capsys):
     (tmp_path / "LF-Shoes").mkdir()
     extreme.write_mini_repository(tmp_path / "LF-Shoes")
@@ -348,6 +357,13 @@ def test_a_folder_of_real_texts(tmp_path, capsys):
     assert (result["task"], result["mini"]) == ("lf-shoes", False)
     assert "160 labels, 4 for each text" in capsys.readouterr().out
     assert len((out / "predict_results.tsv").read_text().splitlines()) == 51
+
+
+def test_a_folder_that_is_called_as_one_of_the_papers_tasks(tmp_path):
+    (tmp_path / "MRPC").mkdir()
+    task = parse(ExtremeClassification, ["--use_cpu", "--data_dir", str(repository(tmp_path / "MRPC"))])
+    task.load()
+    assert (task.name, task.paper_task) == ("mrpc", None)
 
 
 REFUSED = {

@@ -88,7 +88,7 @@ def test_second_derivatives_are_refused():
         ({"classes": torch.tensor([0, -1, 2])}, IndexError, "Target -1 is out of bounds"),
         ({"classes": torch.tensor([1, 1, 2])}, ValueError, "twice in one row"),
         ({"classes": torch.zeros(3)}, RuntimeError, "int64"),
-        ({"offsets": torch.tensor([0, 2])}, ValueError, "offsets of shape"),
+        ({"offsets": torch.tensor([0, 2])}, ValueError, "classes is of shape"),
         ({"offsets": torch.tensor([0, 3, 2])}, ValueError, "never falls"),
         ({"offsets": torch.tensor([0, 2, 4])}, ValueError, "never falls"),
         ({"offsets": torch.tensor([1, 2, 3])}, ValueError, "begins with 0"),

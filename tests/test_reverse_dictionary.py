@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from commands import assert_refused
+from commands import assert_refused, assert_same_answers_without_logits
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
@@ -128,14 +128,7 @@ def test_the_saved_model_answers(run):
 
 
 def test_scores_are_those_of_all_outputs(run, tmp_path):
-    """With and without the outputs of a batch: the same answers."""
-    written = []
-    for name, options in (("with", ["--without_logits", "false"]), ("without", [])):
-        folder = tmp_path / name
-        options = ["--do_predict", "--model_name_or_path", str(run), "--output_dir", str(folder), *options]
-        assert main([*SHORT[:4], *options]) == 0
-        written.append((folder / "predict_results.tsv").read_text())
-    assert written[0] == written[1] == (run / "predict_results.tsv").read_text()
+    assert_same_answers_without_logits(main, SHORT[:4], run, tmp_path)
 
 
 REFUSED = {

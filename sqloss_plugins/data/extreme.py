@@ -98,9 +98,9 @@ def _read(folder: Path, content: bool, held_out: int | None, seed: int) -> Label
     graded = sum(record.is_graded for records in splits.values() for record in records)
     if graded:
         notes.append(f"relevances other than 1, in {graded} texts, count as 1")
-    filters = folder / "filter_labels_test.txt"
-    filtered = _filters(filters, len(splits["test"]), len(labels)) if filters.is_file() else {}
-    if filtered:
+    filters = _find(folder, "filter_labels_test.txt")
+    filtered = _filters(filters, len(splits["test"]), len(labels)) if filters else {}
+    if filters:
         notes.append(f"labels that are no answer to a test text, by {filters.name}: {sum(map(len, filtered.values()))}")
     validation = sorted(Random(seed).sample(range(total), size))
     found = _label_lists(splits["train"], validation, splits["test"], labels, str(folder), tuple(notes))
@@ -207,7 +207,8 @@ def _filters(path: Path, num_texts: int, num_labels: int) -> dict[int, list[int]
         text, label = map(int, pair)
         if text >= num_texts or label >= num_labels:
             raise UserError(f"{path}, line {number}, is of no text or no label that there is: {brief(line.strip())}")
-        filtered.setdefault(text, []).append(label)
+        if label not in filtered.setdefault(text, []):
+            filtered[text].append(label)
     return filtered
 
 

@@ -84,14 +84,18 @@ def run(task_type: type[Task], argv: Sequence[str]) -> None:
         UserError: for every mistake of the user's, before training begins.
         RunError: the training diverged.
     """
-    is_in_group = torch.distributed.is_available() and torch.distributed.is_initialized()
+    was_in_group = _is_in_group()
     task = parse(task_type, argv)
     with quiet_libraries(task.config):
         _prepare(task)
         _run_once(task)
-    if task.config.world_size > 1 and not is_in_group:
+    if _is_in_group() and not was_in_group:
         # Else a process may end while a thread of Gloo's is at work, and abort.
         torch.distributed.destroy_process_group()
+
+
+def _is_in_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextmanager

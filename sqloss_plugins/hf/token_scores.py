@@ -74,7 +74,7 @@ class OutputScores(ABC):
 
 
 class BestClasses(OutputScores):
-    """The numbers of the classes with the largest outputs, the largest first, of a classifier with one label.
+    """The numbers of the classes with the largest outputs, the largest first, of a classifier.
 
     They are float32, which is exact up to 16.7 million classes.
 

@@ -109,10 +109,10 @@ def check_label_lists(input: Tensor, classes: Tensor, offsets: Tensor) -> None:
         ValueError: shapes that do not fit.
         RuntimeError: another dtype than int64.
     """
-    if classes.dim() != 1 or offsets.shape != input.shape[:1]:
+    if input.dim() != 2 or classes.dim() != 1 or offsets.shape != input.shape[:1]:
         raise ValueError(
-            f"classes is of shape (L) and offsets of shape {tuple(input.shape[:1])}, got {tuple(classes.shape)} and "
-            f"{tuple(offsets.shape)}"
+            f"for an input of shape (N, d) classes is of shape (L) and offsets of shape (N), got "
+            f"{tuple(input.shape)}, {tuple(classes.shape)} and {tuple(offsets.shape)}"
         )
     if classes.dtype != torch.int64 or offsets.dtype != torch.int64:
         raise RuntimeError(f"classes and offsets are int64, got {classes.dtype} and {offsets.dtype}")

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sqloss_plugins.command_line import check_name
 from sqloss_plugins.data.extreme import LabelLists, load_label_lists, load_mini
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
@@ -37,10 +38,15 @@ from sqloss_plugins.hf.options import option, refuse_given
 from sqloss_plugins.hf.task import Scores
 from sqloss_plugins.hf.tasks.many_classes import ManyClasses, ManyClassesArguments
 from sqloss_plugins.losses import LOSSES
-from sqloss_plugins.ranking_metrics import inverse_propensities, ranking_metrics, without_filtered
+from sqloss_plugins.ranking_metrics import (
+    COUNTS,
+    NAMES,
+    NO_ANSWER,
+    inverse_propensities,
+    ranking_metrics,
+    without_filtered,
+)
 from sqloss_plugins.results import OF_OUTPUTS
-
-_COUNTS = (1, 3, 5)
 
 
 @dataclass
@@ -64,10 +70,14 @@ class ExtremeClassification(ManyClasses):
     arguments = ExtremeArguments
     not_decisive = ("data_dir",)
     name = "extreme"
-    metrics = tuple(f"{kind}_at_{k}" for kind in ("precision", "psp") for k in _COUNTS)
+    metrics = NAMES
     mini_warning = "MINI DATA: made-up texts and labels, and no real task"
     is_multi_label = True
     found: LabelLists
+
+    @property
+    def paper_task(self) -> None:
+        """None: a folder may have any name."""
 
     @classmethod
     def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
@@ -98,6 +108,7 @@ class ExtremeClassification(ManyClasses):
                 raise UserError(f"--data_dir {folder} is no folder")
             self.found = load_label_lists(folder, args.content, args.held_out, args.shuffle_seed)
             self.name = folder.resolve().name.lower()
+            check_name("--data_dir", self.name)
         self.labels = self.found.labels
         self._weights = inverse_propensities(self.found.counts, self.found.count, args.propensity_a, args.propensity_b)
         return self.limited(self.found.data)
@@ -118,7 +129,7 @@ class ExtremeClassification(ManyClasses):
     def num_answers(self) -> int:
         """So many that enough are left of those that do not count."""
         found = self.found.filtered.values()
-        return max(_COUNTS) + max((len(classes) for rows in found for classes in rows.values()), default=0)
+        return max(COUNTS) + max((len(classes) for rows in found for classes in rows.values()), default=0)
 
     def trainer_options(self) -> dict[str, Any]:
         """Labels in lists."""
@@ -128,11 +139,11 @@ class ExtremeClassification(ManyClasses):
         """The answers without those that are the text itself."""
         rows = self.found.filtered.get(split, {})
         own = {row: classes for row, classes in rows.items() if row < len(outputs)}
-        return without_filtered(outputs, own, min(max(_COUNTS), outputs.shape[1]))
+        return without_filtered(outputs, own, min(max(COUNTS), outputs.shape[1]))
 
     def scores(self, outputs: Any, targets: Any) -> Scores:
         """How many of the first answers are right."""
-        return {OF_OUTPUTS: ranking_metrics(outputs.astype(np.int64), targets, self._weights, _COUNTS)}
+        return {OF_OUTPUTS: ranking_metrics(outputs.astype(np.int64), targets, self._weights)}
 
     def predicted(self, split: str, outputs: Any, targets: Any | None) -> list[str]:
         """Writes the answers to the test texts, with their labels."""
@@ -142,7 +153,7 @@ class ExtremeClassification(ManyClasses):
         return self.write_answers(
             ["text", "labels", *(f"answer {i + 1}" for i in range(outputs.shape[1]))],
             (
-                [text, "; ".join(names[i] for i in labels), *(names[int(i)] for i in answers)]
+                [text, "; ".join(names[i] for i in labels), *("" if i == NO_ANSWER else names[int(i)] for i in answers)]
                 for text, labels, answers in zip(rows["text"], rows["label"], outputs, strict=True)
             ),
         )

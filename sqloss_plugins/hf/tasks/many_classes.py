@@ -46,12 +46,6 @@ class ManyClasses(SequenceClassification):
         return False
 
     @classmethod
-    def has_form_without_logits(cls, loss: str) -> bool:
-        """Whether the output layer can be trained without its outputs."""
-        spec = LOSSES[loss]
-        return (spec.multilabel_of_linear_layer if cls.is_multi_label else spec.of_linear_layer) is not None
-
-    @classmethod
     def defaults(cls, args: Any, loss: str) -> dict[str, Any]:
         """Of a new model, or for fine-tuning."""
         new, is_new = OF_ONE_TEXT[_NEW], args.model_name_or_path is None and args.arch == _NEW
@@ -60,7 +54,7 @@ class ManyClasses(SequenceClassification):
             "metric_for_best_model": cls.metrics[0],
             "arch": _NEW if is_new else PRE_TRAINED,
             "max_seq_length": 64,
-            "without_logits": cls.has_form_without_logits(loss),
+            "without_logits": LOSSES[loss].of_linear_layer is not None,
             "adam_epsilon": 1e-15,  # gradients of a mean over so many classes are small
             **({**sizes, **new.training, **(new.mini if args.mini else {})} if is_new else _FINE_TUNING),
         }
