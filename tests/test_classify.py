@@ -141,6 +141,51 @@ def test_several_labels(loss, small):
     assert (read_result(Path("again")).k, read_result(Path("again")).loss) == (3 if loss == "square" else None, loss)
 
 
+def tagged(count=60):
+    """Texts of which a half are red, a fifth blue, and a twelfth green."""
+    names = {"red": 2, "blue": 5, "green": 12}
+    tags = [";".join(name for name, each in names.items() if i % each == 0) for i in range(count)]
+    rows = [(f"number {i} is {tag or 'nothing'}", "so it is", tag) for i, tag in enumerate(tags)]
+    return write("posts.csv", [("post", "reply", "tags"), *rows])
+
+
+TAGS = ["--label_column_name", "tags", "--label_column_delimiter", ";", "--validation_size", "12"]
+STANDING = ["--learning_rate", "1e-12", "--num_train_epochs", "1", "--use_cpu"]
+
+
+def classifier_bias(folder):
+    return load_file(Path(folder, "model.safetensors"))["classifier.bias"].double()
+
+
+@pytest.mark.parametrize(("loss", "begins"), [("cross_entropy", True), ("square", False)])
+@pytest.mark.parametrize("model", ["tiny-bert", "lstm_cnn"])
+def test_labels_of_a_new_head_begin_at_their_frequencies_with_cross_entropy(loss, begins, model, tiny_model, small):
+    """Of the training texts, with one more that has the label and one that has not."""
+    start = ["--model_name_or_path", str(tiny_model), "--text_column_names", "post"]
+    if model != "tiny-bert":
+        start = ["--arch", model, "--embedding_size", "8", "--hidden_size", "8", "--text_column_names", "post,reply"]
+    assert main(["--train_file", tagged(), *TAGS, *start, *STANDING, "--loss", loss, "--output_dir", "out"]) == 0
+    assert read_result(Path("out")).data["sizes"]["train"] == 48
+    with np.load("out/outputs.npz") as arrays:
+        held_out = arrays["validation_targets"]
+    counts = np.array([12, 5, 30]) - held_out.sum(0)  # blue, green, red
+    expected = (counts + 1) / 50 if begins else np.full(3, 0.5)
+    assert classifier_bias("out").sigmoid().numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_head_of_a_saved_model_is_not_begun_anew(small):
+    """It goes on from its own bias; a head of another size is a new one."""
+    options = ["--train_file", tagged(), *TAGS, "--text_column_names", "post", "--loss", "cross_entropy"]
+    assert main([*options, *small, "--output_dir", "out"]) == 0
+    again = [*options, "--model_name_or_path", "out", *STANDING]
+    assert main([*again, "--output_dir", "again"]) == 0
+    assert classifier_bias("again").numpy() == pytest.approx(classifier_bias("out").numpy(), abs=1e-9)
+    others = [(f"number {i}", "", "white" if i % 4 else "white;black") for i in range(60)]
+    write("posts.csv", [("post", "reply", "tags"), *others])
+    assert main([*again, "--ignore_mismatched_sizes", "--output_dir", "other"]) == 0
+    assert classifier_bias("other").sigmoid().numpy() == pytest.approx([0.26, 0.98], abs=0.03)
+
+
 @pytest.mark.parametrize(("options", "half"), [(["--k", "3", "--M", "2"], 1.5), (["--loss", "cross_entropy"], 0.0)])
 def test_a_label_of_several_is_given_from_a_probability_of_one_half_on(options, half):
     task = parse_task(Classify, [*FILE, *options])

@@ -11,7 +11,8 @@
 
 Files are CSV, TSV, JSON (one object a line, or an array) or parquet. A text, or a pair of them, has one label, any
 number of labels, or a number. Validation data that is not given is held out of the training data. --task text5 and
---task text20 are the paper's tasks, with its columns, sizes and hyper-parameters.
+--task text20 are the paper's tasks, with its columns, sizes and hyper-parameters. For several labels cross_entropy is
+binary cross-entropy, and each label of a new head has its frequency as its probability at the start.
 
 Takes the options below and all of transformers.TrainingArguments. What decides is accuracy, for several labels
 f1_micro, for numbers mse; --metric_name names another metric. The predictions on test data are in predict_results.tsv

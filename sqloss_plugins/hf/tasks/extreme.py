@@ -19,7 +19,6 @@ same command is run again; a run that is finished is not repeated.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,13 +112,9 @@ class ExtremeClassification(ManyClasses):
         self._weights = inverse_propensities(self.found.counts, self.found.count, args.propensity_a, args.propensity_b)
         return self.limited(self.found.data)
 
-    def load_model(self, path: str | None) -> Any:
-        """With cross-entropy each label of a new model has the probability 1 / C at the start (Lin et al., 2017)."""
-        model, tokenizer = super().load_model(path)
-        if path is None and self.method == "sigmoid":
-            with torch.no_grad():
-                model.classifier.bias.fill_(-math.log(max(len(self.labels) - 1, 1)))
-        return model, tokenizer
+    def label_frequencies(self) -> torch.Tensor:
+        """1 / C for each: most labels have one text or two."""
+        return torch.full((len(self.labels),), 1 / len(self.labels))
 
     def collator(self) -> Callable[..., Any]:
         """With the lists of labels, padded."""

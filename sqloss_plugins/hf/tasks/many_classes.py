@@ -75,7 +75,9 @@ class ManyClasses(SequenceClassification):
             return super().load_model(path)
         about = {"id2label": dict(enumerate(self.names)), "problem_type": self.problem_type}
         about["label2id"] = {name: i for i, name in enumerate(self.names)}
-        return new_word_model(self.args, self._training_texts, self.args.max_seq_length, about)
+        model, tokenizer = new_word_model(self.args, self._training_texts, self.args.max_seq_length, about)
+        self.begin(model, [name for name, _ in model.named_parameters()])
+        return model, tokenizer
 
     def trainer_options(self) -> dict[str, Any]:
         """The best answers in the place of all outputs."""

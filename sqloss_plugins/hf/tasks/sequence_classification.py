@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -180,6 +181,7 @@ class SequenceClassification(Classification):
             model, tokenizer = new_word_model(args, self._training_texts, args.max_seq_length, about_labels)
             model.config.problem_type = self.problem_type
             self.model_config = model.config
+            self.begin(model, [name for name, _ in model.named_parameters()])
             return model, tokenizer
         tokenizer_path = str(args.tokenizer_name or self.model_path or path)
         try:
@@ -190,8 +192,9 @@ class SequenceClassification(Classification):
                 tokenizer.pad_token = tokenizer.eos_token
             if config.pad_token_id is None:
                 config.pad_token_id = tokenizer.pad_token_id
-            model = AutoModelForSequenceClassification.from_pretrained(
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
                 path,
+                output_loading_info=True,
                 config=config,
                 ignore_mismatched_sizes=args.ignore_mismatched_sizes,
                 dtype=torch.float32,  # whatever the file has: in 16 bits small steps are lost; --bf16 trains mixed
@@ -205,11 +208,37 @@ class SequenceClassification(Classification):
         if tokenizer.pad_token is None:
             raise UserError(f"the tokenizer of {tokenizer_path} has no token to pad with: give one by --tokenizer_name")
         self.model_config = model.config
+        self.begin(model, [*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])])
         if not self.takes_words:
             self._check_length(tokenizer, config)
         elif args.max_seq_length is not None:
             model.config.longest_text = args.max_seq_length
         return model, tokenizer
+
+    def begin(self, model: PreTrainedModel, new: Sequence[str]) -> None:
+        """With binary cross-entropy each label of a new head has its frequency as its probability at the start.
+
+        Else it begins at 1/2, and the bias of a rare label needs thousands of Adam's steps to come to where it belongs;
+        sooner than that the rest of the network has learnt to say "no label" of all texts (Lin et al., 2017,
+        Section 3.3, have the same of rare classes).
+
+        Args:
+            model: of the task.
+            new: names of its parameters that no file had.
+        """
+        if not (self.config.do_train and self.is_multi_label and self.method == "sigmoid"):
+            return
+        weights = dict(model.named_parameters())
+        biases = [weights[name] for name in new if name.endswith("bias") and weights[name].shape == (self.num_outputs,)]
+        if biases:
+            with torch.no_grad():
+                biases[-1].copy_(torch.logit(self.label_frequencies().double()))
+
+    def label_frequencies(self) -> Tensor:
+        """The share of the training texts that has each label, never 0 or 1; of shape (C)."""
+        rows = self.data.splits["train"]
+        counts = torch.stack([torch.tensor(part["label"]).sum(0) for part in rows.iter(1000)]).sum(0)
+        return (counts + 1) / (len(rows) + 2)
 
     def _training_texts(self) -> Iterator[str]:
         for rows in self.data.splits["train"].iter(1000):
