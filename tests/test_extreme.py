@@ -246,6 +246,17 @@ def test_files_that_are_wrong(case, tmp_path):
     assert message in str(error.value)
 
 
+def test_texts_that_are_in_two_splits_are_told(tmp_path):
+    """What is held out for validation is drawn as for texts of one's own, and said."""
+    texts = [f'{{"title": "text {i}", "target_ind": [{i % 4}]}}' for i in range(40)]
+    found = load_label_lists(repository(tmp_path, trn=texts, tst=[texts[3], GOOD]), held_out=4)
+    assert found.data.sizes == {"train": 36, "validation": 4, "test": 2}
+    assert found.data.notes[-2:] == (
+        "held out of the training data for validation: 4 rows, at random (seed 42)",
+        "WARNING: the texts of 1 of 2 test rows are in the training data, too",
+    )
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: data[:-20], lambda data: b"no gzip", lambda data: data[:40] + b"x" * 40]
 )

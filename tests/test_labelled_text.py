@@ -77,6 +77,15 @@ def test_numbers_of_pandas_are_the_same_labels(tmp_path):
     assert rows(found, "validation")["label"] == [1, 0]
 
 
+def test_labels_that_are_one_number_are_told(tmp_path):
+    """As two files have them that were put together; where they are numbers there is nothing to tell."""
+    train = "text,label\na,1\nb,1.0\nc,2\nd,2\ne,x\n"
+    warning = "WARNING: labels that are the same number are classes of their own: '1' and '1.0'"
+    assert load(tmp_path, train=train).data.notes == (warning,)
+    alike = "text,label\na,1\nb,1.0\nc,2\nd,2.5\n"
+    assert not any("WARNING" in note for note in load(tmp_path, train=alike).data.notes)
+
+
 HEADERS = {
     "sentence2,label,sentence1": ("sentence1", "sentence2"),
     "idx,premise,hypothesis,label": ("premise", "hypothesis"),

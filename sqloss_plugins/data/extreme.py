@@ -19,10 +19,11 @@ from random import Random
 from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, Features, List, Value
 from datasets.utils import tqdm
 from numpy.typing import NDArray
 
+from sqloss_plugins.data.hold_out import divided, size_held_out
 from sqloss_plugins.data.progress import MANY_BYTES, bar_if
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.data.wordnet import (
@@ -32,7 +33,6 @@ from sqloss_plugins.data.wordnet import (
     Definition,
     held_out_definitions,
     read_definitions,
-    size_held_out,
 )
 from sqloss_plugins.errors import UserError, brief, sentence
 from sqloss_plugins.text_files import decoded_json, decoded_lines
@@ -102,8 +102,7 @@ def _read(folder: Path, content: bool, held_out: int | None, seed: int) -> Label
     filtered = _filters(filters, len(splits["test"]), len(labels)) if filters else {}
     if filters:
         notes.append(f"labels that are no answer to a test text, by {filters.name}: {sum(map(len, filtered.values()))}")
-    validation = sorted(Random(seed).sample(range(total), size))
-    found = _label_lists(splits["train"], validation, splits["test"], labels, str(folder), tuple(notes))
+    found = _label_lists(splits, labels, str(folder), notes, {"validation": size}, seed)
     return replace(found, filtered={"test": filtered})
 
 
@@ -114,27 +113,25 @@ class _Record(NamedTuple):
 
 
 def _label_lists(
-    records: Sequence[_Record],
-    validation: Sequence[int],
-    test: Sequence[_Record],
+    records: Mapping[str, Sequence[_Record]],
     labels: tuple[str, ...],
     source: str,
-    notes: tuple[str, ...] = (),
+    notes: Sequence[str],
+    sizes: Mapping[str, int],
+    seed: int,
 ) -> LabelLists:
-    held_out = set(validation)
-    by_split = {
-        "train": [record for i, record in enumerate(records) if i not in held_out],
-        "validation": [records[i] for i in validation],
-        "test": test,
-    }
+    """The splits as data, those that are lacking held out of the training data, with warnings of repeated texts."""
     splits = {
         split: Dataset.from_dict(
             {"text": [one.text for one in its], "label": [[*one.labels] for one in its]}, _FEATURES
         )
-        for split, its in by_split.items()
+        for split, its in records.items()
     }
-    counts = np.bincount([label for record in records for label in record.labels], minlength=len(labels))
-    return LabelLists(TaskData(DatasetDict(splits), source, notes=notes), labels, counts, len(records))
+    hashes = {split: np.array([hash(one.text) for one in its]) for split, its in records.items()}
+    found, _, told = divided(splits, hashes, sizes, seed, "multi_label")
+    known = [record for split, its in records.items() if split != "test" for record in its]
+    counts = np.bincount([label for record in known for label in record.labels], minlength=len(labels))
+    return LabelLists(TaskData(found, source, notes=(*notes, *told)), labels, counts, len(known))
 
 
 # ---------------------------------------------------------------- the repository's files
@@ -222,11 +219,13 @@ def _synonyms(definitions: Sequence[Definition], source: str, held_out: int | No
     labels = tuple(sorted({word for definition in definitions for word in definition.synonyms}))
     number = {word: i for i, word in enumerate(labels)}
     records = [_Record(one.text, [number[word] for word in one.synonyms]) for one in definitions]
-    elsewhere = set(test)
-    kept = [i for i in range(len(records)) if i not in elsewhere]
-    place = {i: at for at, i in enumerate(kept)}
-    to_test = [records[i] for i in test]
-    return _label_lists([records[i] for i in kept], [place[i] for i in validation], to_test, labels, source)
+    elsewhere = {*validation, *test}
+    splits = {
+        "train": [record for i, record in enumerate(records) if i not in elsewhere],
+        "validation": [records[i] for i in validation],
+        "test": [records[i] for i in test],
+    }
+    return _label_lists(splits, labels, source, (), {}, seed)
 
 
 # ---------------------------------------------------------------- mini data

@@ -15,6 +15,7 @@ from sqloss_plugins.data.tables import Table
 from sqloss_plugins.errors import UserError
 
 SPLITS = ("train", "validation", "test")
+_MOST, _LEAST_SHARE = 5000, 20
 _SIZE_OPTIONS = {"validation": "--validation_size", "test": "--test_size"}
 
 
@@ -61,6 +62,11 @@ def hold_out_sizes(
             f"{' or '.join(options[split] for split in sizes)} smaller, or give those splits"
         )
     return sizes
+
+
+def size_held_out(total: int, wanted: int | None) -> int:
+    """How many of ``total`` rows are validated on where there are very many classes; None: 5000, or a twentieth."""
+    return min(_MOST, total // _LEAST_SHARE) if wanted is None else wanted
 
 
 def divided(

@@ -11,7 +11,7 @@ from typing import Any
 from datasets import ClassLabel, LargeList, List, Value
 
 from sqloss_plugins.data.tables import Table
-from sqloss_plugins.errors import UserError, brief, brief_list
+from sqloss_plugins.errors import UserError, brief, brief_list, listed
 
 KINDS = ("single_label", "multi_label", "regression")
 _BATCH = 1000
@@ -204,6 +204,7 @@ def settle_labels(
         names, where = tuple(labelled["train"].classes or _sorted(found["train"])), "the training data"
     else:
         raise UserError("without training data the labels come from a trained model: give one, or a training split")
+    notes += _alike(names)
     if "train" in found:
         if kind == "multi_label" and len(names) < 2:
             raise UserError(
@@ -271,6 +272,19 @@ def _number(name: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) and "_" not in name else None
+
+
+def _alike(names: Iterable[str]) -> list[str]:
+    """A warning of labels that are one number, such as 1 and 1.0: two files may have been put together."""
+    forms: dict[float, list[str]] = {}
+    for name in names:
+        number = _number(name)
+        if number is not None:
+            forms.setdefault(number, []).append(name)
+    several = [" and ".join(map(brief, each)) for each in forms.values() if len(each) > 1]
+    if not several:
+        return []
+    return [f"WARNING: labels that are the same number are classes of their own: {listed(several)}"]
 
 
 def _are_fractions(names: Collection[str]) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
+from sqloss_plugins.data.hold_out import size_held_out
 from sqloss_plugins.data.task_data import TaskData
 from sqloss_plugins.errors import UserError
 from sqloss_plugins.text_files import decoded_lines
@@ -27,7 +28,6 @@ DEFAULT_DIR = Path("/usr/share/wordnet")
 
 _MARKER = re.compile(r"\((a|p|ip)\)$")  # says where an adjective may stand
 _EXAMPLE = re.compile(r'[;:]?\s*"')
-_MOST, _LEAST_SHARE = 5000, 20
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,6 @@ def held_out_definitions(
             held_out.append(i)
     half = len(held_out) // 2
     return sorted(held_out[:half]), sorted(held_out[half:])
-
-
-def size_held_out(total: int, wanted: int | None) -> int:
-    """How many of ``total`` definitions are validated on; None: 5000, but at most a twentieth."""
-    return min(_MOST, total // _LEAST_SHARE) if wanted is None else wanted
 
 
 def load_definitions(
