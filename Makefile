@@ -62,7 +62,7 @@ patches: $(VENV)/test.installed
 docs: $(VENV)/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-# The README's table and figure, from recipes/RESULTS.
+# The README's table and figure, from the reports in recipes/.
 readme: $(VENV)/test.installed
 	$(PY) -m tools.front_page
 

@@ -94,10 +94,11 @@ def test_a_file_of_ones_own(loss, small, capsys):
         row["prediction"] for row in rows
     ]
     again = ["--do_predict", "--model_name_or_path", str(folder), "--test_file", "new.csv", "--use_cpu"]
-    capsys.readouterr()
-    assert main([*again, "--output_dir", "again"]) == 0
+    assert "WITHOUT EFFECT" not in capsys.readouterr().out
+    assert main([*again, "--output_dir", "again", "--learning_rate", "1e-3", "--warmup_steps=2"]) == 0
     printed = capsys.readouterr().out
     assert "training   none; the model is scored as it is\n" in printed
+    assert "  WITHOUT EFFECT, as nothing is trained: --learning_rate, --warmup_steps\n" in printed
     assert "Scored without training in " in printed
     assert predictions("again") == rows
     assert read_result(Path("again")).loss == loss

@@ -75,16 +75,17 @@ def test_readme_is_what_the_results_say():
 
 
 def test_a_readme_of_other_results_is_told(monkeypatch, tmp_path, capsys):
-    report = json.loads(front_page.REPORT.read_text(encoding="utf-8"))
+    report = json.loads(front_page.EARLIER_REPORT.read_text(encoding="utf-8"))
     for section in report["sections"]:
         for table in section["tables"]:
             if table["name"] in ("differences", "own_differences"):
                 table["records"] = []
     other = tmp_path / "report.json"
     other.write_text(json.dumps(report), encoding="utf-8")
-    monkeypatch.setattr(front_page, "REPORT", other)
+    monkeypatch.setattr(front_page, "EARLIER_REPORT", other)
     assert front_page.main(["--check"]) == 2
-    assert capsys.readouterr().err == "front_page: error: README.md is not what recipes/RESULTS says: run make readme\n"
+    error = "front_page: error: README.md is not what the reports in recipes/ say: run make readme\n"
+    assert capsys.readouterr().err == error
 
 
 def test_markers_are_needed():
@@ -155,8 +156,8 @@ def test_means_are_of_the_group_of_runs_that_the_difference_is_of():
 
 def test_earlier_rows_are_those_of_their_pages():
     for row, entry in zip(
-        front_page.earlier_rows(front_page.EARLIER.read_text(encoding="utf-8")),
-        front_page.yaml.safe_load(front_page.EARLIER.read_text(encoding="utf-8")),
+        front_page.earlier_rows(front_page.EARLIER_RUNS.read_text(encoding="utf-8")),
+        front_page.yaml.safe_load(front_page.EARLIER_RUNS.read_text(encoding="utf-8")),
         strict=True,
     ):
         page = (ROOT / entry["page"]).read_text(encoding="utf-8")

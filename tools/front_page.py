@@ -3,8 +3,9 @@
     make readme                          # or: python -m tools.front_page
     python -m tools.front_page --check   # writes nothing; exit status 1 where the README is not up to date
 
-Reads recipes/RESULTS/report.json, which `sqloss report FOLDERS --output recipes/RESULTS` writes, and
-recipes/earlier_runs.yaml. Writes the lines between the two markers of README.md, and docs/images/results.svg.
+Reads recipes/RESULTS/report.json, which `sqloss report recipes/RESULTS/runs --output recipes/RESULTS` writes, and of
+earlier runs, whose result files were not kept, recipes/EARLIER_RESULTS/report.json and runs.yaml. Writes the lines
+between the two markers of README.md, and docs/images/results.svg.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from sqloss_plugins.results import markdown_table
 
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "recipes/RESULTS/report.json"
-EARLIER = ROOT / "recipes/earlier_runs.yaml"
+EARLIER_REPORT = ROOT / "recipes/EARLIER_RESULTS/report.json"
+EARLIER_RUNS = ROOT / "recipes/EARLIER_RESULTS/runs.yaml"
 README = ROOT / "README.md"
 FIGURE = ROOT / "docs/images/results.svg"
 BEGIN, END = "<!-- results: made by `make readme` -->", "<!-- end of the results -->"
@@ -69,9 +71,9 @@ class Row(NamedTuple):
         metric: the one that decides.
         square, cross_entropy: mean +- standard deviation on test data.
         ahead: points of the square loss ahead of cross-entropy, seed by seed; positive is better.
-        origin: ``paper``: the paper's task, model and data. ``own``: others, or a part of the data. ``earlier``:
-            likewise, and the result files were not kept.
+        origin: ``paper``: the paper's task, model and data. ``own``: others, or a part of the data.
         is_part: whether it is a part of the data.
+        is_kept: whether there are the result files of its runs.
     """
 
     task: str
@@ -82,6 +84,7 @@ class Row(NamedTuple):
     ahead: Sequence[float]
     origin: str
     is_part: bool = False
+    is_kept: bool = True
 
     @property
     def mean(self) -> float:
@@ -96,6 +99,31 @@ class Row(NamedTuple):
             return None
         sign = 1 if metric(self.metric).higher_is_better else -1
         return round(sign * (values["square"] - values["cross_entropy"]), 1) + 0.0
+
+
+class Reports(NamedTuple):
+    """What two report.json say.
+
+    Attributes:
+        kept: of runs whose result files there are.
+        earlier: of those whose result files were not kept.
+    """
+
+    kept: Mapping[str, Any]
+    earlier: Mapping[str, Any]
+
+
+def read_reports() -> Reports:
+    """The reports in recipes/.
+
+    Raises:
+        UserError: there is none.
+    """
+    if not REPORT.exists():
+        raise UserError(
+            f"there is no {REPORT.relative_to(ROOT)}: run sqloss report recipes/RESULTS/runs --output recipes/RESULTS"
+        )
+    return Reports(*(json.loads(path.read_text(encoding="utf-8")) for path in (REPORT, EARLIER_REPORT)))
 
 
 def _sections(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
@@ -182,17 +210,17 @@ def _spread(mean: float, deviation: float | None) -> str:
 
 
 def earlier_rows(text: str) -> list[Row]:
-    """The rows of recipes/earlier_runs.yaml."""
+    """The rows of recipes/EARLIER_RESULTS/runs.yaml."""
     names = ("task", "model", "metric", "square", "cross_entropy", "ahead")
-    return [Row(**{name: entry[name] for name in names}, origin="earlier") for entry in yaml.safe_load(text)]
+    return [Row(**{name: entry[name] for name in names}, origin="own") for entry in yaml.safe_load(text)]
 
 
-def all_rows(report: Mapping[str, Any]) -> list[Row]:
-    """Every comparison, speech last; a task and model that are in the report are not taken from earlier runs."""
-    found = rows_of_report(report)
-    there = {(row.task, row.model) for row in found}
-    rows = [*found, *(row for row in earlier_rows(EARLIER.read_text("utf-8")) if (row.task, row.model) not in there)]
-    return sorted(rows, key=lambda row: (row.metric in _ERRORS, _name(row), row.model))
+def all_rows(reports: Reports) -> list[Row]:
+    """Every comparison, speech last; of the earlier runs those whose task and model the others do not have."""
+    found = {(row.task, row.model): row for row in rows_of_report(reports.kept)}
+    for row in (*rows_of_report(reports.earlier), *earlier_rows(EARLIER_RUNS.read_text("utf-8"))):
+        found.setdefault((row.task, row.model), row._replace(is_kept=False))
+    return sorted(found.values(), key=lambda row: (row.metric in _ERRORS, _name(row), row.model))
 
 
 def _name(row: Row) -> str:
@@ -221,7 +249,7 @@ def table(rows: Iterable[Row]) -> str:
     for row in rows:
         published = "" if row.published is None else f"{row.published:+.1f}"
         cells = [f"{_name(row)}, {_model(row)}: {_measure(row)}", row.square, row.cross_entropy]
-        ahead = f"{row.mean:+.2f} ({_interval(row)})" + (" †" if row.origin == "earlier" else "")
+        ahead = f"{row.mean:+.2f} ({_interval(row)})" + ("" if row.is_kept else " †")
         shown.append([*cells, ahead, str(len(row.ahead)), published])
     return markdown_table(shown)
 
@@ -230,16 +258,25 @@ def _enough(rows: Iterable[Row]) -> list[Row]:
     return [row for row in rows if len(row.ahead) >= LEAST_SEEDS]
 
 
-def not_run(report: Mapping[str, Any]) -> str:
+def not_run(reports: Reports) -> str:
     """Which of the paper's results were run with its model on its data, and what is in no row; one paragraph."""
-    tables = _sections(report)
-    records = [record for name in ("table2", "table5", "table7") for record in tables[name]]
-    records = [record for record in records if record["metric"] != "top5"]
-    run = [record for record in records if record["square_test_seeds"] and record["cross_entropy_test_seeds"]]
+    of_reports = [
+        [record for name in ("table2", "table5", "table7") for record in tables[name] if record["metric"] != "top5"]
+        for tables in map(_sections, reports)
+    ]
+    records = of_reports[0]
+    run = {
+        (each["task"], each["model"], each["metric"]): each
+        for of_report in of_reports
+        for each in of_report
+        if each["square_test_seeds"] and each["cross_entropy_test_seeds"]
+    }
     names = paper.tables()["names"]
-    ran = dict.fromkeys(f"{names['tasks'][each['task']]} with {names['models'][each['model']]}" for each in run)
+    ran = dict.fromkeys(
+        f"{names['tasks'][each['task']]} with {names['models'][each['model']]}" for each in run.values()
+    )
     those = f" ({', '.join(ran)})" if ran else ""
-    left_out = [row for row in all_rows(report) if len(row.ahead) < LEAST_SEEDS]
+    left_out = [row for row in all_rows(reports) if len(row.ahead) < LEAST_SEEDS]
     few = f" ({'; '.join(f'{_name(row)}, {_model(row)}' for row in left_out)})" if left_out else ""
     words = (
         f"**What was not run.** The paper's Tables 2, 5 and 7 have {len(records)} results without Top-5. With the "
@@ -250,9 +287,9 @@ def not_run(report: Mapping[str, Any]) -> str:
     return textwrap.fill(words, 120, break_long_words=False)
 
 
-def text(report: Mapping[str, Any]) -> str:
+def text(reports: Reports) -> str:
     """What stands between the markers."""
-    return f"{table(_enough(all_rows(report)))}\n\n{not_run(report)}\n"
+    return f"{table(_enough(all_rows(reports)))}\n\n{not_run(reports)}\n"
 
 
 def figure(rows: Sequence[Row]) -> Lines:
@@ -280,22 +317,20 @@ def replaced(page: str, made: str) -> str:
 
 
 def _run(check: bool) -> None:
-    if not REPORT.exists():
-        raise UserError(f"there is no {REPORT.relative_to(ROOT)}: run sqloss report FOLDERS --output recipes/RESULTS")
-    report = json.loads(REPORT.read_text(encoding="utf-8"))
+    reports = read_reports()
     page = README.read_text(encoding="utf-8")
-    new = replaced(page, text(report))
+    new = replaced(page, text(reports))
     if check:
         if new != page:
-            raise UserError("README.md is not what recipes/RESULTS says: run make readme")
+            raise UserError("README.md is not what the reports in recipes/ say: run make readme")
         return
     README.write_text(new, encoding="utf-8")
     FIGURE.parent.mkdir(parents=True, exist_ok=True)
-    drawn = figure(_enough(all_rows(report))).drawn
+    drawn = figure(_enough(all_rows(reports))).drawn
     for path in save_figure(FIGURE.parent, "results", drawn):
         if path != FIGURE:
             path.unlink()
-    print(f"{README.name} and {FIGURE.relative_to(ROOT)} are made from {REPORT.relative_to(ROOT)}")
+    print(f"{README.name} and {FIGURE.relative_to(ROOT)} are made from the reports in recipes/")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

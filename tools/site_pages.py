@@ -1,7 +1,7 @@
 """A hook of MkDocs: pages of the site that are not in docs/, and links that hold in the repository and on the site.
 
 The recipes' and benchmarks' pages and those at the top are taken as they are. The page of the paper's tasks is made
-from the paper's tables, `sqloss list` and recipes/RESULTS, so that no number is typed twice.
+from the paper's tables, `sqloss list` and the reports in recipes/, so that no number is typed twice.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from sqloss_plugins.metrics import metric
 from sqloss_plugins.results import markdown_table
 
 ROOT = Path(__file__).parent.parent
-REPORT = ROOT / "recipes/RESULTS/report.json"
+REPORTS = [ROOT / f"recipes/{folder}/report.json" for folder in ("EARLIER_RESULTS", "RESULTS")]
+"""A later one counts for what both have."""
 TOP = {"CONTRIBUTING.md": "How to add to it", "CHANGELOG.md": "Changes"}
 OVERVIEW = "overview.md"
 """The README on the site, whose index.md is another page."""
+_TITLES = {"RESULTS": "All results", "EARLIER_RESULTS": "All earlier results"}
 _DOMAINS = {"text": "Texts", "speech": "Speech", "vision": "Images"}
 _CODE_OR_LINK = re.compile(  # whichever begins first: code may have links in it, and words of a link may be code
     r"(^```.*?^```|^(?: {4}|\t)[^\n]*$|`[^`\n]*`)|(!?)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)", re.MULTILINE | re.DOTALL
@@ -104,13 +106,14 @@ def tasks_page() -> str:
 
 
 def _ours() -> dict[tuple[str, str, str], Mapping[str, Any]]:
-    """Task, model, metric -> our means and the numbers of their seeds, of the report in recipes/RESULTS."""
-    if not REPORT.exists():
-        return {}
-    report = json.loads(REPORT.read_text(encoding="utf-8"))
-    tables = {table["name"]: table["records"] for section in report["sections"] for table in section["tables"]}
-    records = [record for name in ("table2", "table3", "table5", "table7") for record in tables.get(name, [])]
-    return {(record["task"], record["model"], record["metric"]): record for record in records}
+    """Task, model, metric -> our means and the numbers of their seeds, of the reports in recipes/."""
+    found = {}
+    for report in (json.loads(path.read_text(encoding="utf-8")) for path in REPORTS if path.exists()):
+        tables = {table["name"]: table["records"] for section in report["sections"] for table in section["tables"]}
+        for record in (record for name in ("table2", "table3", "table5", "table7") for record in tables.get(name, [])):
+            if record["square_test_seeds"] or record["cross_entropy_test_seeds"]:
+                found[record["task"], record["model"], record["metric"]] = record
+    return found
 
 
 def _task(entry: Entry, ours: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> list[str]:
@@ -168,7 +171,7 @@ def on_config(config: Any) -> Any:
         else:
             others.append({path.rpartition("/")[0].capitalize(): path})
     config["nav"] += [
-        {"Recipes": [{"All results" if folder == "RESULTS" else folder: pages} for folder, pages in recipes.items()]},
+        {"Recipes": [{_TITLES.get(folder, folder): pages} for folder, pages in recipes.items()]},
         *others,
         *({title: name} for name, title in TOP.items() if (ROOT / name).exists()),
     ]

@@ -33,7 +33,7 @@ from sqloss_plugins.hf.config import SquareLossConfig
 from sqloss_plugins.hf.distillation import DEFAULT_WEIGHT, check_inputs, load_teacher
 from sqloss_plugins.hf.divergence import DivergenceCallback
 from sqloss_plugins.hf.hub import reach_hub
-from sqloss_plugins.hf.options import parse
+from sqloss_plugins.hf.options import parse, without_effect
 from sqloss_plugins.hf.run_folder import (
     Progress,
     best_epoch,
@@ -443,7 +443,7 @@ def _print_banner(task: Task) -> None:
             ("model", task.arch + about.get("model", "")),
             ("loss", loss),
             ("training", _training(config, about) if config.do_train else "none; the model is scored as it is"),
-            *(("", note) for note in task.notes()),
+            *(("", note) for note in [*task.notes(), *without_effect(task)]),
             ("folder", str(task.folder)),
         ]
     )

@@ -165,6 +165,20 @@ _NOT_NEGATIVE: tuple[str, ...] = (
     "warmup_steps",
 )
 _NOT_NEGATIVE += ("eval_delay", "dataloader_num_workers")
+_OF_TRAINING: tuple[str, ...] = (
+    "learning_rate",
+    "num_train_epochs",
+    "max_steps",
+    "protocol",
+    "patience",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_train_samples",
+)
+_OF_TRAINING += ("lr_scheduler_type", "lr_scheduler_kwargs", "lr_milestones", "lr_decay", "warmup_steps", "optim")
+_OF_TRAINING += ("optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "max_grad_norm")
+_OF_TRAINING += ("gradient_checkpointing", "neftune_noise_alpha", "train_sampling_strategy", "eval_strategy")
+_OF_TRAINING += ("eval_steps", "save_strategy", "save_steps", "save_total_limit", "load_best_model_at_end")
 _MAPPINGS = ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
 _REFUSED = {
     "use_liger_kernel": "computes cross-entropy inside the model, whatever --loss says",
@@ -208,6 +222,12 @@ def _check(task: Task) -> None:
         refuse_given(given, ("patience",), "is of --protocol early_stopping")
         if "num_train_epochs" in given:
             refuse_given(given, ("cross_entropy_run",), "says how many epochs, and so does --num_train_epochs")
+
+
+def without_effect(task: Task) -> list[str]:
+    """A note of options of training where nothing is trained: a script may give the same ones to both."""
+    names = [] if task.config.do_train else [f"--{name}" for name in _OF_TRAINING if name in task.given]
+    return [f"WITHOUT EFFECT, as nothing is trained: {', '.join(names)}"] if names else []
 
 
 def option(text: str, default: Any = None, **more: Any) -> Any:
