@@ -1,4 +1,7 @@
-"""The folder of a run: which run it belongs to, of which data it was made, and which process may work in it."""
+"""The folder of a run: which run it belongs to, of which data it was made, and which process may work in it.
+
+And what a folder of data is called.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,16 @@ from sqloss_plugins.errors import UserError, brief
 from sqloss_plugins.results import remove_partial_files, write_json, write_text
 
 SETTINGS_NAME = "settings.json"
+SPLIT_NAMES = ("train", "training", "val", "validation", "valid", "dev", "test")
+"""How folders are called that have a part of the data."""
 _MADE_OF_NAME = "made_of.txt"
+
+
+def name_of_data(path: Path) -> str:
+    """The name of a folder or file of data: of a part of it that of the folder it is in; without a file's suffix."""
+    path = path.resolve()
+    path = path.parent if path.name.lower() in SPLIT_NAMES else path
+    return path.name if path.is_dir() else path.stem
 
 
 def claim_folder(

@@ -27,6 +27,8 @@ from sqloss_plugins.experiments.plan import Cell, Plan, without
 from sqloss_plugins.experiments.progress import State
 from sqloss_plugins.experiments.tasks import COMMANDS, architectures
 from sqloss_plugins.folders import lock_folder
+from sqloss_plugins.hf.options import parse
+from sqloss_plugins.hf.tasks.images import Images
 
 ROOT = Path(__file__).parent.parent
 FAKE = ["classify", "--train_file", "mine.csv", "--grid", "learning_rate=1e-4,1e-3,1e-2", "--seeds", "2"]
@@ -109,6 +111,17 @@ def test_speech_has_its_own_options(place, capsys):
         "sqloss asr an4 --corpus AN4 --loss square --optim_conf lr=0.001 --seed 1 "
         "--asr_exp runs/an4-sweep/an4/square-lr0.001-s1"
     ]
+
+
+@pytest.mark.parametrize("folder", ["photos/train", "photos"])
+def test_a_sweep_of_images_has_the_name_of_its_runs(folder, place, capsys):
+    """That of the folder, or of the one it is in where it is called train."""
+    (place / "photos" / "train").mkdir(parents=True)
+    options = ["--train_dir", folder, "--grid", "learning_rate=1e-3", "--seeds", "1", "--losses", "square"]
+    (line,) = planned(capsys, "images", *options)
+    assert " --output_dir runs/photos-sweep/photos/square-lr0.001-" in line
+    task = parse(Images, ["--train_dir", folder, "--arch", "wide_resnet", "--image_size", "32"])
+    assert task.name == "photos"
 
 
 def test_tasks_of_several_commands(place, capsys):

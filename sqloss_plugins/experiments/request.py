@@ -15,6 +15,7 @@ from sqloss_plugins.experiments.comparison import BASELINE
 from sqloss_plugins.experiments.execution import CLUSTERS
 from sqloss_plugins.experiments.plan import FOLLOWING, SEARCHED_BY, Cell, Plan, option_name
 from sqloss_plugins.experiments.tasks import COMMANDS, WITHOUT_ARCH, architectures, command
+from sqloss_plugins.folders import name_of_data
 from sqloss_plugins.losses import LOSSES
 
 PROGRAM = "sqloss sweep"
@@ -269,8 +270,9 @@ def _own_cells(request: Request) -> list[Cell]:
             raise UserError("asr needs the name of a recipe, as in: sqloss sweep asr an4")
         task = Path(options[0]).resolve().name if options[0].endswith(("/", ".")) else Path(options[0]).name
     else:
-        named = next(((n, v) for n in _NAMES if (v := _value_of(options, n)) is not None), ("", name))
-        task = Path(named[1]).stem if named[0] == "train_file" else Path(named[1]).name
+        option, value = next(((n, v) for n in _NAMES if (v := _value_of(options, n)) is not None), ("", name))
+        names = {"train_file": lambda path: path.stem, "train_dir": name_of_data}
+        task = names.get(option, lambda path: path.name)(Path(value))
     if name == "glue" and task == "stsb":
         raise UserError("stsb is a regression, which both losses train alike: see sqloss glue")
     check_name("the name of the task", task)

@@ -13,6 +13,7 @@ from sqloss_plugins.data.image_tasks import TASKS, load_task
 from sqloss_plugins.data.images import LabelledImages, load, load_from_hub
 from sqloss_plugins.data.mini_images import load_mini
 from sqloss_plugins.errors import UserError, is_full_disk, sentence
+from sqloss_plugins.folders import SPLIT_NAMES, name_of_data
 from sqloss_plugins.hf.options import option, refuse_empty, refuse_given
 from sqloss_plugins.hf.task import TaskArguments
 
@@ -22,7 +23,6 @@ SOURCES = (*_FOLDERS, "dataset_name", "data_dir")
 
 _OF_TRAINING_DATA = ("train_val_split", "shuffle_seed", "max_train_samples")
 _READING = ("image_column_name", "label_column_name")
-_PARTS = ("train", "training", "val", "validation", "valid", "dev", "test")
 _USUAL_SHARE = 0.15
 
 
@@ -115,7 +115,7 @@ def _refuse_splits(option: str, value: str | None) -> None:
     if value is None or not folder.is_dir():
         return
     names = sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(names) > 1 and all(name.lower() in _PARTS for name in names):
+    if len(names) > 1 and all(name.lower() in SPLIT_NAMES for name in names):
         raise UserError(
             f"--{option} {folder} has the folders {', '.join(names)}, which are splits and no classes: name one of "
             f"them, such as {folder / names[0]}"
@@ -130,10 +130,7 @@ def source_name(args: ImageDataArguments) -> str:
     """
     source = args.sources[0]
     path = Path(getattr(args, source))
-    if source != "dataset_name":
-        path = path.resolve()
-        path = path.parent if path.name.lower() in _PARTS else path
-    name = path.name if source == "dataset_name" or path.is_dir() else path.stem
+    name = path.name if source == "dataset_name" else name_of_data(path)
     try:
         check_name(f"--{source}", name)
     except UserError as error:
