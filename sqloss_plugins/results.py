@@ -77,7 +77,8 @@ class Result:
             begins with one of these, as ``test test-other``. The method is one of
             :data:`sqloss_plugins.probability.METHODS` for metrics of probabilities or of decoding, else
             :data:`OF_OUTPUTS`. Fractions are fractions. ``train`` has the mean loss of what was logged last, by default
-            of the last epoch. What is not finite is null in the file, nan here.
+            of the last epoch; where the training data was scored, what that gave. What is not finite is null in the
+            file, nan here.
         method: the method whose metrics count, chosen on validation data or by the loss.
         selection: the metric of the validation data by which epochs and learning rates are chosen.
         curves: what was measured during the training: split -> metric -> epoch, as text -> value, of finite values

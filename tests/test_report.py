@@ -172,6 +172,23 @@ def test_our_numbers_stand_beside_the_papers(content):
     assert record(content, "table8", task="mrpc", model="bert")["square_std"] == pytest.approx(1)
 
 
+def test_scores_of_the_training_data_are_in_the_papers_tables_of_them(tmp_path):
+    """From runs with --score_train, beside others."""
+    for seed, accuracy in enumerate((0.98, 1.0), start=1):
+        metrics = {split: {OF_OUTPUTS: {"accuracy": accuracy - less}} for split, less in
+                   (("train", 0.0), ("validation", 0.1), ("test", 0.2))}  # fmt: skip
+        settings = {"learning_rate": 1e-4, "score_train": seed == 1}
+        write(tmp_path, "square", 1e-4, seed, metrics=metrics, arch=PAPER_MODEL, data=data(), hyperparameters=settings)
+    (evidence,) = gather([tmp_path])
+    tables = {table.name: table for table in paper_tables([evidence])}
+    row = tables["table16"].rows[0]
+    assert [cell.text for cell in row[:4]] == ["BERT", "MRPC", "99.00 +- 1.41 (2)", "79.00 +- 1.41 (2)"]
+    assert [cell.paper for cell in row[2:4]] == ["99.7", "83.8"]
+    told = "No run has measured its training data"
+    assert not any(told in note for note in tables["table16"].notes)
+    assert any(f"{told} (a run with --score_train has)" in note for note in tables["table19"].notes)
+
+
 def test_what_is_not_the_papers_is_in_none_of_its_tables(content):
     assert record(content, "table7", task="mnist")["square_test_mean"] is None, "a part of the data"
     reasons = {(each["task"], each["about"]) for each in content["own_results"]["records"]}

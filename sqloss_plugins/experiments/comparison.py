@@ -27,8 +27,8 @@ _VARIED = {"learning_rate", "seed", "loss", "k", "M", "prior_exponent", "num_tra
 _VARIED |= {"without_logits"}
 """Settings in which runs of a group differ: the loss and what belongs to it; the paper's epochs and label smoothing,
 which differ by loss; and training without logits is the same training."""
-_OF_TESTS = {"data_fingerprint", "test_fingerprints", "do_predict", "max_predict_samples"}
-"""Settings of the test data alone, and the fingerprint that a group has already."""
+_OF_SCORING = {"data_fingerprint", "test_fingerprints", "do_predict", "max_predict_samples", "score_train"}
+"""Settings of what is scored after training, and the fingerprint that a group has already."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Group:
     def of(cls, run: Run) -> Group:
         """The group of a run."""
         result = run.result
-        left_out = _VARIED | _OF_TESTS
+        left_out = _VARIED | _OF_SCORING
         # An option that was not given, or a switch that is off, is one that an earlier version did not have.
         settings = {
             name: value

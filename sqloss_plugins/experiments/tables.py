@@ -198,7 +198,8 @@ def _results(number: int, about: Mapping[str, Any], evidence: Sequence[Evidence]
         rows.append(cells)
         records.append(record)
     if "train_results" in blocks and not any(record["square_train_seeds"] for record in records):
-        notes.append("No run has measured its training data: of it there is the paper's alone")
+        how = "" if about.get("domain") == "speech" else " (a run with --score_train has)"
+        notes.append(f"No run has measured its training data{how}: of it there is the paper's alone")
     title = f"Table {number}: {about['title']}"
     return Table(f"table{number}", title, ["model", "task", *headings], rows, records, notes)
 

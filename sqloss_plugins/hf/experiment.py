@@ -259,7 +259,8 @@ def _work(task: Task, settings: dict[str, Any]) -> Result:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     if not finished:
         check_space(config, parameters)
-    datasets = {split: task.encode(rows) for split, rows in task.data.splits.items()}
+    splits = task.data.splits
+    datasets = {split: task.encode(rows, config.do_train and split == "train") for split, rows in splits.items()}
     facts = task.facts(datasets)
     _print_lines([*((name, _by_split(values)) for name, values in facts.items()), ("parameters", str(parameters))])
     trainer = _trainer(task, model, datasets)
@@ -273,6 +274,9 @@ def _work(task: Task, settings: dict[str, Any]) -> Result:
     if logged:  # not what train() returns: after a resumption that is a mean over the wrong number of steps
         metrics["train"] = {OF_OUTPUTS: {"loss": logged[-1]}}
     measured = curves(state, task.metrics) if state else {}  # before the predictions, which are logged as well
+    if task.args.score_train:  # last, because what is fitted is fitted on the first
+        del datasets["train"]
+        datasets["train"] = task.encode(splits["train"])
     scored, outputs, lines = _score(task, trainer, datasets)
     about_data = {name: getattr(task.data, name) for name in ("source", "fingerprint", "test_fingerprints", "sizes")}
     ended_early = state is not None and state.global_step < state.max_steps
@@ -388,13 +392,14 @@ def _score(
                 "smaller --learning_rate may help"
             )
         found = task.counted(split, predicted.predictions)
-        if task.keeps_outputs:
+        keeps_outputs = task.keeps_outputs and split != "train"
+        if keeps_outputs:
             outputs[f"{split}_outputs"] = found
         if trainer.is_world_process_zero():
             lines += task.predicted(split, found, predicted.label_ids)
         if predicted.label_ids is None:
             continue
-        if task.keeps_outputs:
+        if keeps_outputs:
             outputs[f"{split}_targets"] = predicted.label_ids
         metrics[split] = task.scores(found, predicted.label_ids)
         of_outputs = metrics[split].pop(OF_OUTPUTS, {})
@@ -405,7 +410,9 @@ def _score(
 
 def _is_wanted(task: Task, split: str) -> bool:
     """Whether a split is to be scored."""
-    return task.config.do_predict if split.startswith("test") else task.config.do_eval and split != "train"
+    config = task.config
+    wanted = {"train": task.args.score_train, "validation": config.do_eval, "test": config.do_predict}
+    return bool(wanted[split.partition("_")[0]])
 
 
 def _print_lines(lines: Sequence[tuple[str, str]]) -> None:
@@ -471,21 +478,17 @@ def _milestones(config: SquareLossConfig) -> str:
 
 def _show(task: Task, result: Result) -> None:
     """Prints a result."""
+    shown = {split: scores for split, scores in result.metrics.items() if split != "train" or task.args.score_train}
     columns = dict.fromkeys(
-        (name, method)
-        for split, scores in result.metrics.items()
-        for method, values in scores.items()
-        for name in values
-        if split != "train"
+        (name, method) for scores in shown.values() for method, values in scores.items() for name in values
     )
     rows = [
         ["split", *(metric(n).heading + ("" if m == OF_OUTPUTS else f" ({m})") for n, m in columns)],
     ]
-    for split, scores in result.metrics.items():
-        if split != "train":
-            values = [scores.get(m, {}).get(n) for n, m in columns]
-            cells = ["-" if v is None else metric(n).shown(v) for v, (n, _) in zip(values, columns, strict=True)]
-            rows.append([split, *cells])
+    for split, scores in shown.items():
+        values = [scores.get(m, {}).get(n) for n, m in columns]
+        cells = ["-" if v is None else metric(n).shown(v) for v, (n, _) in zip(values, columns, strict=True)]
+        rows.append([split, *cells])
     mini = f" ({task.mini_warning})" if result.mini else ""
     if columns:
         print(f"\n{result.task}{mini}, {result.loss}, seed {result.seed}:\n\n{markdown_table(rows)}\n")

@@ -208,7 +208,14 @@ def _check(task: Task) -> None:
     if not task.counts_classes:
         refuse_given(given, ("prior_exponent",), "is for language models")
     if not config.do_train:
-        of_training = ("teacher", "prior_exponent", "factorised_head", "head_learning_rate", "num_sampled")
+        of_training = (
+            "teacher",
+            "prior_exponent",
+            "factorised_head",
+            "head_learning_rate",
+            "num_sampled",
+            "score_train",
+        )
         refuse_given(given, of_training, "is for training, and nothing is trained")
     if config.stops_early:
         refuse_given(given, ("cross_entropy_run",), "is of --protocol same_epochs")

@@ -41,6 +41,13 @@ class TaskArguments:
             "early stopping, whose number of epochs is taken. By default the best run in the default folders."
         },
     )
+    score_train: bool = field(
+        default=False,
+        metadata={
+            "help": "Score the training data, too, with the trained model (the paper's Tables 16 to 19); its examples "
+            "are not varied for that."
+        },
+    )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and data sets are kept."})
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of the model."})
     token: str | None = field(default=None, metadata={"help": "Token for the hub."})
@@ -165,8 +172,13 @@ class Task(ABC):
     def load_model(self, path: str | None) -> tuple[PreTrainedModel, Any]:
         """The model, with the weights of ``path``, and its tokenizer or image processor."""
 
-    def encode(self, rows: Dataset) -> Dataset:
-        """A split as the model takes it, with ``labels`` where they are public; ``processor`` is there."""
+    def encode(self, rows: Dataset, for_training: bool = False) -> Dataset:
+        """A split as the model takes it, with ``labels`` where they are public; ``processor`` is there.
+
+        Args:
+            rows: one of the splits of the data.
+            for_training: whether it is to be trained on, and not scored.
+        """
         return rows
 
     def collator(self) -> Callable[..., Any]:

@@ -247,15 +247,14 @@ class Characters(TokenTask):
             raise UserError(f"{path} cannot be loaded as a Transformer-XL: {sentence(error)}") from error
         return model, byte_tokenizer(self.alphabet)
 
-    def encode(self, rows: Dataset) -> Dataset:
+    def encode(self, rows: Dataset, for_training: bool = False) -> Dataset:
         """The segments of as many streams as a step of training or evaluation has rows."""
         config, characters = self.config, mapped(rows)
-        is_training = rows is self.data.splits.get("train")
         streams = self.args.eval_streams
-        if is_training:
+        if for_training:
             streams = config.per_device_train_batch_size * config.world_size
         if len(characters) <= streams:
-            what = "per_device_train_batch_size" if is_training else "eval_streams"
+            what = "per_device_train_batch_size" if for_training else "eval_streams"
             raise UserError(
                 f"a text of {len(characters)} bytes is too short for {streams} streams: give a smaller --{what}"
             )

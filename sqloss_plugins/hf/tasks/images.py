@@ -172,11 +172,10 @@ class Images(Classification):
         check_together(model, processor, self.arch)
         return model, processor
 
-    def encode(self, rows: Dataset) -> Dataset:
-        """Images become numbers when they are used: those of the training split varied, those of the others not."""
-        is_training = self.config.do_train and rows is self.data.splits.get("train")
+    def encode(self, rows: Dataset, for_training: bool = False) -> Dataset:
+        """Images become numbers when they are used: varied for training, and else not."""
         kind = self.args.augmentation
-        transform = train_transform(self.processor, kind) if is_training else eval_transform(self.processor)
+        transform = train_transform(self.processor, kind) if for_training else eval_transform(self.processor)
         return rows.with_transform(_Encoder(transform))
 
     def collator(self) -> Callable[..., Any]:

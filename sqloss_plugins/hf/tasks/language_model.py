@@ -212,7 +212,7 @@ class LanguageModel(TokenTask):
         name: str = next(name for name, others in self.data.splits.items() if others is rows)
         return name
 
-    def encode(self, rows: Dataset) -> Dataset:
+    def encode(self, rows: Dataset, for_training: bool = False) -> Dataset:
         """The tokens, cut into blocks; what is left over at the end of the text is dropped."""
         options = {"rows": rows, "tokenizer": self.processor, "size": self.length}
         self.check_blocks(rows, False)

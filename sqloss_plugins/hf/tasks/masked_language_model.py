@@ -71,7 +71,7 @@ class MaskedLanguageModel(LanguageModel):
             raise UserError(f"--model_name_or_path {found[0]} has a decoder, too: give a model such as BERT")
         return found
 
-    def encode(self, rows: Dataset) -> Dataset:
+    def encode(self, rows: Dataset, for_training: bool = False) -> Dataset:
         """Blocks or lines; the held-out ones with their masks."""
         args, split = self.args, self.split_of(rows)
         if not args.line_by_line:
@@ -79,10 +79,10 @@ class MaskedLanguageModel(LanguageModel):
         elif next(token_lines(rows, self.processor, self.length), None) is None:
             raise UserError(f"no line of the {split} text has text in it: give more text")
         options = {"rows": rows, "tokenizer": self.processor, "size": self.length, "by_line": args.line_by_line}
-        options["probability"] = None if split == "train" else args.mlm_probability
+        options["probability"] = None if for_training else args.mlm_probability
         with bar_if(rows.data.nbytes >= MANY_BYTES):
             made = Dataset.from_generator(masked_examples, cache_dir=args.cache_dir, gen_kwargs=options)
-        if split != "train" and not any(targets.size for targets in self.targets(made)):
+        if not for_training and not any(targets.size for targets in self.targets(made)):
             raise UserError(f"no token of the {split} text is masked: give more text, or a greater --mlm_probability")
         return made
 

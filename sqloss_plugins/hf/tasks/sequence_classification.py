@@ -254,7 +254,7 @@ class SequenceClassification(Classification):
         if length > longest:
             raise UserError(f"--max_seq_length {length} is more than the {longest} tokens that the model takes")
 
-    def encode(self, rows: Dataset) -> Dataset:
+    def encode(self, rows: Dataset, for_training: bool = False) -> Dataset:
         """Tokens in the place of texts."""
         if self.takes_words:
             length = self.model_config.longest_text
