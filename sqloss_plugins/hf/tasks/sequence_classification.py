@@ -220,7 +220,7 @@ class SequenceClassification(Classification):
 
         Else it begins at 1/2, and the bias of a rare label needs thousands of Adam's steps to come to where it belongs;
         sooner than that the rest of the network has learnt to say "no label" of all texts (Lin et al., 2017,
-        Section 3.3, have the same of rare classes).
+        Section 3.3, have the same of rare classes). A head without a bias begins at 1/2.
 
         Args:
             model: of the task.
