@@ -142,6 +142,24 @@ def test_several_labels(loss, small):
     assert (read_result(Path("again")).k, read_result(Path("again")).loss) == (3 if loss == "square" else None, loss)
 
 
+@pytest.mark.parametrize("is_pair", [False, True])
+def test_a_model_is_not_scored_on_texts_of_another_number(is_pair, small, capsys):
+    """A column that happens to make a pair would be read along, without a word."""
+    single = [("text", "label"), *((f"this is {CLASSES[i % 2]}", CLASSES[i % 2]) for i in range(20))]
+    pairs = [("sentence1", "sentence2", "label"), *((text, "or not", label) for text, label in single[1:])]
+    write("train.csv", pairs if is_pair else single)
+    write("other.csv", single if is_pair else pairs)
+    assert main(["--train_file", "train.csv", *small, "--num_train_epochs", "1", "--output_dir", "out"]) == 0
+    capsys.readouterr()
+    score = ["--do_predict", "--model_name_or_path", "out", "--use_cpu", "--test_file"]
+    assert main([*score, "other.csv"]) == 2
+    ours, theirs = (
+        ("pairs of texts", "single texts (text)") if is_pair else ("single texts", "pairs of texts (sentence1, ")
+    )
+    assert f"out was trained on {ours}, and other has {theirs}" in capsys.readouterr().err
+    assert main([*score, "train.csv", "--output_dir", "again"]) == 0
+
+
 def tagged(count=60):
     """Texts of which a half are red, a fifth blue, and a twelfth green."""
     names = {"red": 2, "blue": 5, "green": 12}

@@ -150,10 +150,18 @@ class SequenceClassification(Classification):
         """The length of texts, too, is a saved model's.
 
         Raises:
-            UserError: the model is for pairs, and there is one text; and as for every classification.
+            UserError: the model is for pairs, and there is one text, or the other way round; and as for every
+                classification.
         """
         if self.takes_words and len(self.texts) != 2:
             raise UserError(f"{self.arch} is a model for pairs of texts, and those of {self.name} are single")
+        kinds = {1: "single texts", 2: "pairs of texts"}
+        trained_on, given = kinds.get(getattr(self.origin, "num_texts", 0)), kinds[len(self.texts)]
+        if not self.config.do_train and trained_on not in (None, given):
+            raise UserError(
+                f"{self.arch} was trained on {trained_on}, and {self.name} has {given} ({', '.join(self.texts)}): give "
+                "data with as many columns of text"
+            )
         if self.takes_words:
             refuse_given(self.given, ["pad_to_max_length"], f"has no use: {self.arch} does not depend on padding")
             if self.origin is not None and "max_seq_length" not in self.given:
@@ -187,6 +195,7 @@ class SequenceClassification(Classification):
         try:
             config = AutoConfig.from_pretrained(args.config_name or path, **about_labels, **hub)
             config.problem_type = self.problem_type
+            config.num_texts = len(self.texts)
             tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, **hub)
             if tokenizer.pad_token is None:  # GPT-2's and Llama's have none
                 tokenizer.pad_token = tokenizer.eos_token
