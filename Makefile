@@ -62,8 +62,12 @@ patches: $(VENV)/test.installed
 docs: $(VENV)/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
-# The README's table and figure, from the reports in recipes/.
+# The report on the results in recipes/RESULTS/result_files, and the README's table and figure.
 readme: $(VENV)/test.installed
+	$(PY) -m sqloss_plugins report recipes/RESULTS/result_files --output build/report
+	mkdir -p recipes/RESULTS/figures
+	cp build/report/report.md build/report/report.json recipes/RESULTS/
+	cp build/report/figures/*.png recipes/RESULTS/figures/
 	$(PY) -m tools.front_page
 
 benchmark: $(VENV)/test.installed

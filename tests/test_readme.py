@@ -4,12 +4,16 @@ import contextlib
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from documents import DOCUMENTS, PAGES, ROOT, commands, python_blocks
 
 from sqloss_plugins.cli import COMMANDS, main
+from sqloss_plugins.experiments.evidence import gather
+from sqloss_plugins.experiments.page import markdown
+from sqloss_plugins.experiments.report import make_report
 from sqloss_plugins.metrics import metric
 from tools import front_page, site_pages
 
@@ -68,6 +72,26 @@ def test_links_lead_to_files(page):
 
 
 # ---------------------------------------------------------------- the README's table
+
+
+RUNS = Path("recipes/RESULTS/result_files")
+
+
+def test_the_report_is_what_the_result_files_say(monkeypatch):
+    """All but the line that says which version of the package made it."""
+    monkeypatch.chdir(ROOT)
+    made = markdown(make_report(gather([RUNS]), [RUNS]))
+    pages = [re.sub("^\\* made by: .*$", "", text, flags=re.MULTILINE) for text in
+             (made, front_page.REPORT.with_suffix(".md").read_text(encoding="utf-8"))]  # fmt: skip
+    assert pages[0] == pages[1], "run make readme"
+
+
+def test_result_files_name_no_folder_of_the_machine_that_made_them():
+    files = sorted((ROOT / RUNS).rglob("*"))
+    assert {path.name for path in files if path.is_file()} == {"result.json"}
+    for path in files:
+        if path.is_file():
+            assert re.findall(r'"(?:/|[A-Z]:)[^"]*"', path.read_text(encoding="utf-8")) == []
 
 
 def test_readme_is_what_the_results_say():

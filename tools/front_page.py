@@ -3,15 +3,16 @@
     make readme                          # or: python -m tools.front_page
     python -m tools.front_page --check   # writes nothing; exit status 1 where the README is not up to date
 
-Reads recipes/RESULTS/report.json, which `sqloss report recipes/RESULTS/runs --output recipes/RESULTS` writes, and of
-earlier runs, whose result files were not kept, recipes/EARLIER_RESULTS/report.json and runs.yaml. Writes the lines
-between the two markers of README.md, and docs/images/results.svg.
+Reads recipes/RESULTS/report.json, the report on the results in recipes/RESULTS/result_files, and of earlier runs, whose
+result files were not kept, recipes/EARLIER_RESULTS/report.json and runs.yaml. Writes the lines between the two markers
+of README.md, and docs/images/results.svg.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 import textwrap
@@ -47,11 +48,17 @@ _TASKS = {
     "cifar10": "CIFAR-10 (images)",
     "text5": "text5 (paper titles)",
     "tiny_imagenet100": "Tiny ImageNet, 100 classes (images)",
+    "wikitext2_bytes": "WikiText-2, bytes",
+    "wikitext2_letters": "WikiText-2, 27 letters",
+    "wordnet_verbs": "WordNet, the verb of a definition",
+    "wordnet_verbs_synonyms": "WordNet, all verbs of a definition",
 }
 """What tasks are called here; others have the name that is in their results."""
 _MODELS = {
+    "bag_of_words": "words' mean",
     "minilm-l6": "MiniLM-L6",
     "conformer": "Conformer",
+    "transformer_xl-2x64": "Transformer-XL",
     "wide_resnet-10-2": "WRN-10-2",
     "wide_resnet-16-2": "WRN-16-2",
 }
@@ -120,9 +127,7 @@ def read_reports() -> Reports:
         UserError: there is none.
     """
     if not REPORT.exists():
-        raise UserError(
-            f"there is no {REPORT.relative_to(ROOT)}: run sqloss report recipes/RESULTS/runs --output recipes/RESULTS"
-        )
+        raise UserError(f"there is no {REPORT.relative_to(ROOT)}: run make readme")
     return Reports(*(json.loads(path.read_text(encoding="utf-8")) for path in (REPORT, EARLIER_REPORT)))
 
 
@@ -134,8 +139,8 @@ def _sections(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def rows_of_report(report: Mapping[str, Any]) -> list[Row]:
     """A row for every task and model of a report on which both losses were run, on real data, with their own rates.
 
-    Of several k and M, protocols, or groups of runs that differ in settings, the one with most seeds; runs for
-    cross-entropy's epochs do not count.
+    Of several k and M, protocols, or groups of runs that differ in settings, the one with most seeds, and of those with
+    as many the one that is best on validation data; runs for cross-entropy's epochs do not count.
 
     Raises:
         UserError: the report does not say which means belong to a difference.
@@ -147,7 +152,7 @@ def rows_of_report(report: Mapping[str, Any]) -> list[Row]:
         if not (record["is_main"] and record["loss"].startswith("square") and record["protocol"] != "same_epochs"):
             continue
         other = chosen.setdefault((record["task"], record["arch"]), record)
-        if record["seeds"] > other["seeds"]:
+        if (record["seeds"], _on_validation(tables, record)) > (other["seeds"], _on_validation(tables, other)):
             chosen[record["task"], record["arch"]] = record
     rows = []
     for (task, model), record in chosen.items():
@@ -157,6 +162,14 @@ def rows_of_report(report: Mapping[str, Any]) -> list[Row]:
         row = Row(task, _paper_name(task, model), record["metric"], square, baseline, ahead, record["origin"], is_part)
         rows.append(row)
     return rows
+
+
+def _on_validation(tables: Mapping[str, list[dict[str, Any]]], record: Mapping[str, Any]) -> float:
+    """How far the same loss is ahead on validation data."""
+    names = ("task", "arch", "protocol", "loss", "metric", "about")
+    table = tables["differences" if record["origin"] == "paper" else "own_differences"]
+    same = [each for each in table if all(each.get(name) == record.get(name) for name in names)]
+    return max((each["mean"] for each in same if each["split"] == "validation"), default=-math.inf)
 
 
 def _paper_name(task: str, model: str) -> str:
@@ -233,7 +246,7 @@ def _model(row: Row) -> str:
 
 def _measure(row: Row) -> str:
     """The metric, with its usual capitals."""
-    heading = metric(row.metric).heading
+    heading = metric(row.metric).heading.replace("_at_", " at ")
     return heading.replace(row.metric, row.metric.upper()) if row.metric in _ERRORS else heading
 
 
