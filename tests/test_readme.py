@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import result_files
 import torch
 from documents import DOCUMENTS, PAGES, ROOT, commands, python_blocks
 
@@ -15,7 +16,8 @@ from sqloss_plugins.experiments.evidence import gather
 from sqloss_plugins.experiments.page import markdown
 from sqloss_plugins.experiments.report import make_report
 from sqloss_plugins.metrics import metric
-from tools import front_page, site_pages
+from sqloss_plugins.results import read_result
+from tools import front_page, keep_results, site_pages
 
 README = ROOT / "README.md"
 
@@ -92,6 +94,21 @@ def test_result_files_name_no_folder_of_the_machine_that_made_them():
     for path in files:
         if path.is_file():
             assert re.findall(r'"(?:/|[A-Z]:)[^"]*"', path.read_text(encoding="utf-8")) == []
+
+
+def test_results_are_kept_without_the_folders_of_the_machine(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(keep_results, "KEPT", tmp_path / "kept")
+    source = {"source": "/home/someone/a.txt, b/c.txt", "fingerprint": "f" * 64}
+    settings = {"learning_rate": 1e-4, "task": "a"}
+    path = result_files.write(tmp_path / "runs", task="a", data=source, hyperparameters=settings)
+    assert keep_results.main([str(tmp_path / "runs"), "letters", "--task", "mine"]) == 0
+    found = read_result(tmp_path / "kept" / "letters" / path.relative_to(tmp_path / "runs"))
+    assert (found.task, found.hyperparameters["task"], found.data["source"]) == ("mine", "mine", "a.txt, c.txt")
+    assert (found.metrics, found.seed) == (read_result(path).metrics, 1)
+    result_files.write(tmp_path / "runs", task="a", seed=2, mini=True)
+    assert keep_results.main([str(tmp_path / "runs"), "letters"]) == 2
+    assert "is of mini data: what is kept is of real data" in capsys.readouterr().err
+    assert keep_results.main([str(tmp_path / "runs"), "../letters"]) == 2
 
 
 def test_readme_is_what_the_results_say():
