@@ -308,6 +308,26 @@ def test_long_names_leave_room_for_the_plot(tmp_path):
     assert not layout.yaxis.automargin
 
 
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_every_k_and_M_has_a_line_in_figure_1_and_one_of_its_own_in_figure_2(number, tmp_path):
+    for seed in (1, 2):
+        curves = {"validation": {"accuracy": {"1": 0.5}}}
+        write(tmp_path / "ce", "cross_entropy", 1e-4, seed, 0.7, task="mine", curves=curves)
+        for k in range(1, number + 1):
+            rescaling = {"k": float(k), "M": 1.0}
+            write(tmp_path / f"{k}", "square", 1e-4, seed, 0.7 + k / 100, task="mine", curves=curves, **rescaling)
+    evidence = gather([tmp_path])
+    found = {line.label: line.ours.x for line in figure_1(ahead(evidence)).lines if line.label.startswith("mine")}
+    labels = [f"mine, bert, square (k={k}, M=1), early_stopping" for k in range(1, number + 1)]
+    assert list(found) == (labels if number > 1 else ["mine, bert"])
+    assert list(found.values()) == pytest.approx(list(range(1, number + 1)))
+    figure = figure_2(evidence)
+    (panel,) = figure.panels
+    drawn = {(curve.color, panel.dash(curve)) for curve in panel.curves}
+    assert len(drawn) == number + 1
+    assert {line.get_linestyle() for line in figure.drawn().axes[0].lines} == set(["-", "--", ":"][:number])
+
+
 def test_curves_are_those_of_the_chosen_rate(runs, tmp_path):
     assert figure_2(gather([runs / "own"])) is None, "none was recorded"
     for loss in ("square", "cross_entropy"):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _OURS, _PAPER, _OTHER = "#1f83c4", "#8a8a8a", "#009e73"
 LOSSES = {"square": _OURS, BASELINE: "#d55e00"}
 """The two losses of the paper -> their colours."""
+_DASHES = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "dashdot"}
+"""Kinds of lines: Plotly's names -> Matplotlib's."""
 _LABEL_WIDTH = 26
 """Characters of a label beside an axis, or in a list."""
 _LOSS_NAMES = {"square": "square", BASELINE: "cross-entropy"}
@@ -236,6 +238,11 @@ class CurvePanel(NamedTuple):
     axis: str
     curves: Sequence[Curve]
 
+    def dash(self, curve: Curve) -> str:
+        """How a line is drawn, by Plotly's name: a solid one for the first loss of its colour, and others for more."""
+        losses = dict.fromkeys(each.loss for each in self.curves if each.color == curve.color)
+        return list(_DASHES)[list(losses).index(curve.loss) % len(_DASHES)]
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -262,7 +269,8 @@ class Curves:
                 label = None if curve.loss in named else curve.loss
                 named.add(curve.loss)
                 epochs, values = zip(*curve.by_epoch.items(), strict=True)
-                axes.plot(epochs, values, color=curve.color, linewidth=1, marker=".", markersize=3, label=label)
+                line = {"color": curve.color, "linestyle": _DASHES[panel.dash(curve)]}
+                axes.plot(epochs, values, linewidth=1, marker=".", markersize=3, label=label, **line)
             axes.tick_params(labelsize=7)
             axes.set_title(panel.title, fontsize=7)
             axes.set_xlabel("epoch", fontsize=7)
@@ -284,7 +292,7 @@ class Curves:
                     x=list(curve.by_epoch),
                     y=list(curve.by_epoch.values()),
                     mode="lines+markers",
-                    line={"color": curve.color, "width": 1.5},
+                    line={"color": curve.color, "width": 1.5, "dash": panel.dash(curve)},
                     name=f"{curve.loss}, seed {curve.seed}",
                     visible=i == 0,
                 )

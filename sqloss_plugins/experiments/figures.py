@@ -33,18 +33,9 @@ def figure_1(differences: Sequence[Ahead]) -> Lines:
         ]
         best = max(ours, key=lambda each: len(each.by_seed), default=None)
         lines.append(Line(_label(row), Mark(round(paper_advantage(row, "square"), 3)), best and _mark(best)))
-    for each in differences:
-        if each.evidence.section == OWN and each.is_main:
-            group = each.evidence.group
-            label = f"{group.task}, {group.arch}"
-            label += (
-                "" if each.family == ("square", "early_stopping") else f", {each.difference.loss}, {group.protocol}"
-            )
-            if (
-                label not in {line.label for line in lines}
-                and each.evidence.comparison.metrics[group.selection].unit == "%"
-            ):
-                lines.append(Line(label, None, _mark(each)))
+    own = [each for each in differences if each.evidence.section == OWN and each.is_main]
+    own = [each for each in own if each.evidence.comparison.metrics[each.evidence.group.selection].unit == "%"]
+    lines += [Line(label, None, _mark(each)) for label, each in zip(_own_labels(own), own, strict=True)]
     notes = [
         "Positive: the square loss (or the loss that is named) is better than cross-entropy, for error rates too. "
         "Ours: the mean over seeds with a bar of one standard deviation, and every seed",
@@ -52,6 +43,18 @@ def figure_1(differences: Sequence[Ahead]) -> Lines:
     ]
     title = "Figure 1: difference to cross-entropy on test data, by initialization"
     return Lines("figure1", title, "points ahead of cross-entropy", 0.0, lines, notes)
+
+
+def _own_labels(own: Sequence[Ahead]) -> list[str]:
+    """Task and model; where that is not all, the loss and the protocol; and what else tells groups of runs apart."""
+    groups = [each.evidence.group for each in own]
+    names = [f"{group.task}, {group.arch}" for group in groups]
+    labels = []
+    for each, group, name in zip(own, groups, names, strict=True):
+        is_usual = each.family == ("square", "early_stopping") and names.count(name) == 1
+        parts = [name] if is_usual else [name, each.difference.loss, group.protocol]
+        labels.append(", ".join([*parts, *filter(None, [group.peculiarities(groups)])]))
+    return labels
 
 
 def _mark(each: Ahead) -> Mark:
@@ -83,7 +86,8 @@ def figure_2(evidence: Sequence[Evidence]) -> Curves | None:
     if not panels:
         return None
     notes = [
-        "A line for every seed, at the chosen learning rate; blue: square loss, orange: cross-entropy, green: others",
+        "A line for every seed, at the chosen learning rate; blue: square loss, dashed with another k and M; orange: "
+        "cross-entropy; green: others",
         "Ours alone: the paper gives its curves (QNLI, Librispeech, ImageNet) in no table",
         "In speech it is the accuracy of the attention decoder that is told the true history, as in the paper",
     ]
