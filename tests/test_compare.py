@@ -77,6 +77,19 @@ def test_prior_weights_are_part_of_the_loss(tmp_path, capsys):
     assert [row["minus cross_entropy"] for row in rows(printed, "minus cross_entropy")][::2] == names
 
 
+def test_a_factorised_head_is_part_of_the_loss(tmp_path, capsys):
+    """With its learning rate; held against the same cross-entropy."""
+    square, rate = {"k": 1.0, "M": 1.0}, {"learning_rate": 1e-4}
+    write(tmp_path, "cross_entropy", hyperparameters={**rate, "factorised_head": False, "head_learning_rate": None})
+    write(tmp_path / "plain", **square, accuracy=0.7)
+    for head in (300.0, 1000.0):
+        of_head = {**rate, "factorised_head": True, "head_learning_rate": head}
+        write(tmp_path / f"{head}", **square, hyperparameters=of_head)
+    assert compare([str(tmp_path)]) == 0
+    names = ["square (k=1, M=1)"] + [f"square (k=1, M=1, factorised head at lr {head})" for head in (1000, 300)]
+    assert [row["loss"] for row in rows(capsys.readouterr().out, "loss")] == ["cross_entropy", *names]
+
+
 def test_a_folder_that_is_named_twice_counts_once(tmp_path, capsys):
     write(tmp_path / "a")
     assert compare([str(tmp_path), str(tmp_path / "a")]) == 0

@@ -24,9 +24,9 @@ MINI_WARNING = (
 """For what is shown of mini runs."""
 
 _VARIED = {"learning_rate", "seed", "loss", "k", "M", "prior_exponent", "num_train_epochs", "lsm_weight"}
-_VARIED |= {"without_logits"}
-"""Settings in which runs of a group differ: the loss and what belongs to it; the paper's epochs and label smoothing,
-which differ by loss; and training without logits is the same training."""
+_VARIED |= {"without_logits", "factorised_head", "head_learning_rate"}
+"""Settings in which runs of a group differ: the loss and what belongs to it, as how its output layer is trained; the
+paper's epochs and label smoothing, which differ by loss; and training without logits is the same training."""
 _OF_SCORING = {"data_fingerprint", "test_fingerprints", "do_predict", "max_predict_samples", "score_train"}
 """Settings of what is scored after training, and the fingerprint that a group has already."""
 
@@ -45,13 +45,14 @@ class Run:
 
     @property
     def label(self) -> str:
-        """The loss, with k and M where it has them, and the exponent of prior weights."""
-        result = self.result
-        if result.k is None:
-            return result.loss
-        exponent = result.hyperparameters.get("prior_exponent")
-        prior = "" if exponent is None else f", prior exponent {exponent:g}"
-        return f"{result.loss} (k={result.k:g}, M={result.M:.4g}{prior})"
+        """The loss, with k and M where it has them, and what else belongs to it."""
+        result, settings = self.result, self.result.hyperparameters
+        parts = [] if result.k is None else [f"k={result.k:g}", f"M={result.M:.4g}"]
+        if settings.get("prior_exponent") is not None:
+            parts.append(f"prior exponent {settings['prior_exponent']:g}")
+        if settings.get("factorised_head"):
+            parts.append(f"factorised head at lr {settings['head_learning_rate']:g}")
+        return f"{result.loss} ({', '.join(parts)})" if parts else result.loss
 
     @property
     def learning_rate(self) -> float:
