@@ -22,6 +22,8 @@ _DASHES = {"solid": "solid", "dash": "dashed", "dot": "dotted", "dashdot": "dash
 """Kinds of lines: Plotly's names -> Matplotlib's."""
 _LABEL_WIDTH = 26
 """Characters of a label beside an axis, or in a list."""
+_FILE_LABEL_WIDTH = 56
+"""Likewise in files, which are as wide as a page."""
 _LOSS_NAMES = {"square": "square", BASELINE: "cross-entropy"}
 
 
@@ -68,7 +70,9 @@ class Lines:
         """By Matplotlib."""
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(7.5, 1.3 + 0.23 * len(self.lines)), layout="constrained")
+        labels = ["\n".join(textwrap.wrap(line.label, _FILE_LABEL_WIDTH)) for line in self.lines]
+        row = 0.16 + 0.07 * max((label.count("\n") + 1 for label in labels), default=1)
+        figure = Figure(figsize=(7.5, 1.3 + row * len(self.lines)), layout="constrained")
         axes = figure.subplots()
         axes.axvline(self.reference, color="#cccccc", linewidth=1)
         for name, color, shift, marker in (("paper", _PAPER, 0.16, "D"), ("ours", _OURS, -0.16, "o")):
@@ -80,7 +84,7 @@ class Lines:
                 axes.errorbar(mark.x, y + shift, xerr=bar, color=color, marker=marker, markersize=4, linewidth=1)
                 axes.scatter(mark.points, [y + shift] * len(mark.points), color=color, s=6, alpha=0.5, linewidths=0)
             axes.errorbar([], [], color=color, marker=marker, markersize=4, linewidth=1, label=name)
-        axes.set_yticks(range(len(self.lines)), [line.label for line in self.lines], fontsize=8)
+        axes.set_yticks(range(len(self.lines)), labels, fontsize=8)
         axes.set_ylim(len(self.lines) - 0.5, -0.5)
         if self.is_log:
             axes.set_xscale("log")
@@ -266,7 +270,7 @@ class Curves:
         for axes, panel in zip(grid, self.panels, strict=False):
             named = set()
             for curve in panel.curves:
-                label = None if curve.loss in named else curve.loss
+                label = None if curve.loss in named else "\n".join(textwrap.wrap(curve.loss, _LABEL_WIDTH))
                 named.add(curve.loss)
                 epochs, values = zip(*curve.by_epoch.items(), strict=True)
                 line = {"color": curve.color, "linestyle": _DASHES[panel.dash(curve)]}

@@ -138,17 +138,16 @@ def deviation_figure(paper_tests: Table, ours: Table, evidence: Sequence[Evidenc
     models = {(item.group.task, item.group.arch): item.model for item in evidence if item.section == PAPER}
     marks: dict[tuple[str, str, str], Mark] = {}
     others: list[Line] = []
-    for record in ours.records:
-        if record["ratio"] is None:
-            continue
+    shown = [record for record in ours.records if record["ratio"] is not None]
+    names = [f"{record['task']}, {record['arch']}" for record in shown]
+    for record, name in zip(shown, names, strict=True):
         mark = Mark(record["ratio"], record["low"], record["high"])
         model = models.get((record["task"], record["arch"]))
         if model and record["loss"].startswith("square") and record["protocol"] != "same_epochs":
             marks[record["task"], model, record["metric"]] = mark
         else:
-            label = f"{record['task']}, {record['arch']}"
-            is_usual = record["loss"].startswith("square") and label not in {line.label for line in others}
-            others.append(Line(label if is_usual else f"{label}, {record['loss']}, {record['protocol']}", None, mark))
+            is_usual = record["loss"].startswith("square") and names.count(name) == 1
+            others.append(Line(name if is_usual else f"{name}, {record['loss']}, {record['protocol']}", None, mark))
     published = {(row.task, row.model, row.metric): row for row in paper.published("test_results")}
     lines = []
     for record in paper_tests.records:
