@@ -25,6 +25,8 @@ REPORTS = [ROOT / f"recipes/{folder}/report.json" for folder in ("EARLIER_RESULT
 TOP = {"CONTRIBUTING.md": "How to add to it", "CHANGELOG.md": "Changes"}
 OVERVIEW = "overview.md"
 """The README on the site, whose index.md is another page."""
+_OF_RECIPE = {"README": "How to run it", "RESULTS": "What came out"}
+_OF_REPORT = {"README": "The result files", "report": "The report"}
 _TITLES = {"RESULTS": "All results", "EARLIER_RESULTS": "All earlier results"}
 _DOMAINS = {"text": "Texts", "speech": "Speech", "vision": "Images"}
 _CODE_OR_LINK = re.compile(  # whichever begins first: code may have links in it, and words of a link may be code
@@ -166,7 +168,8 @@ def on_config(config: Any) -> Any:
         if path in (OVERVIEW, *TOP) or not path.endswith(".md"):
             continue
         if path.startswith("recipes/"):
-            title = {"README": "How to run it", "RESULTS": "What came out"}.get(Path(name).stem, Path(name).stem)
+            of_page = _OF_REPORT if folder in _TITLES else _OF_RECIPE
+            title = of_page.get(Path(name).stem, Path(name).stem)
             recipes.setdefault(folder, []).append({title: path})
         else:
             others.append({path.rpartition("/")[0].capitalize(): path})
