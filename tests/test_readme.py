@@ -98,12 +98,12 @@ def test_result_files_name_no_folder_of_the_machine_that_made_them():
 
 def test_results_are_kept_without_the_folders_of_the_machine(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(keep_results, "KEPT", tmp_path / "kept")
-    source = {"source": "/home/someone/a.txt, b/c.txt", "fingerprint": "f" * 64}
+    source = {"source": "/home/someone/a.txt, hub: b/c", "fingerprint": "f" * 64}
     settings = {"learning_rate": 1e-4, "task": "a"}
     path = result_files.write(tmp_path / "runs", task="a", data=source, hyperparameters=settings)
     assert keep_results.main([str(tmp_path / "runs"), "letters", "--task", "mine"]) == 0
     found = read_result(tmp_path / "kept" / "letters" / path.relative_to(tmp_path / "runs"))
-    assert (found.task, found.hyperparameters["task"], found.data["source"]) == ("mine", "mine", "a.txt, c.txt")
+    assert (found.task, found.hyperparameters["task"], found.data["source"]) == ("mine", "mine", "a.txt, hub: b/c")
     assert (found.metrics, found.seed) == (read_result(path).metrics, 1)
     result_files.write(tmp_path / "runs", task="a", seed=2, mini=True)
     assert keep_results.main([str(tmp_path / "runs"), "letters"]) == 2

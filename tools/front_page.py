@@ -131,7 +131,7 @@ def read_reports() -> Reports:
     return Reports(*(json.loads(path.read_text(encoding="utf-8")) for path in (REPORT, EARLIER_REPORT)))
 
 
-def _sections(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def records_by_table(report: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Table -> its records."""
     return {table["name"]: table["records"] for section in report["sections"] for table in section["tables"]}
 
@@ -145,7 +145,7 @@ def rows_of_report(report: Mapping[str, Any]) -> list[Row]:
     Raises:
         UserError: the report does not say which means belong to a difference.
     """
-    tables = _sections(report)
+    tables = records_by_table(report)
     chosen: dict[tuple[str, str], dict[str, Any]] = {}
     origins = {"differences": "paper", "own_differences": "own"}
     for record in ({**each, "origin": origins[name]} for name in origins for each in tables.get(name, [])):
@@ -275,7 +275,7 @@ def not_run(reports: Reports) -> str:
     """Which of the paper's results were run with its model on its data, and what is in no row; one paragraph."""
     of_reports = [
         [record for name in ("table2", "table5", "table7") for record in tables[name] if record["metric"] != "top5"]
-        for tables in map(_sections, reports)
+        for tables in map(records_by_table, reports)
     ]
     records = of_reports[0]
     run = {

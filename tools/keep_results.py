@@ -27,7 +27,8 @@ KEPT = Path(__file__).parent.parent / "recipes/RESULTS/result_files"
 def kept(result: Result, task: str | None = None) -> Result:
     """A result as it is kept, with another name of its task if there is one."""
     name = task or result.task
-    source = ", ".join(Path(part).name for part in result.data["source"].split(", "))
+    parts = result.data["source"].split(", ")
+    source = ", ".join(part if part.startswith("hub: ") else Path(part).name for part in parts)
     settings = {**result.hyperparameters, **({"task": name} if "task" in result.hyperparameters else {})}
     return replace(result, task=name, data={**result.data, "source": source}, hyperparameters=settings)
 

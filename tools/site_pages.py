@@ -7,7 +7,6 @@ from the paper's tables, `sqloss list` and the reports in recipes/, so that no n
 from __future__ import annotations
 
 import functools
-import json
 import posixpath
 import re
 from collections.abc import Callable, Mapping
@@ -18,10 +17,9 @@ from sqloss_plugins import paper
 from sqloss_plugins.experiments.listing import Entry, entries
 from sqloss_plugins.metrics import metric
 from sqloss_plugins.results import markdown_table
+from tools import front_page
 
 ROOT = Path(__file__).parent.parent
-REPORTS = [ROOT / f"recipes/{folder}/report.json" for folder in ("EARLIER_RESULTS", "RESULTS")]
-"""A later one counts for what both have."""
 TOP = {"CONTRIBUTING.md": "How to add to it", "CHANGELOG.md": "Changes"}
 OVERVIEW = "overview.md"
 """The README on the site, whose index.md is another page."""
@@ -109,9 +107,9 @@ def tasks_page() -> str:
 
 def _ours() -> dict[tuple[str, str, str], Mapping[str, Any]]:
     """Task, model, metric -> our means and the numbers of their seeds, of the reports in recipes/."""
-    found = {}
-    for report in (json.loads(path.read_text(encoding="utf-8")) for path in REPORTS if path.exists()):
-        tables = {table["name"]: table["records"] for section in report["sections"] for table in section["tables"]}
+    found: dict[tuple[str, str, str], Mapping[str, Any]] = {}
+    kept, earlier = front_page.read_reports()
+    for tables in map(front_page.records_by_table, (earlier, kept)):  # the later one counts for what both have
         for record in (record for name in ("table2", "table3", "table5", "table7") for record in tables.get(name, [])):
             if record["square_test_seeds"] or record["cross_entropy_test_seeds"]:
                 found[record["task"], record["model"], record["metric"]] = record

@@ -44,8 +44,8 @@ class TaskArguments:
     score_train: bool = field(
         default=False,
         metadata={
-            "help": "Score the training data, too, with the trained model (the paper's Tables 16 to 19); its examples "
-            "are not varied for that."
+            "help": "Score the training data, too, with the trained model (the paper's Tables 16, 17 and 19); its "
+            "examples are not varied for that."
         },
     )
     cache_dir: str | None = field(default=None, metadata={"help": "Where downloads and data sets are kept."})

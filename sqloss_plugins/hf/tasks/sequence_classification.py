@@ -227,9 +227,9 @@ class SequenceClassification(Classification):
     def begin(self, model: PreTrainedModel, new: Sequence[str]) -> None:
         """With binary cross-entropy each label of a new head has its frequency as its probability at the start.
 
-        Else it begins at 1/2, and the bias of a rare label needs thousands of Adam's steps to come to where it belongs;
-        sooner than that the rest of the network has learnt to say "no label" of all texts (Lin et al., 2017,
-        Section 3.3, have the same of rare classes). A head without a bias begins at 1/2.
+        Else it begins at 1/2, and nothing may be learnt in the first epochs (recipes/text20/RESULTS.md): the bias of a
+        rare label needs thousands of Adam's steps to come to where it belongs. Lin et al. (2017, Section 3.3) have the
+        same for rare classes. A head without a bias begins at 1/2.
 
         Args:
             model: of the task.
